@@ -1,0 +1,78 @@
+"""Which module an array belongs to, and the few array operations that decide the speed.
+
+A layer asks `xp = array_module(x)` and from then on does not know whether it runs on NumPy or on
+CuPy. The sums below are matrix products with a vector of ones: BLAS reads a row several times
+faster than `sum` and `mean` do, and a product, unlike `vdot`, never conjugates complex numbers.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BLOCK = 1 << 16  # scalars
+
+Array = Any  # numpy.ndarray, cupy.ndarray, or anything that behaves like them
+Pullback = Callable[..., Any]  # gradient of a value -> gradients of what it was computed from
+Watch = Callable[[str, Array], None]  # is shown named intermediate arrays
+
+
+def array_module(x: Array) -> Any:
+    """The module whose functions work on x: numpy, or cupy for an array on a GPU."""
+    return sys.modules[type(x).__module__.partition(".")[0]]
+
+
+def to_host(x: Array) -> Array:
+    """x as a NumPy array: itself, or a copy if it lives on a GPU."""
+    return x.get() if hasattr(x, "get") else x
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """Many small products at once, (..., n, m) @ (..., m, p), as attention needs them."""
+    return array_module(a).matmul(a, b, out=out)
+
+
+def by_blocks(write: Callable[..., None], *arrays: Array, outputs: int = 1) -> Any:
+    """New arrays filled by write(*outputs, *arrays), entry by entry, in blocks that fit the cache.
+
+    All arithmetic of `write` is done to one block before the next is fetched from memory: for
+    ten operations on a large array that is twice as fast as ten passes over it. A GPU, which has
+    no such cache, gets one block. Returns the array, or a list of them if `outputs` > 1.
+    """
+    xp = array_module(arrays[0])
+    inputs = [a.reshape(-1) for a in arrays]
+    filled = [xp.empty_like(inputs[0]) for _ in range(outputs)]
+    size = BLOCK if xp is np else inputs[0].size
+    for start in range(0, inputs[0].size, size):
+        block = slice(start, start + size)
+        write(*(a[block] for a in filled), *(a[block] for a in inputs))
+    shaped = [a.reshape(arrays[0].shape) for a in filled]
+    return shaped if outputs > 1 else shaped[0]
+
+
+def row_sum(x: Array) -> Array:
+    """(..., D) -> (..., 1)"""
+    ones = array_module(x).ones((x.shape[-1], 1), dtype=x.dtype)
+    return (x.reshape(-1, x.shape[-1]) @ ones).reshape(*x.shape[:-1], 1)
+
+
+def row_mean(x: Array) -> Array:
+    """(..., D) -> (..., 1)"""
+    return row_sum(x) / x.shape[-1]
+
+
+def row_dot(a: Array, b: Array) -> Array:
+    """The dot product of each row of a with the same row of b, (..., D) -> (..., 1)."""
+    return matmul(a[..., None, :], b[..., :, None])[..., 0]
+
+
+def sum_rows(x: Array) -> Array:
+    """The sum of all rows, (..., D) -> (D,): how a bias, shared by all rows, gets its gradient."""
+    rows = x.reshape(-1, x.shape[-1])
+    return array_module(x).ones(len(rows), dtype=x.dtype) @ rows
+
+
+def prefixed(watch: Watch | None, prefix: str) -> Watch | None:
+    """A watch that puts `prefix/` before every name, or None if nobody is watching."""
+    return watch and (lambda name, array: watch(f"{prefix}/{name}", array))

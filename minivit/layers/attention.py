@@ -1,0 +1,113 @@
+"""Equations 5 to 8: every token asks every other, and takes from those that answer."""
+
+import math
+
+import numpy as np
+
+from ..arrays import Array, Pullback, Watch, array_module, matmul
+from .dropout import dropout
+from .linear import linear
+from .positions import relative_positions
+from .softmax import softmax
+
+
+def attend(
+    q: Array, k: Array, v: Array, bias: Array | None = None, watch: Watch | None = None
+) -> tuple[Array, Pullback]:
+    """A = softmax(q kᵀ + bias), then A v. The caller has divided q by √Dh.
+
+    q, k, v (..., T, Dh), bias (..., T, T)  ->  (..., T, Dh)    (Equations 6 and 7)
+    The pullback returns (dq, dk, dv, dscores); dscores is also the gradient of the bias.
+    """
+    scores = matmul(q, k.swapaxes(-1, -2))                    # (..., T, T)
+    if bias is not None:
+        scores += bias
+    A, softmax_back = softmax(scores)                         # (6)
+    if watch:
+        watch("probabilities", A)
+
+    def pullback(dy: Array) -> tuple[Array, Array, Array, Array]:
+        dA = matmul(dy, v.swapaxes(-1, -2))                   # (..., T, T)
+        if watch:
+            watch("dprobabilities", dA)
+        dscores = softmax_back(dA)
+        dq = matmul(dscores, k)
+        dk = matmul(dscores.swapaxes(-1, -2), q)
+        dv = matmul(A.swapaxes(-1, -2), dy)
+        return dq, dk, dv, dscores
+
+    return matmul(A, v), pullback                             # (7)
+
+
+def single_head_attention(
+    z: Array, kernel: Array, bias: Array | None = None, watch: Watch | None = None
+) -> tuple[Array, Pullback]:
+    """SA(z) = A v with [q, k, v] = z U_qkv: one head, all of Equations 5 to 7.
+
+    z (..., T, D), kernel U_qkv (D, 3 Dh), bias (3 Dh,)  ->  (..., T, Dh)
+    """
+    xp = array_module(z)
+    Dh = kernel.shape[1] // 3
+    qkv, qkv_back = linear(z, kernel, bias)                   # (5)  (..., T, 3 Dh)
+    q, k, v = qkv[..., :Dh], qkv[..., Dh : 2 * Dh], qkv[..., 2 * Dh :]
+    y, attend_back = attend(q / math.sqrt(Dh), k, v, watch=watch)
+
+    def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
+        dq, dk, dv, _ = attend_back(dy)
+        return qkv_back(xp.concatenate([dq / math.sqrt(Dh), dk, dv], axis=-1))
+
+    return y, pullback
+
+
+def self_attention(
+    z: Array,
+    qkv: dict[str, Array],
+    out: dict[str, Array],
+    heads: int,
+    relative: dict[str, Array] | None = None,
+    class_token: bool = True,
+    rate: float = 0.0,
+    generator: np.random.Generator | None = None,
+    watch: Watch | None = None,
+) -> tuple[Array, Pullback]:
+    """MSA(z) = [SA_1(z); ...; SA_k(z)] U_msa: k heads side by side, then mixed.
+
+    z (B, T, D), qkv {kernel U_qkv (D, 3 D), bias (3 D,)}, out {kernel U_msa (D, D), bias (D,)}
+    ->  (B, T, D)    (Equations 5 to 8)
+
+    The columns of U_qkv are the queries of head 1, of head 2, ..., then all keys, then all
+    values. `relative` {table (R, D)} are the positions of appendix D.4, see `positions.py`;
+    `class_token` tells them whether the first token is one. Dropout of `rate` follows U_msa.
+    `watch` is shown "probabilities" (B, k, T, T) and, in the pullback, "dprobabilities".
+    """
+    xp = array_module(z)
+    B, T, D = z.shape
+    Dh = D // heads
+    scale = 1 / math.sqrt(Dh)
+    packed, qkv_back = linear(z, **qkv)                       # (5)  (B, T, 3 D)
+    q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)  # each (B, k, T, Dh)
+    q = q * scale
+    bias, relative_back = None, None
+    if relative is not None:
+        bias, relative_back = relative_positions(q, **relative, class_token=class_token)
+    y, attend_back = attend(q, k, v, bias, watch)             # (6, 7)  (B, k, T, Dh)
+    joined = y.swapaxes(1, 2).reshape(B, T, D)                # the heads side by side again
+    mixed, out_back = linear(joined, **out)                   # (8)
+    mixed, drop_back = dropout(mixed, rate, generator)
+
+    def pullback(dmixed: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
+        djoined, dout = out_back(drop_back(dmixed))
+        dy = djoined.reshape(B, T, heads, Dh).swapaxes(1, 2)  # (B, k, T, Dh)
+        dq, dk, dv, dbias = attend_back(dy)
+        dparams = {"out": dout}
+        if relative_back is not None:
+            dq_relative, dparams["relative"] = relative_back(dbias)
+            dq = dq + dq_relative
+        dpacked = xp.empty((B, T, 3, heads, Dh), dtype=dq.dtype)
+        dpacked[:, :, 0] = (dq * scale).swapaxes(1, 2)
+        dpacked[:, :, 1] = dk.swapaxes(1, 2)
+        dpacked[:, :, 2] = dv.swapaxes(1, 2)
+        dz, dparams["qkv"] = qkv_back(dpacked.reshape(B, T, 3 * D))
+        return dz, dparams
+
+    return mixed, pullback

@@ -1,0 +1,25 @@
+"""Dropout: on when a random generator is passed in, and only then."""
+
+import numpy as np
+
+from ..arrays import Array, Pullback, array_module
+
+
+def dropout(
+    x: Array, rate: float, generator: np.random.Generator | None = None
+) -> tuple[Array, Pullback]:
+    """Set each entry to zero with probability `rate` and divide the others by 1 - rate.
+
+    Drawn on the host, so that NumPy and CuPy drop the same entries. Without a generator, or at
+    rate 0, x passes unchanged. (Appendix B.1)
+    """
+    if generator is None or rate == 0:
+        return x, lambda dy: dy
+    kind = x.real.dtype
+    kept = (generator.random(x.shape, dtype=np.float32) >= rate).astype(kind)
+    mask = array_module(x).asarray(kept / kind.type(1 - rate))
+
+    def pullback(dy: Array) -> Array:
+        return dy * mask
+
+    return x * mask, pullback

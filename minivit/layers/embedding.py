@@ -1,0 +1,39 @@
+"""Equation 1:  z_0 = [x_class; x_p^1 E; x_p^2 E; ...; x_p^N E] + E_pos."""
+
+from ..arrays import Array, Pullback, array_module
+from .linear import linear
+from .patches import patchify
+
+
+def patch_embedding(
+    images: Array, kernel: Array, bias: Array, patch_size: int
+) -> tuple[Array, Pullback]:
+    """The patches, each projected to D dimensions by the same matrix E.
+
+    images (B, H, W, C), kernel E (P P C, D), bias (D,)  ->  (B, N, D)
+
+    It is the convolution whose kernel, E.reshape(P, P, C, D), is as large as its stride.
+    """
+    patches, patchify_back = patchify(images, patch_size)     # (B, N, P P C)
+    x, linear_back = linear(patches, kernel, bias)            # (B, N, D)
+
+    def pullback(dx: Array) -> tuple[Array, dict[str, Array]]:
+        dpatches, dparams = linear_back(dx)
+        return patchify_back(dpatches), dparams
+
+    return x, pullback
+
+
+def prepend_class_token(x: Array, class_token: Array) -> tuple[Array, Pullback]:
+    """Put the learned class token before the patches of every image.
+
+    x (B, N, D), class_token (D,)  ->  (B, N + 1, D)
+    """
+    B, N, D = x.shape
+    xp = array_module(x)
+    tokens = xp.broadcast_to(class_token, (B, 1, D))
+
+    def pullback(dz: Array) -> tuple[Array, dict[str, Array]]:
+        return dz[:, 1:], {"class_token": dz[:, 0].sum(0)}    # one token serves the whole batch
+
+    return xp.concatenate([tokens, x], axis=1), pullback

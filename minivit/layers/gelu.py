@@ -1,0 +1,127 @@
+"""GELU(x) = x Φ(x), Φ the normal distribution function: the MLP's bend, in its two forms.
+
+The authors' code has the `tanh` form, timm and Hugging Face the exact one, `erf`. Both are
+
+    Φ(x) = ½ (1 + tanh(x p(x²)))
+
+That of the authors' code has two coefficients. With seven, fitted to atanh(erf(x / √2)) / x so
+that the largest error of x Φ(x) over max(1, |x|) is as small as can be, 2e-8, it is exact to what
+float32 can hold. Wider floats and complex numbers integrate erf.
+"""
+
+import math
+
+import numpy as np
+
+from ..arrays import Array, Pullback, array_module, by_blocks
+
+SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+TANH = (SQRT_2_OVER_PI, SQRT_2_OVER_PI * 0.044715)
+ERF_FLOAT32 = (
+    0.797885308, 0.0363320649, -3.17414858e-5, -5.56039514e-5,
+    4.01260156e-6, -1.35730506e-7, 1.84666397e-9,
+)  # fmt: skip
+NODES, WEIGHTS = (array / 2 for array in np.polynomial.legendre.leggauss(24))
+GAUSS = list(zip((0.5 + NODES).tolist(), WEIGHTS.tolist(), strict=True))  # on [0, 1]
+
+
+def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
+    """x weighed by the chance that a normal number is smaller:  y = x Φ(x).
+
+    x, of any shape  ->  y, the same. `kind` is "tanh" (the authors) or "erf" (exact: to
+    2e-7 max(1, |x|) in float32, 4e-15 max(1, |x|) in float64). Raises ValueError for another.
+    (Hendrycks and Gimpel, 2016)
+    """
+    if kind == "tanh":
+        return gelu_tanh(x)
+    if kind == "erf":
+        return gelu_erf(x)
+    raise ValueError(f"unknown GELU '{kind}': choose 'tanh' or 'erf'")
+
+
+def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
+    xp = array_module(x)
+    a, b = TANH
+
+    def value(t: Array, y: Array, x: Array) -> None:
+        tanh_of_odd_polynomial(t, x, TANH)
+        xp.add(t, 1, out=y)
+        y *= x
+        y *= 0.5                                              # ½ x (1 + t)
+
+    def gradient(dx: Array, x: Array, t: Array, dy: Array) -> None:
+        xp.multiply(x, x, out=dx)
+        dx *= 3 * b
+        dx += a
+        dx *= x                                               # x d(a x + b x³)/dx
+        dx *= 1 - t * t
+        dx += t
+        dx += 1
+        dx *= 0.5                                             # ½ (1 + t) + ½ x dt/dx
+        dx *= dy
+
+    t, y = by_blocks(value, x, outputs=2)
+
+    def pullback(dy: Array) -> Array:
+        return by_blocks(gradient, x, t, dy)
+
+    return y, pullback
+
+
+def gelu_erf(x: Array) -> tuple[Array, Pullback]:
+    xp = array_module(x)
+
+    def value(cdf: Array, y: Array, x: Array) -> None:
+        normal_cdf(cdf, x)
+        xp.multiply(x, cdf, out=y)
+
+    def gradient(dx: Array, x: Array, cdf: Array, dy: Array) -> None:
+        xp.multiply(x, x, out=dx)
+        dx *= -0.5
+        xp.exp(dx, out=dx)
+        dx *= x
+        dx *= 1 / math.sqrt(2 * math.pi)                      # x times the normal density
+        dx += cdf
+        dx *= dy
+
+    cdf, y = by_blocks(value, x, outputs=2)
+
+    def pullback(dy: Array) -> Array:
+        return by_blocks(gradient, x, cdf, dy)
+
+    return y, pullback
+
+
+def normal_cdf(out: Array, x: Array) -> None:
+    xp = array_module(x)
+    if x.dtype.itemsize <= 4:                                 # float32 and below
+        tanh_of_odd_polynomial(out, x, ERF_FLOAT32)
+    else:
+        out[:] = erf(x / math.sqrt(2))
+    out += 1
+    out *= 0.5
+
+
+def tanh_of_odd_polynomial(out: Array, x: Array, p: tuple[float, ...]) -> None:
+    """tanh(x p(x²)) by Horner's scheme, in place."""
+    xp = array_module(x)
+    with np.errstate(over="ignore"):                          # tanh(inf) is 1, as it should be
+        square = x * x
+        xp.multiply(square, p[-1], out=out)
+        for coefficient in p[-2:0:-1]:
+            out += coefficient
+            out *= square
+        out += p[0]
+        out *= x
+    xp.tanh(out, out=out)
+
+
+def erf(z: Array) -> Array:
+    """erf(z) = 2 z / √π ∫₀¹ exp(-z² t²) dt, by 24 Gauss nodes, |Re z| clipped at 6."""
+    xp = array_module(z)
+    z = xp.clip(z.real, -6, 6) + (z - z.real)                 # the imaginary part stays
+    minus_square = -(z * z)
+    integral = xp.zeros_like(z)
+    for t, weight in GAUSS:
+        integral += weight * xp.exp(minus_square * (t * t))
+    return (2 / math.sqrt(math.pi)) * z * integral

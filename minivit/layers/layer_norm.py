@@ -1,0 +1,25 @@
+"""LN of Equations 2 to 4."""
+
+from ..arrays import Array, Pullback, row_dot, row_mean, sum_rows
+
+
+def layer_norm(
+    x: Array, scale: Array, bias: Array, eps: float = 1e-6
+) -> tuple[Array, Pullback]:
+    """Each token at zero mean and unit variance, then rescaled:  y = scale * x_hat + bias.
+
+    x (..., D), scale (D,), bias (D,)  ->  y (..., D)
+    """
+    D = x.shape[-1]
+    centred = x - row_mean(x)                                 # (..., D)
+    rstd = (row_dot(centred, centred) / D + eps) ** -0.5      # (..., 1)
+    x_hat = centred * rstd                                    # (..., D)
+
+    def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
+        # Moving x along 1 or along x_hat changes only the mean or the variance, which x_hat
+        # forgets. So those two parts are taken out of g, and the rest is scaled by 1/σ.
+        g = dy * scale
+        dx = rstd * (g - row_mean(g) - x_hat * (row_dot(g, x_hat) / D))
+        return dx, {"scale": sum_rows(dy * x_hat), "bias": sum_rows(dy)}
+
+    return x_hat * scale + bias, pullback

@@ -1,0 +1,24 @@
+"""y = x W + b: the patch projection E, U_qkv, U_msa, the MLP's two layers and the head."""
+
+from ..arrays import Array, Pullback, sum_rows
+
+
+def linear(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Pullback]:
+    """One matrix for every token:  y = x kernel + bias.
+
+    x (..., D), kernel (D, E), bias (E,) or None  ->  y (..., E)
+    """
+    D, E = kernel.shape
+    rows = x.reshape(-1, D)                                   # one large product, not B small ones
+    y = rows @ kernel
+    if bias is not None:
+        y += bias
+
+    def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
+        drows = dy.reshape(-1, E)
+        dparams = {"kernel": rows.T @ drows}                  # each token adds x^T dy
+        if bias is not None:
+            dparams["bias"] = sum_rows(drows)
+        return (drows @ kernel.T).reshape(x.shape), dparams
+
+    return y.reshape(*x.shape[:-1], E), pullback

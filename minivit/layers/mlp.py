@@ -1,0 +1,35 @@
+"""The MLP of Equation 3: two linear layers with a GELU between them."""
+
+import numpy as np
+
+from ..arrays import Array, Pullback
+from .dropout import dropout
+from .gelu import gelu
+from .linear import linear
+
+
+def mlp(
+    x: Array,
+    hidden: dict[str, Array],
+    out: dict[str, Array],
+    kind: str = "tanh",
+    rate: float = 0.0,
+    generator: np.random.Generator | None = None,
+) -> tuple[Array, Pullback]:
+    """Each token by itself: widened to M, bent, and brought back to D.
+
+    x (..., D), hidden {kernel (D, M), bias (M,)}, out {kernel (M, D), bias (D,)}  ->  (..., D)
+    `kind` is the GELU's. Dropout of `rate` follows the GELU and the second layer.
+    """
+    h, hidden_back = linear(x, **hidden)                      # (..., M)
+    a, gelu_back = gelu(h, kind)
+    a, middle_drop_back = dropout(a, rate, generator)
+    y, out_back = linear(a, **out)                            # (..., D)
+    y, last_drop_back = dropout(y, rate, generator)
+
+    def pullback(dy: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
+        da, dout = out_back(last_drop_back(dy))
+        dx, dhidden = hidden_back(gelu_back(middle_drop_back(da)))
+        return dx, {"hidden": dhidden, "out": dout}
+
+    return y, pullback

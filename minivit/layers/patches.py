@@ -1,0 +1,43 @@
+"""Section 3.1: an image becomes a sequence of N = HW / P^2 flat patches."""
+
+from ..arrays import Array, Pullback
+
+
+def patchify(images: Array, patch_size: int) -> tuple[Array, Pullback]:
+    """Cut images into patches, row by row from the top left corner.
+
+    images (B, H, W, C), patch_size P  ->  patches (B, N, P P C), each flattened in the order
+    row, column, channel. Raises ValueError if P does not divide H and W. (Section 3.1)
+    """
+    H, W = images.shape[1:3]
+
+    def pullback(dpatches: Array) -> Array:
+        # Every pixel lies in exactly one patch, so each gradient just goes back to its place.
+        return unfold(dpatches, patch_size, H, W)
+
+    return fold(images, patch_size), pullback
+
+
+def unpatchify(
+    patches: Array, patch_size: int, height: int, width: int
+) -> tuple[Array, Pullback]:
+    """Put patches (B, N, P P C) back together to images (B, H, W, C): the inverse of patchify."""
+
+    def pullback(dimages: Array) -> Array:
+        return fold(dimages, patch_size)
+
+    return unfold(patches, patch_size, height, width), pullback
+
+
+def fold(images: Array, P: int) -> Array:
+    B, H, W, C = images.shape
+    if H % P or W % P:
+        raise ValueError(f"an image of {H} x {W} pixels cannot be cut into {P} x {P} patches")
+    grid = images.reshape(B, H // P, P, W // P, P, C)         # (B, rows, P, columns, P, C)
+    return grid.swapaxes(2, 3).reshape(B, -1, P * P * C)      # (B, N, P P C)
+
+
+def unfold(patches: Array, P: int, H: int, W: int) -> Array:
+    B, _, PPC = patches.shape
+    grid = patches.reshape(B, H // P, W // P, P, P, PPC // (P * P))
+    return grid.swapaxes(2, 3).reshape(B, H, W, -1)           # (B, H, W, C)

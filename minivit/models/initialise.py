@@ -1,0 +1,116 @@
+"""What every parameter is called, its shape, and the authors' way to draw its first value."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import Array
+from ..tree import flatten, map_tree
+from .config import ViTConfig
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
+
+
+class Parameter(NamedTuple):
+    shape: tuple[int, ...]
+    draw: Draw
+
+
+def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict[str, Any]:
+    """A new model's tree of parameters, drawn as the authors do. The same seed, the same numbers."""
+    rng = np.random.default_rng(seed)
+    return map_tree(lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameters(config))
+
+
+def parameter_count(config: ViTConfig) -> int:
+    """The number of parameters, counted without making them."""
+    return sum(math.prod(p.shape) for p in flatten(parameters(config)).values())
+
+
+def parameters(config: ViTConfig) -> dict[str, Any]:
+    """The tree of parameters that a configuration asks for: at each leaf, shape and draw."""
+    C, P, D, K = config.channels, config.patch_size, config.width, config.classes
+    tree = {"patch_embedding": _linear(P * P * C, D, lecun_normal)}
+    if config.pooling == "class":
+        tree["class_token"] = Parameter((D,), zeros)
+    if config.positions in ("1d", "2d"):
+        tree["positions"] = _positions(config)
+    tree["blocks"] = [_block(config) for _ in range(config.depth)]
+    tree["norm"] = _norm(D)
+    if config.hidden_head is not None:
+        tree["hidden"] = _linear(D, config.hidden_head, lecun_normal)
+    tree["head"] = _linear(config.hidden_head or D, K, zeros)
+    return tree
+
+
+def _positions(config: ViTConfig) -> dict[str, Parameter]:
+    D = config.width
+    gh, gw = config.grid
+    if config.positions == "1d":
+        return {"table": Parameter((config.tokens, D), normal_02)}
+    halves = {"rows": Parameter((gh, D // 2), normal_02)}
+    halves["columns"] = Parameter((gw, D // 2), normal_02)
+    if config.pooling == "class":
+        halves["class_token"] = Parameter((D,), normal_02)
+    return halves
+
+
+def _block(config: ViTConfig) -> dict[str, Any]:
+    D, M = config.width, config.mlp_width
+    # U_qkv is three D x D matrices side by side, each drawn as one.
+    attention = {"qkv": _linear(D, 3 * D, xavier_uniform_thirds), "out": _linear(D, D, xavier_uniform)}
+    if config.positions == "relative":
+        N = math.prod(config.grid)
+        R = 2 * N - 1 + 3 * (config.pooling == "class")
+        attention["relative"] = {"table": Parameter((R, D), normal_02)}
+    mlp = {
+        "hidden": _linear(D, M, xavier_uniform, normal_1e6),
+        "out": _linear(M, D, xavier_uniform, normal_1e6),
+    }
+    return {"norm1": _norm(D), "attention": attention, "norm2": _norm(D), "mlp": mlp}
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.zeros(shape, dtype=np.float32)
+
+
+def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.ones(shape, dtype=np.float32)
+
+
+def normal_02(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+
+
+def normal_1e6(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(1e-6)
+
+
+def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Normal of variance 1 / fan_in, cut off at two deviations *and then* of that variance."""
+    x = rng.standard_normal(shape, dtype=np.float32)
+    while (far := abs(x) > 2).any():
+        x[far] = rng.standard_normal(int(far.sum()), dtype=np.float32)
+    deviation_when_cut = 0.87962566103423978
+    return x * np.float32(1 / math.sqrt(shape[0]) / deviation_when_cut)
+
+
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Uniform of variance 2 / (fan_in + fan_out)."""
+    limit = math.sqrt(6 / sum(shape))
+    return rng.random(shape, dtype=np.float32) * np.float32(2 * limit) - np.float32(limit)
+
+
+def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    D, three_D = shape
+    return np.concatenate([xavier_uniform(rng, (D, three_D // 3)) for _ in range(3)], axis=1)
+
+
+def _linear(D: int, E: int, kernel: Draw, bias: Draw = zeros) -> dict[str, Parameter]:
+    return {"kernel": Parameter((D, E), kernel), "bias": Parameter((E,), bias)}
+
+
+def _norm(D: int) -> dict[str, Parameter]:
+    return {"scale": Parameter((D,), ones), "bias": Parameter((D,), zeros)}

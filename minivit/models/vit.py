@@ -1,0 +1,176 @@
+"""The Vision Transformer, Equations 1 to 4, forward and backward.
+
+    z_0  = [x_class; x_p^1 E; ...; x_p^N E] + E_pos                (1)
+    z'_l = MSA(LN(z_{l-1})) + z_{l-1},      l = 1 .. L             (2)
+    z_l  = MLP(LN(z'_l)) + z'_l,            l = 1 .. L             (3)
+    y    = LN(z_L^0)                                               (4)
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, Pullback, Watch, prefixed
+from ..layers import (
+    add_positions,
+    add_positions_2d,
+    add_positions_sincos2d,
+    class_pool,
+    dropout,
+    layer_norm,
+    linear,
+    mean_pool,
+    mlp,
+    patch_embedding,
+    prepend_class_token,
+    pretraining_head,
+    self_attention,
+)
+from .config import ViTConfig
+
+Params = dict[str, Any]
+
+
+def vit(
+    images: Array,
+    params: Params,
+    config: ViTConfig,
+    generator: np.random.Generator | None = None,
+    watch: Watch | None = None,
+) -> tuple[Array, Pullback]:
+    """From pixels to logits, keeping what the way back needs.
+
+    images (B, H, W, C)  ->  logits (B, K); the pullback gives (dimages, dparams). Dropout is on
+    if a generator is given. `watch` is shown "embedding", "blocks/0/attention/probabilities",
+    in the pullback "blocks/0/attention/dprobabilities", "blocks/0/output", and so on.
+    """
+    z, embed_back = embed(images, params, config, generator)
+    if watch:
+        watch("embedding", z)
+    blocks_back = []
+    for i, block in enumerate(params["blocks"]):
+        z, block_back = encoder_block(z, block, config, generator, prefixed(watch, f"blocks/{i}"))
+        blocks_back.append(block_back)
+    logits, classify_back = classify(z, params, config)
+
+    def pullback(dlogits: Array) -> tuple[Array, Params]:
+        dz, dparams = classify_back(dlogits)
+        dblocks = []
+        for block_back in reversed(blocks_back):
+            dz, dblock = block_back(dz)
+            dblocks.append(dblock)
+        dimages, dembed = embed_back(dz)
+        return dimages, {**dembed, "blocks": dblocks[::-1], **dparams}
+
+    return logits, pullback
+
+
+def infer(
+    images: Array, params: Params, config: ViTConfig, watch: Watch | None = None
+) -> Array:
+    """From pixels to logits, keeping nothing: each block's pullback is dropped at once."""
+    z, _ = embed(images, params, config)
+    for i, block in enumerate(params["blocks"]):
+        z, _ = encoder_block(z, block, config, watch=prefixed(watch, f"blocks/{i}"))
+    return classify(z, params, config)[0]
+
+
+def embed(
+    images: Array, params: Params, config: ViTConfig, generator: np.random.Generator | None = None
+) -> tuple[Array, Pullback]:
+    """Equation 1.  images (B, H, W, C)  ->  z_0 (B, T, D)"""
+    P = config.patch_size
+    x, patches_back = patch_embedding(images, **params["patch_embedding"], patch_size=P)
+    token_back = None
+    if config.pooling == "class":
+        x, token_back = prepend_class_token(x, params["class_token"])
+    z, positions_back = positions(x, params.get("positions"), config)
+    z, drop_back = dropout(z, config.dropout, generator)
+
+    def pullback(dz: Array) -> tuple[Array, Params]:
+        dparams = {}
+        dx = positions_back(drop_back(dz))
+        if isinstance(dx, tuple):                             # the kinds that learn something
+            dx, dparams["positions"] = dx
+        if token_back is not None:
+            dx, dtoken = token_back(dx)
+            dparams |= dtoken
+        dimages, dparams["patch_embedding"] = patches_back(dx)
+        return dimages, dparams
+
+    return z, pullback
+
+
+def positions(
+    x: Array, params: dict[str, Array] | None, config: ViTConfig
+) -> tuple[Array, Pullback]:
+    """E_pos in one of its kinds. `none` leaves x as it is, and so does `relative`, which acts
+    inside each attention."""
+    if config.positions == "1d":
+        return add_positions(x, **params)
+    if config.positions == "2d":
+        return add_positions_2d(x, **params)
+    if config.positions == "sincos2d":
+        return add_positions_sincos2d(x, config.grid)
+    return x, lambda dx: dx
+
+
+def encoder_block(
+    z: Array,
+    params: Params,
+    config: ViTConfig,
+    generator: np.random.Generator | None = None,
+    watch: Watch | None = None,
+) -> tuple[Array, Pullback]:
+    """Equations 2 and 3.  z_{l-1} (B, T, D)  ->  z_l (B, T, D)"""
+    normed1, norm1_back = layer_norm(z, **params["norm1"], eps=config.norm_eps)
+    mixed, attention_back = self_attention(
+        normed1,
+        **params["attention"],
+        heads=config.heads,
+        class_token=config.pooling == "class",
+        rate=config.dropout,
+        generator=generator,
+        watch=prefixed(watch, "attention"),
+    )
+    mid = z + mixed                                           # (2)
+    normed2, norm2_back = layer_norm(mid, **params["norm2"], eps=config.norm_eps)
+    thought, mlp_back = mlp(
+        normed2, **params["mlp"], kind=config.gelu, rate=config.dropout, generator=generator
+    )
+    out = mid + thought                                       # (3)
+    if watch:
+        watch("output", out)
+
+    def pullback(dout: Array) -> tuple[Array, Params]:
+        dparams = {}
+        dnormed2, dparams["mlp"] = mlp_back(dout)
+        dbranch, dparams["norm2"] = norm2_back(dnormed2)
+        dmid = dout + dbranch                                 # the residual hands dout through
+        dnormed1, dparams["attention"] = attention_back(dmid)
+        dbranch, dparams["norm1"] = norm1_back(dnormed1)
+        return dmid + dbranch, dparams
+
+    return out, pullback
+
+
+def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
+    """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K)"""
+    normed, norm_back = layer_norm(z, **params["norm"], eps=config.norm_eps)
+    pool = class_pool if config.pooling == "class" else mean_pool
+    y, pool_back = pool(normed)                               # (4)  (B, D)
+    if config.hidden_head is None:
+        logits, linear_back = linear(y, **params["head"])
+
+        def head_back(dlogits: Array) -> tuple[Array, Params]:
+            dy, dhead = linear_back(dlogits)
+            return dy, {"head": dhead}
+    else:
+        logits, head_back = pretraining_head(y, params["hidden"], params["head"])
+
+    def pullback(dlogits: Array) -> tuple[Array, Params]:
+        dy, dparams = head_back(dlogits)
+        dz, dparams["norm"] = norm_back(pool_back(dy))
+        return dz, dparams
+
+    return logits, pullback

@@ -1,0 +1,100 @@
+"""Cutting a batch into shards and mapping them over threads, one BLAS thread in each.
+
+NumPy releases Python's lock inside its loops and products, so two shards really run at once, and
+each is small enough to stay in the cache: that beats two BLAS threads inside every product.
+"""
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import islice
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+CACHE = 2 << 20  # bytes: the largest array of a shard should stay below
+
+
+def cores() -> int:
+    """The number of processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def shard_count(batch: int, bytes_per_image: int, threads: int | None = None) -> int:
+    """How many shards to cut a batch into: as few as fit the cache, a multiple of the threads.
+
+    bytes_per_image: the size of the largest array that a layer makes of one image.
+    """
+    threads = threads or cores()
+    needed = -(-batch * bytes_per_image // CACHE)
+    return min(batch, -(-needed // threads) * threads)
+
+
+def cut(batch: int, shards: int) -> list[slice]:
+    """Slices of nearly equal length that together cover the batch."""
+    edges = [batch * i // shards for i in range(shards + 1)]
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def map_shards(
+    function: Callable[[Any], Any], shards: Sequence[Any], threads: int | None = None
+) -> Iterator[Any]:
+    """function(shard) for each, in parallel; the results in the order of the shards.
+
+    At most one result more than there are threads exists at a time, so memory does not grow with
+    the number of shards. With one shard, BLAS keeps its own threads.
+    """
+    threads = min(threads or cores(), len(shards))
+    if threads <= 1:
+        yield from map(function, shards)
+        return
+    keep_freed_memory()
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        waiting = iter(shards)
+        running = [pool.submit(function, shard) for shard in islice(waiting, threads + 1)]
+        while running:
+            yield running.pop(0).result()
+            running += [pool.submit(function, shard) for shard in islice(waiting, 1)]
+
+
+_lock = threading.Lock()
+_users = 0
+_limit = None
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread. Counted: the last of several users at once gives the rest back."""
+    global _users, _limit
+    with _lock:
+        if _users == 0:
+            _limit = _blas().limit(limits=1, user_api="blas")
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _limit.restore_original_limits()
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all loaded libraries: once is enough
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Ask glibc to keep what is freed, as a step frees it and asks for it again a moment later."""
+    with contextlib.suppress(OSError, AttributeError):  # no glibc: then its own habits stay
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 32 << 20)
+        libc.mallopt(m_trim_threshold, 1 << 30)

@@ -1,0 +1,26 @@
+"""Training: the step, the optimisers and schedules, the loop, the score."""
+
+from .baseline import logistic_regression
+from .evaluate import Score, evaluate
+from .loop import Recipe, Unfinished, is_unfinished, read_log, resume, train
+from .optimisers import SGD, AdamW, clip_by_global_norm
+from .schedules import learning_rate
+from .step import loss_and_gradients, packed_gradients
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Recipe",
+    "Score",
+    "Unfinished",
+    "clip_by_global_norm",
+    "evaluate",
+    "is_unfinished",
+    "learning_rate",
+    "logistic_regression",
+    "loss_and_gradients",
+    "packed_gradients",
+    "read_log",
+    "resume",
+    "train",
+]

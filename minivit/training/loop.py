@@ -1,0 +1,218 @@
+"""The training loop: epochs, held-out score, log, checkpoint, and going on where it stopped."""
+
+import csv
+import dataclasses
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import weights
+from ..arrays import Array
+from ..data import Dataset, shift
+from ..shards import cut
+from .evaluate import Score, evaluate
+from .optimisers import SGD, AdamW, clip_by_global_norm
+from .schedules import DECAYS, learning_rate
+from .step import packed_gradients
+
+if TYPE_CHECKING:
+    from ..model import ViT
+
+OPTIMISERS = {"adamw": AdamW, "sgd": SGD}
+SHUFFLE = 2**31  # in the place of a shard's number, so that no shard draws the same numbers
+COLUMNS = ["epoch", "step", "rate", "loss", "held_out_loss", "held_out_accuracy", "seconds"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults suit the handwritten digits.
+
+    batch: images a step; an epoch is cut into nearly equal batches of at most this size.
+    rate: the learning rate's peak; warmup: the epochs until it is reached; decay: what follows.
+    weight_decay: decoupled, kernels only; clip: the largest global norm of the gradient, 0 for
+    none; smoothing: of the labels; shift: by how many pixels images are moved about at random.
+    shards: pieces of a batch (None: as the cache and the cores suggest, then kept on resuming).
+    """
+
+    epochs: int = 60
+    batch: int = 128
+    optimiser: str = "adamw"
+    rate: float = 3e-3
+    warmup: float = 5
+    decay: str = "cosine"
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    smoothing: float = 0.1
+    shift: int = 1
+    seed: int = 0
+    shards: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in {"epochs": 1, "batch": 1, "shift": 0, "seed": 0}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name in ("rate", "warmup", "weight_decay", "clip", "smoothing"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if self.smoothing >= 1:
+            raise ValueError(f"smoothing is a share below 1, not {self.smoothing}")
+        if self.shards is not None and self.shards < 1:
+            raise ValueError(f"shards must be at least 1, not {self.shards}")
+        for name, choices in {"optimiser": OPTIMISERS, "decay": DECAYS}.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(choices)
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose {known}")
+
+
+class Unfinished(ValueError):
+    """The folder holds a training that was interrupted, or none to go on with."""
+
+
+def train(
+    model: "ViT", data: Dataset, recipe: Recipe, folder: str | Path, *, threads: int | None = None
+) -> Score:
+    """Train a model from its present parameters; leaves `model.npz` and `log.csv` in the folder.
+
+    The same model, data and recipe (and shards) give the same bits. Each epoch ends with a whole
+    checkpoint, from which `resume` goes on if the training is interrupted. Raises
+    FloatingPointError if the loss stops being a number, OSError if the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if recipe.shards is None:
+        shards = model.shard_count(min(recipe.batch, len(data.images)), threads)
+        recipe = dataclasses.replace(recipe, shards=shards)
+    optimiser = OPTIMISERS[recipe.optimiser](model.params, recipe.weight_decay)
+    _save(folder, model, optimiser, recipe, epoch=0)
+    return _epochs(model, data, recipe, folder, optimiser, 0, [], threads)
+
+
+def resume(
+    folder: str | Path, model: "ViT", data: Dataset, *, threads: int | None = None
+) -> Score:
+    """Go on with the training that was interrupted in this folder, to the same bits in the end.
+
+    `model` is the one loaded from the folder's checkpoint. Raises Unfinished if it is complete.
+    """
+    folder = Path(folder)
+    state = weights.load_training(folder / "model.npz")
+    if not state:
+        raise Unfinished(f"{folder / 'model.npz'} is fully trained: there is nothing to go on with")
+    progress = json.loads(str(state["progress"]))
+    recipe, epoch = Recipe(**progress["recipe"]), progress["epoch"]
+    optimiser = OPTIMISERS[recipe.optimiser](model.params, recipe.weight_decay)
+    optimiser.t = progress["t"]
+    for name, vector in optimiser.state.items():
+        vector[:] = state[name]
+    rows = [row for row in read_log(folder / "log.csv") if row["epoch"] <= epoch]
+    return _epochs(model, data, recipe, folder, optimiser, epoch, rows, threads)
+
+
+def is_unfinished(folder: str | Path) -> bool:
+    """Whether the folder's checkpoint is of a training that was interrupted."""
+    path = Path(folder) / "model.npz"
+    return path.is_file() and bool(weights.load_training(path))
+
+
+def read_log(path: str | Path) -> list[dict[str, float]]:
+    """The rows of a `log.csv`, one for each epoch."""
+    with open(path, newline="") as file:
+        return [{name: float(x) for name, x in row.items()} for row in csv.DictReader(file)]
+
+
+def _epochs(
+    model: "ViT",
+    data: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    optimiser: AdamW | SGD,
+    done: int,
+    rows: list[dict[str, Any]],
+    threads: int | None,
+) -> Score:
+    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
+    score = None
+    with (
+        open(folder / "log.csv", "w", newline="") as file,
+        tqdm(total=recipe.epochs, initial=done, unit="epoch", disable=None) as bar,
+    ):
+        log = csv.DictWriter(file, COLUMNS)
+        log.writeheader()
+        log.writerows(rows)
+        for epoch in range(done + 1, recipe.epochs + 1):
+            loss, rate = _one_epoch(model, data, recipe, optimiser, epoch, threads)
+            score = evaluate(model, data.held_out_images, data.held_out_labels)
+            seconds = round(time.perf_counter() - started, 3)
+            row = dict(zip(COLUMNS, [epoch, optimiser.t, rate, loss, *score, seconds], strict=True))
+            log.writerow(row)
+            file.flush()
+            _save(folder, model, optimiser, recipe, epoch)
+            line = f"loss {loss:.4f}, held out {score.loss:.4f}, accuracy {score.accuracy:.2%}"
+            bar.set_postfix_str(line, refresh=False)
+            bar.update()
+            if bar.disable:  # no terminal: plain lines
+                print(f"epoch {epoch}/{recipe.epochs}: {line}, {seconds:.0f} s", file=sys.stderr)
+    return score
+
+
+def _one_epoch(
+    model: "ViT",
+    data: Dataset,
+    recipe: Recipe,
+    optimiser: AdamW | SGD,
+    epoch: int,
+    threads: int | None,
+) -> tuple[float, float]:
+    """All training images once, in a new order; returns their mean loss and the last rate."""
+    n = len(data.images)
+    generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
+    order = generator.permutation(n)
+    batches = cut(n, math.ceil(n / recipe.batch))
+    total = 0.0
+    for batch in batches:
+        chosen = order[batch]
+        images = data.images[chosen]
+        if recipe.shift:
+            images = shift(images, recipe.shift, generator)
+        step = optimiser.t
+        rate = learning_rate(
+            step,
+            steps=recipe.epochs * len(batches),
+            peak=recipe.rate,
+            warmup=round(recipe.warmup * len(batches)),
+            decay=recipe.decay,
+        )
+        loss, _, gradient = packed_gradients(
+            model,
+            images,
+            data.labels[chosen],
+            smoothing=recipe.smoothing,
+            seed=(recipe.seed, step),
+            shards=min(recipe.shards, len(chosen)),
+            threads=threads,
+        )
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {epoch}: the rate of {recipe.rate} may be too high"
+            )
+        if recipe.clip:
+            clip_by_global_norm(gradient, recipe.clip)
+        optimiser.update(gradient, rate, threads)
+        total += loss * len(chosen)
+    return total / n, rate
+
+
+def _save(
+    folder: Path, model: "ViT", optimiser: AdamW | SGD, recipe: Recipe, epoch: int
+) -> None:
+    training: dict[str, Array] = {}
+    if epoch < recipe.epochs:
+        progress = {"epoch": epoch, "t": optimiser.t, "recipe": dataclasses.asdict(recipe)}
+        training = {"progress": np.array(json.dumps(progress)), **optimiser.state}
+    weights.save(folder / "model.npz", model.config, model.params, training)

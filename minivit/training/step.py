@@ -1,0 +1,81 @@
+"""One step: the loss of a batch and its gradients, cut over the cores."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..arrays import Array, to_host
+from ..layers import cross_entropy
+from ..models import vit
+from ..shards import cut, map_shards
+from ..tree import Tree, flatten, pack
+
+if TYPE_CHECKING:
+    from ..model import ViT
+
+
+def is_kernel(name: str) -> bool:
+    """Kernels lie first in the packed vector: weight decay is for them only."""
+    return name.endswith("kernel")
+
+
+def loss_and_gradients(
+    model: "ViT",
+    images: Array,
+    labels: Array,
+    *,
+    smoothing: float = 0.0,
+    seed: tuple[int, ...] | None = None,
+    shards: int | None = None,
+    threads: int | None = None,
+) -> tuple[float, Tree]:
+    """The batch's mean cross-entropy, in nats, and its gradient by every parameter.
+
+    images (B, H, W, C), labels (B,) integers or (B, K) soft  ->  loss, a tree like model.params
+
+    `seed` turns dropout on: shard s draws from default_rng([*seed, s]). The batch is cut into
+    `shards`, mapped over `threads`; by default as the cache and the cores suggest. Sums go in the
+    order of the shards: the same number of them, the same bits. Raises ValueError or TypeError
+    for images or labels that do not fit the model.
+    """
+    loss, tree, _ = packed_gradients(
+        model, images, labels, smoothing=smoothing, seed=seed, shards=shards, threads=threads
+    )
+    return loss, tree
+
+
+def packed_gradients(
+    model: "ViT",
+    images: Array,
+    labels: Array,
+    *,
+    smoothing: float = 0.0,
+    seed: tuple[int, ...] | None = None,
+    shards: int | None = None,
+    threads: int | None = None,
+) -> tuple[float, Tree, Array]:
+    """As `loss_and_gradients`, and the vector that all the gradients are views of."""
+    images = model.prepare(images)
+    B = len(images)
+    if len(labels) != B:
+        raise ValueError(f"{B} images, but {len(labels)} labels")
+
+    def of_shard(numbered: tuple[int, slice]) -> tuple[Array, Tree]:
+        s, part = numbered
+        generator = None if seed is None else np.random.default_rng([*seed, s])
+        logits, model_back = vit(images[part], model.params, model.config, generator)
+        loss, loss_back = cross_entropy(logits, labels[part], smoothing)
+        share = len(logits) / B                               # each image counts 1/B, in any shard
+        _, dparams = model_back(loss_back(share))
+        return loss * share, dparams
+
+    parts = list(enumerate(cut(B, shards or model.shard_count(B, threads))))
+    results = map_shards(of_shard, parts, threads)
+    loss, tree = next(results)
+    vector, _ = pack(tree, first=is_kernel)
+    total = flatten(tree)
+    for shard_loss, dparams in results:
+        loss = loss + shard_loss
+        for name, gradient in flatten(dparams).items():
+            total[name] += gradient
+    return float(to_host(loss)), tree, vector
