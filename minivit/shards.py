@@ -16,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-CACHE = 2 << 20  # bytes: the largest array of a shard should stay below
+CACHE = 4 << 20  # bytes: the largest array of a shard should stay below
 
 
 def cores() -> int:

@@ -17,7 +17,8 @@ def attend(
     """A = softmax(q kᵀ + bias), then A v. The caller has divided q by √Dh.
 
     q, k, v (..., T, Dh), bias (..., T, T)  ->  (..., T, Dh)    (Equations 6 and 7)
-    The pullback returns (dq, dk, dv, dscores); dscores is also the gradient of the bias.
+    The pullback returns (dq, dk, dv, dscores); dscores is also the gradient of the bias. Given
+    `out`, three arrays, it writes dq, dk and dv there.
     """
     scores = matmul(q, k.swapaxes(-1, -2))                    # (..., T, T)
     if bias is not None:
@@ -26,14 +27,16 @@ def attend(
     if watch:
         watch("probabilities", A)
 
-    def pullback(dy: Array) -> tuple[Array, Array, Array, Array]:
+    def pullback(
+        dy: Array, out: tuple[Array | None, ...] = (None, None, None)
+    ) -> tuple[Array, Array, Array, Array]:
         dA = matmul(dy, v.swapaxes(-1, -2))                   # (..., T, T)
         if watch:
             watch("dprobabilities", dA)
         dscores = softmax_back(dA)
-        dq = matmul(dscores, k)
-        dk = matmul(dscores.swapaxes(-1, -2), q)
-        dv = matmul(A.swapaxes(-1, -2), dy)
+        dq = matmul(dscores, k, out[0])
+        dk = matmul(dscores.swapaxes(-1, -2), q, out[1])
+        dv = matmul(A.swapaxes(-1, -2), dy, out[2])
         return dq, dk, dv, dscores
 
     return matmul(A, v), pullback                             # (7)
@@ -98,15 +101,14 @@ def self_attention(
     def pullback(dmixed: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
         djoined, dout = out_back(drop_back(dmixed))
         dy = djoined.reshape(B, T, heads, Dh).swapaxes(1, 2)  # (B, k, T, Dh)
-        dq, dk, dv, dbias = attend_back(dy)
+        dpacked = xp.empty((B, T, 3, heads, Dh), dtype=dy.dtype)
+        dq, dk, dv = dpacked.transpose(2, 0, 3, 1, 4)         # views, filled by the next line
+        *_, dscores = attend_back(dy, out=(dq, dk, dv))
         dparams = {"out": dout}
         if relative_back is not None:
-            dq_relative, dparams["relative"] = relative_back(dbias)
-            dq = dq + dq_relative
-        dpacked = xp.empty((B, T, 3, heads, Dh), dtype=dq.dtype)
-        dpacked[:, :, 0] = (dq * scale).swapaxes(1, 2)
-        dpacked[:, :, 1] = dk.swapaxes(1, 2)
-        dpacked[:, :, 2] = dv.swapaxes(1, 2)
+            dq_relative, dparams["relative"] = relative_back(dscores)
+            dq += dq_relative
+        dq *= scale
         dz, dparams["qkv"] = qkv_back(dpacked.reshape(B, T, 3 * D))
         return dz, dparams
 

@@ -43,27 +43,25 @@ def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
     xp = array_module(x)
     a, b = TANH
 
-    def value(t: Array, y: Array, x: Array) -> None:
-        tanh_of_odd_polynomial(t, x, TANH)
-        xp.add(t, 1, out=y)
-        y *= x
-        y *= 0.5                                              # ½ x (1 + t)
+    def value(cdf: Array, y: Array, x: Array) -> None:
+        tanh_form(cdf, x, TANH)
+        xp.multiply(x, cdf, out=y)
 
-    def gradient(dx: Array, x: Array, t: Array, dy: Array) -> None:
-        xp.multiply(x, x, out=dx)
-        dx *= 3 * b
-        dx += a
-        dx *= x                                               # x d(a x + b x³)/dx
-        dx *= 1 - t * t
-        dx += t
-        dx += 1
-        dx *= 0.5                                             # ½ (1 + t) + ½ x dt/dx
+    def gradient(dx: Array, x: Array, cdf: Array, y: Array, dy: Array) -> None:
+        # dΦ/dx = Φ (1 - Φ) · 2 (a + 3 b x²), so y' = Φ + x dΦ/dx = Φ + y (1 - Φ) (2 a + 6 b x²).
+        slope = x * x
+        slope *= 6 * b
+        slope += 2 * a
+        slope *= y
+        xp.subtract(1, cdf, out=dx)
+        dx *= slope
+        dx += cdf
         dx *= dy
 
-    t, y = by_blocks(value, x, outputs=2)
+    cdf, y = by_blocks(value, x, outputs=2)
 
     def pullback(dy: Array) -> Array:
-        return by_blocks(gradient, x, t, dy)
+        return by_blocks(gradient, x, cdf, y, dy)
 
     return y, pullback
 
@@ -72,15 +70,19 @@ def gelu_erf(x: Array) -> tuple[Array, Pullback]:
     xp = array_module(x)
 
     def value(cdf: Array, y: Array, x: Array) -> None:
-        normal_cdf(cdf, x)
+        if x.dtype.itemsize <= 4:                             # float32 and below
+            tanh_form(cdf, x, ERF_FLOAT32)
+        else:
+            cdf[:] = 0.5 * (1 + erf(x / math.sqrt(2)))
         xp.multiply(x, cdf, out=y)
 
     def gradient(dx: Array, x: Array, cdf: Array, dy: Array) -> None:
+        # dΦ/dx is the normal density, so y' = Φ + x exp(-x²/2) / √(2π).
         xp.multiply(x, x, out=dx)
         dx *= -0.5
         xp.exp(dx, out=dx)
         dx *= x
-        dx *= 1 / math.sqrt(2 * math.pi)                      # x times the normal density
+        dx *= 1 / math.sqrt(2 * math.pi)
         dx += cdf
         dx *= dy
 
@@ -92,28 +94,20 @@ def gelu_erf(x: Array) -> tuple[Array, Pullback]:
     return y, pullback
 
 
-def normal_cdf(out: Array, x: Array) -> None:
-    xp = array_module(x)
-    if x.dtype.itemsize <= 4:                                 # float32 and below
-        tanh_of_odd_polynomial(out, x, ERF_FLOAT32)
-    else:
-        out[:] = erf(x / math.sqrt(2))
-    out += 1
-    out *= 0.5
-
-
-def tanh_of_odd_polynomial(out: Array, x: Array, p: tuple[float, ...]) -> None:
-    """tanh(x p(x²)) by Horner's scheme, in place."""
+def tanh_form(cdf: Array, x: Array, p: tuple[float, ...]) -> None:
+    """Φ(x) = ½ (1 + tanh(x p(x²))), with p by Horner's scheme, in place."""
     xp = array_module(x)
     with np.errstate(over="ignore"):                          # tanh(inf) is 1, as it should be
         square = x * x
-        xp.multiply(square, p[-1], out=out)
+        xp.multiply(square, p[-1], out=cdf)
         for coefficient in p[-2:0:-1]:
-            out += coefficient
-            out *= square
-        out += p[0]
-        out *= x
-    xp.tanh(out, out=out)
+            cdf += coefficient
+            cdf *= square
+        cdf += p[0]
+        cdf *= x
+    xp.tanh(cdf, out=cdf)
+    cdf *= 0.5
+    cdf += 0.5
 
 
 def erf(z: Array) -> Array:

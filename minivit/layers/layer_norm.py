@@ -11,15 +11,21 @@ def layer_norm(
     x (..., D), scale (D,), bias (D,)  ->  y (..., D)
     """
     D = x.shape[-1]
-    centred = x - row_mean(x)                                 # (..., D)
-    rstd = (row_dot(centred, centred) / D + eps) ** -0.5      # (..., 1)
-    x_hat = centred * rstd                                    # (..., D)
+    x_hat = x - row_mean(x)                                   # (..., D)
+    rstd = (row_dot(x_hat, x_hat) / D + eps) ** -0.5          # (..., 1)
+    x_hat *= rstd
+    y = x_hat * scale
+    y += bias
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
         # Moving x along 1 or along x_hat changes only the mean or the variance, which x_hat
         # forgets. So those two parts are taken out of g, and the rest is scaled by 1/σ.
         g = dy * scale
-        dx = rstd * (g - row_mean(g) - x_hat * (row_dot(g, x_hat) / D))
+        along_x_hat = row_dot(g, x_hat) / D
+        dx = x_hat * -along_x_hat
+        dx += g
+        dx -= row_mean(g)
+        dx *= rstd
         return dx, {"scale": sum_rows(dy * x_hat), "bias": sum_rows(dy)}
 
-    return x_hat * scale + bias, pullback
+    return y, pullback

@@ -9,11 +9,14 @@ def softmax(x: Array) -> tuple[Array, Pullback]:
     x (..., n)  ->  p (..., n)
     """
     xp = array_module(x)
-    exps = xp.exp(x - x.real.max(-1, keepdims=True))          # the shift avoids overflow, no more
+    exps = x - x.real.max(-1, keepdims=True)                  # the shift avoids overflow, no more
+    xp.exp(exps, out=exps)
     p = xp.divide(exps, row_sum(exps), out=exps)
 
     def pullback(dp: Array) -> Array:
         # What all of a row's weights would gain together, none can: they still sum to one.
-        return p * (dp - row_dot(p, dp))
+        dx = dp - row_dot(p, dp)
+        dx *= p
+        return dx
 
     return p, pullback

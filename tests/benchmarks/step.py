@@ -180,7 +180,7 @@ def compare(name: str, gelu: str, rounds: int) -> None:
     times = {peer: [] for peer in STEPS}
     for _ in range(rounds):
         for peer, pipe in pipes.items():
-            time.sleep(0.02)  # let the other's idle threads fall asleep
+            time.sleep(0.3)  # let the idle threads of the other fall asleep
             pipe.send("step")
             times[peer].append(pipe.recv())
     for peer, pipe in pipes.items():
