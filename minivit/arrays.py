@@ -52,7 +52,7 @@ def by_blocks(write: Callable[..., None], *arrays: Array, outputs: int = 1) -> A
     xp = array_module(arrays[0])
     inputs = [a.reshape(-1) for a in arrays]
     filled = [xp.empty_like(inputs[0]) for _ in range(outputs)]
-    size = BLOCK if xp is np else inputs[0].size
+    size = BLOCK if xp is np else max(inputs[0].size, 1)
     for start in range(0, inputs[0].size, size):
         block = slice(start, start + size)
         write(*(a[block] for a in filled), *(a[block] for a in inputs))

@@ -183,8 +183,8 @@ def _complex_step(
             raise TypeError(_NOT_COMPLEX_SAFE)
         if not np.allclose(y.real, value, rtol=1e-9, atol=1e-9 * abs(value).max(initial=0)):
             raise TypeError(
-                "f gives another value when called again with the same numbers. If it draws "
-                "random ones, let it make its generator inside; else something writes into its inputs"
+                "f gives another value when called again with the same numbers. Either it draws "
+                "random ones: let it make its generator inside. Or it writes into its inputs"
             )
         slopes.append((dy * y.imag).sum() / STEP)
     return np.array(slopes)

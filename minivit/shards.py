@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -39,7 +39,7 @@ def shard_count(batch: int, bytes_per_image: int, threads: int | None = None) ->
 def cut(batch: int, shards: int) -> list[slice]:
     """Slices of nearly equal length that together cover the batch."""
     edges = [batch * i // shards for i in range(shards + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def map_shards(

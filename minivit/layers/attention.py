@@ -90,9 +90,9 @@ def self_attention(
     packed, qkv_back = linear(z, **qkv)                       # (5)  (B, T, 3 D)
     q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)  # each (B, k, T, Dh)
     q = q * scale
-    bias, relative_back = None, None
-    if relative is not None:
-        bias, relative_back = relative_positions(q, **relative, class_token=class_token)
+    bias, relative_back = (
+        relative_positions(q, **relative, class_token=class_token) if relative else (None, None)
+    )
     y, attend_back = attend(q, k, v, bias, watch)             # (6, 7)  (B, k, T, Dh)
     joined = y.swapaxes(1, 2).reshape(B, T, D)                # the heads side by side again
     mixed, out_back = linear(joined, **out)                   # (8)

@@ -29,7 +29,7 @@ def prepend_class_token(x: Array, class_token: Array) -> tuple[Array, Pullback]:
 
     x (B, N, D), class_token (D,)  ->  (B, N + 1, D)
     """
-    B, N, D = x.shape
+    B, _, D = x.shape
     xp = array_module(x)
     tokens = xp.broadcast_to(class_token, (B, 1, D))
 

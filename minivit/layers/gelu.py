@@ -40,6 +40,7 @@ def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
 
 
 def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
+    """The form of the authors' code: two coefficients."""
     xp = array_module(x)
     a, b = TANH
 
@@ -67,6 +68,7 @@ def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
 
 
 def gelu_erf(x: Array) -> tuple[Array, Pullback]:
+    """The exact form: seven coefficients in float32, an integral in anything wider."""
     xp = array_module(x)
 
     def value(cdf: Array, y: Array, x: Array) -> None:

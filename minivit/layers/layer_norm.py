@@ -1,6 +1,6 @@
 """LN of Equations 2 to 4."""
 
-from ..arrays import Array, Pullback, row_dot, row_mean, sum_rows
+from ..arrays import Array, Pullback, array_module, row_dot, row_mean, sum_rows
 
 
 def layer_norm(
@@ -10,10 +10,11 @@ def layer_norm(
 
     x (..., D), scale (D,), bias (D,)  ->  y (..., D)
     """
+    xp = array_module(x)
     D = x.shape[-1]
-    x_hat = x - row_mean(x)                                   # (..., D)
-    rstd = (row_dot(x_hat, x_hat) / D + eps) ** -0.5          # (..., 1)
-    x_hat *= rstd
+    centred = x - row_mean(x)                                 # (..., D)
+    rstd = (row_dot(centred, centred) / D + eps) ** -0.5      # (..., 1)
+    x_hat = xp.multiply(centred, rstd, out=centred)           # centred has done its work
     y = x_hat * scale
     y += bias
 

@@ -15,7 +15,7 @@ def cross_entropy(
     Raises ValueError for labels of another shape, or out of range.
     """
     xp = array_module(logits)
-    B, K = logits.shape
+    B = len(logits)
     targets = soft_targets(logits, labels, smoothing)         # (B, K)
     mass = targets.sum(-1, keepdims=True)                     # (B, 1), ones unless the caller's own
     shifted = logits - logits.real.max(-1, keepdims=True)
@@ -30,6 +30,7 @@ def cross_entropy(
 
 
 def soft_targets(logits: Array, labels: Array, smoothing: float) -> Array:
+    """Labels as probabilities (B, K), of the dtype of the logits, smoothed."""
     xp = array_module(logits)
     B, K = logits.shape
     kind = logits.real.dtype

@@ -30,6 +30,7 @@ def unpatchify(
 
 
 def fold(images: Array, P: int) -> Array:
+    """images (B, H, W, C)  ->  patches (B, N, P P C)"""
     B, H, W, C = images.shape
     if H % P or W % P:
         raise ValueError(f"an image of {H} x {W} pixels cannot be cut into {P} x {P} patches")
@@ -38,6 +39,7 @@ def fold(images: Array, P: int) -> Array:
 
 
 def unfold(patches: Array, P: int, H: int, W: int) -> Array:
+    """patches (B, N, P P C)  ->  images (B, H, W, C)"""
     B, _, PPC = patches.shape
     grid = patches.reshape(B, H // P, W // P, P, P, PPC // (P * P))
     return grid.swapaxes(2, 3).reshape(B, H, W, -1)           # (B, H, W, C)

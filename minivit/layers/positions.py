@@ -7,6 +7,7 @@ adds to the attention scores what the query says to the offset between query and
 """
 
 import math
+from typing import Any
 
 from ..arrays import Array, Pullback, array_module
 
@@ -92,17 +93,10 @@ def relative_positions(q: Array, table: Array, class_token: bool) -> tuple[Array
     xp = array_module(q)
     k, T, Dh = q.shape[1:]
     R = len(table)
-    N = T - 1 if class_token else T
-    offset = xp.arange(N)[:, None] - xp.arange(N) + N - 1     # (N, N)
-    if class_token:
-        from_class, to_class = xp.full((1, N), R - 3), xp.full((N, 1), R - 2)
-        itself = xp.full((1, 1), R - 1)
-        offset = xp.concatenate(
-            [xp.concatenate([itself, from_class], 1), xp.concatenate([to_class, offset], 1)]
-        )                                                     # (T, T)
+    offset = offsets(xp, T, class_token)                      # (T, T)
     keys = table.reshape(R, k, Dh).swapaxes(0, 1)             # (k, R, Dh)
     query = xp.arange(T)[:, None]
-    every = q @ keys.swapaxes(1, 2)                           # (B, k, T, R): each query, all offsets
+    every = q @ keys.swapaxes(1, 2)                           # (B, k, T, R)
 
     def pullback(dbias: Array) -> tuple[Array, dict[str, Array]]:
         devery = xp.zeros_like(every)
@@ -113,3 +107,16 @@ def relative_positions(q: Array, table: Array, class_token: bool) -> tuple[Array
         return devery @ keys, {"table": dkeys.swapaxes(0, 1).reshape(table.shape)}
 
     return every[:, :, query, offset], pullback
+
+
+def offsets(xp: Any, T: int, class_token: bool) -> Array:
+    """The row of the relative table for each query and key, (T, T) integers."""
+    N = T - 1 if class_token else T
+    between = xp.arange(N)[:, None] - xp.arange(N) + N - 1    # (N, N), from 0 to 2N - 2
+    if not class_token:
+        return between
+    from_class, to_class = xp.full((1, N), 2 * N - 1), xp.full((N, 1), 2 * N)
+    itself = xp.full((1, 1), 2 * N + 1)
+    return xp.concatenate(
+        [xp.concatenate([itself, from_class], 1), xp.concatenate([to_class, between], 1)]
+    )

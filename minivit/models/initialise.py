@@ -14,12 +14,14 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
 class Parameter(NamedTuple):
+    """A parameter to be: its shape, and how its first value is drawn."""
+
     shape: tuple[int, ...]
     draw: Draw
 
 
 def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict[str, Any]:
-    """A new model's tree of parameters, drawn as the authors do. The same seed, the same numbers."""
+    """A new model's tree of parameters, drawn as the authors do; the same for the same seed."""
     rng = np.random.default_rng(seed)
     return map_tree(lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameters(config))
 
@@ -60,7 +62,8 @@ def _positions(config: ViTConfig) -> dict[str, Parameter]:
 def _block(config: ViTConfig) -> dict[str, Any]:
     D, M = config.width, config.mlp_width
     # U_qkv is three D x D matrices side by side, each drawn as one.
-    attention = {"qkv": _linear(D, 3 * D, xavier_uniform_thirds), "out": _linear(D, D, xavier_uniform)}
+    qkv, out = _linear(D, 3 * D, xavier_uniform_thirds), _linear(D, D, xavier_uniform)
+    attention = {"qkv": qkv, "out": out}
     if config.positions == "relative":
         N = math.prod(config.grid)
         R = 2 * N - 1 + 3 * (config.pooling == "class")
@@ -73,18 +76,22 @@ def _block(config: ViTConfig) -> dict[str, Any]:
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Nothing drawn: biases, the class token and the head start at zero."""
     return np.zeros(shape, dtype=np.float32)
 
 
 def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Nothing drawn: a layer norm's scale starts at one."""
     return np.ones(shape, dtype=np.float32)
 
 
 def normal_02(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Normal of deviation 0.02, for positions."""
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
 
 
 def normal_1e6(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Normal of deviation 1e-6, for the biases of the MLP."""
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(1e-6)
 
 
@@ -104,6 +111,7 @@ def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Three square matrices side by side, each drawn by itself."""
     D, three_D = shape
     return np.concatenate([xavier_uniform(rng, (D, three_D // 3)) for _ in range(3)], axis=1)
 

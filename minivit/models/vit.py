@@ -81,9 +81,7 @@ def embed(
     """Equation 1.  images (B, H, W, C)  ->  z_0 (B, T, D)"""
     P = config.patch_size
     x, patches_back = patch_embedding(images, **params["patch_embedding"], patch_size=P)
-    token_back = None
-    if config.pooling == "class":
-        x, token_back = prepend_class_token(x, params["class_token"])
+    x, token_back = class_token(x, params, config)
     z, positions_back = positions(x, params.get("positions"), config)
     z, drop_back = dropout(z, config.dropout, generator)
 
@@ -92,13 +90,19 @@ def embed(
         dx = positions_back(drop_back(dz))
         if isinstance(dx, tuple):                             # the kinds that learn something
             dx, dparams["positions"] = dx
-        if token_back is not None:
-            dx, dtoken = token_back(dx)
-            dparams |= dtoken
+        dx, dtoken = token_back(dx)
+        dparams |= dtoken
         dimages, dparams["patch_embedding"] = patches_back(dx)
         return dimages, dparams
 
     return z, pullback
+
+
+def class_token(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
+    """The class token in front of the patches, if the model pools by one."""
+    if config.pooling == "class":
+        return prepend_class_token(x, params["class_token"])
+    return x, lambda dx: (dx, {})
 
 
 def positions(
@@ -159,18 +163,24 @@ def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullba
     normed, norm_back = layer_norm(z, **params["norm"], eps=config.norm_eps)
     pool = class_pool if config.pooling == "class" else mean_pool
     y, pool_back = pool(normed)                               # (4)  (B, D)
-    if config.hidden_head is None:
-        logits, linear_back = linear(y, **params["head"])
-
-        def head_back(dlogits: Array) -> tuple[Array, Params]:
-            dy, dhead = linear_back(dlogits)
-            return dy, {"head": dhead}
-    else:
-        logits, head_back = pretraining_head(y, params["hidden"], params["head"])
+    logits, head_back = head(y, params)
 
     def pullback(dlogits: Array) -> tuple[Array, Params]:
         dy, dparams = head_back(dlogits)
         dz, dparams["norm"] = norm_back(pool_back(dy))
         return dz, dparams
+
+    return logits, pullback
+
+
+def head(y: Array, params: Params) -> tuple[Array, Pullback]:
+    """One linear layer or, if the parameters have a hidden one, two.  y (B, D)  ->  (B, K)"""
+    if "hidden" in params:
+        return pretraining_head(y, params["hidden"], params["head"])
+    logits, linear_back = linear(y, **params["head"])
+
+    def pullback(dlogits: Array) -> tuple[Array, Params]:
+        dy, dhead = linear_back(dlogits)
+        return dy, {"head": dhead}
 
     return logits, pullback

@@ -2,12 +2,14 @@
 
 from .baseline import logistic_regression
 from .evaluate import Score, evaluate
-from .loop import Recipe, Unfinished, is_unfinished, read_log, resume, train
+from .loop import OPTIMISERS, Recipe, Unfinished, is_unfinished, read_log, resume, train
 from .optimisers import SGD, AdamW, clip_by_global_norm
-from .schedules import learning_rate
+from .schedules import DECAYS, learning_rate
 from .step import loss_and_gradients, packed_gradients
 
 __all__ = [
+    "DECAYS",
+    "OPTIMISERS",
     "SGD",
     "AdamW",
     "Recipe",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 class Score(NamedTuple):
+    """How good a model is: `loss`, `accuracy`."""
+
     loss: float  # mean cross-entropy, in nats
     accuracy: float  # 0 to 1
 

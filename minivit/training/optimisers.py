@@ -6,6 +6,7 @@ blocks over the threads.
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from ..arrays import Array, array_module
@@ -99,7 +100,7 @@ class SGD:
 def blocks(size: int, kernels: int) -> list[slice]:
     """Slices that cover a vector; none has both kernels and others in it."""
     edges = [*range(0, kernels, BLOCK), *range(kernels, size, BLOCK), size]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def clip_by_global_norm(gradient: Array, limit: float) -> Array:

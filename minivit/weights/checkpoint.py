@@ -89,7 +89,8 @@ def _read(path: str | Path) -> dict[str, Array]:
         raise CheckpointError(f"{path} is damaged: {reason}") from None
     except ValueError as reason:
         if "allow_pickle" in str(reason):
-            raise CheckpointError(f"{path} holds pickled objects: refused, they can run code") from None
+            refusal = f"{path} holds pickled objects: refused, for they can run code"
+            raise CheckpointError(refusal) from None
         raise CheckpointError(f"{path} is damaged: {reason}") from None
 
 

@@ -188,7 +188,8 @@ def compare(name: str, gelu: str, rounds: int) -> None:
         median = statistics.median(times[peer]) * 1e3
         print(f"  {peer:8} median {median:7.1f} ms, peak memory {pipe.recv():5.0f} MB")
     ratios = sorted(a / b for a, b in zip(*times.values(), strict=True))
-    print(f"  ratio    median {statistics.median(ratios):7.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    median, low, high = statistics.median(ratios), ratios[0], ratios[-1]
+    print(f"  ratio    median {median:7.2f}, from {low:.2f} to {high:.2f}")
 
 
 def main() -> None:

@@ -1,0 +1,180 @@
+"""The command line: python -m minivit COMMAND. Arguments in, calls out."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import analysis, data, proofs, training
+from .checker import PASS
+from .layers import softmax
+from .model import ViT
+from .models import ViTConfig
+from .options import DIGITS, build_parser
+from .tree import count
+
+INTERRUPTED = 130  # what shells report after Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 after a failure, 2 for bad usage."""
+    args = build_parser().parse_args(arguments)
+    commands = [train, evaluate, predict, attention, gradcheck]
+    command = {function.__name__: function for function in commands}[args.command]
+    try:
+        return command(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has left: `... | head`
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(f"{where}{error.strerror or error}")
+    except MemoryError:
+        return fail("out of memory: a smaller --batch or more --shards need less")
+    except (ValueError, TypeError, FloatingPointError) as error:
+        return fail(str(error))
+
+
+def fail(message: str) -> int:
+    """Say in one line what went wrong."""
+    print(f"minivit: error: {message}", file=sys.stderr)
+    return 1
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train from the start, or go on where a training was interrupted."""
+    try:
+        config = ViTConfig(**DIGITS | given(args, ViTConfig))
+        recipe = training.Recipe(**given(args, training.Recipe))
+    except ValueError as error:
+        args.usage_error(str(error))
+    if not (args.resume or args.overwrite) and training.is_unfinished(args.out):
+        return fail(f"{args.out} holds an unfinished training: --resume it, or --overwrite")
+    dataset = data.digits()
+    if args.resume:
+        model = ViT.load(args.out / "model.npz")
+    else:
+        model = ViT.create(config, seed=recipe.seed)
+    n, held_out = len(dataset.images), len(dataset.held_out_images)
+    print(f"{count(model.params):,} parameters; {n:,} images to train on, {held_out} held out")
+    try:
+        if args.resume:
+            training.resume(args.out, model, dataset, threads=args.threads)
+        else:
+            training.train(model, dataset, recipe, args.out, threads=args.threads)
+    except KeyboardInterrupt:
+        epochs = len(training.read_log(args.out / "log.csv"))
+        path = args.out / "model.npz"
+        print(f"\nstopped: {path} holds epoch {epochs}; --resume goes on", file=sys.stderr)
+        raise
+    report(model, dataset, args.out)
+    return 0
+
+
+def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
+    """The figures of a finished training, and its accuracy beside that of a linear model."""
+    log = training.read_log(folder / "log.csv")
+    baseline = training.logistic_regression(dataset)
+    analysis.plot_curves(log, folder / "curves.png", baseline)
+    draw_digits(model, dataset, folder / "attention.png", layer=-1)
+    accuracy, seconds = log[-1]["held_out_accuracy"], log[-1]["seconds"]
+    print(f"{accuracy:.2%} of the held-out images right, after {seconds:.0f} s of training")
+    print(f"{baseline:.2%} by logistic regression on the raw pixels")
+    print(f"in {folder}: model.npz, log.csv, curves.png, attention.png")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Score a checkpoint on the held-out digits."""
+    model, dataset = ViT.load(args.weights), data.digits()
+    score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
+    n = len(dataset.held_out_labels)
+    print(f"{round(score.accuracy * n)} of {n} held-out images right: {score.accuracy:.2%}")
+    print(f"cross-entropy {score.loss:.4f} nats")
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Print the likeliest classes of each image file."""
+    model = ViT.load(args.weights)
+    probabilities, _ = softmax(model(read_images(model, args)))
+    for path, p in zip(args.images, probabilities, strict=True):
+        best = np.argsort(-p)[: args.top]
+        print(f"{path}: " + ", ".join(f"{c} ({p[c]:.1%})" for c in best))
+    return 0
+
+
+def attention(args: argparse.Namespace) -> int:
+    """Draw the attention maps of image files, or of held-out digits."""
+    model = ViT.load(args.weights)
+    depth = model.config.depth
+    if not 1 <= abs(args.layer) <= depth:
+        args.usage_error(f"--layer goes from 1 to {depth}, or -1 to -{depth}; it is {args.layer}")
+    layer = args.layer - (args.layer > 0)
+    if args.images:
+        images = read_images(model, args)
+        titles = [path.name for path in args.images]
+        maps = model.attention(images)
+        analysis.plot_attention(images, maps, model.config.grid, args.out, titles, layer)
+    else:
+        draw_digits(model, data.digits(), args.out, layer)
+    print(args.out)
+    return 0
+
+
+def draw_digits(model: ViT, dataset: data.Dataset, path: Path, layer: int) -> None:
+    """The attention maps of the first held-out image of five classes."""
+    firsts = [int(np.argmax(dataset.held_out_labels == c)) for c in (0, 2, 3, 4, 8)]
+    images, labels = dataset.held_out_images[firsts], dataset.held_out_labels[firsts]
+    answers = model(images).argmax(-1)
+    titles = [f"a {label}, read as {c}" for label, c in zip(labels, answers, strict=True)]
+    maps = model.attention(images)
+    analysis.plot_attention(images, maps, model.config.grid, path, titles, layer)
+
+
+def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
+    """The image files of the command line, as the model takes them."""
+    size, channels = model.config.image_size, model.config.channels
+    images = np.stack([data.read_image(path, size, channels) for path in args.images])
+    return -images if args.invert else images
+
+
+def gradcheck(args: argparse.Namespace) -> int:
+    """Check every gradient, or those whose names have the given words."""
+    worst, wrong, line = -1.0, [], "{:34} {:38} {}"
+    for proof in proofs.all_proofs():
+        if not all(word in proof.name for word in args.words):
+            continue
+        if worst < 0:
+            print(line.format("function", "argument", "error"))
+        errors = proof.check()
+        for name, error in (errors if args.all else by_part(errors)).items():
+            print(line.format(proof.name, name, f"{error:.1e}"), flush=True)
+        worst = max(worst, errors.worst)
+        wrong += [f"{proof.name}, {text}" for text in errors.explanation.splitlines()]
+    if worst < 0:
+        args.usage_error(f"no function's name has all of: {' '.join(args.words)}")
+    print(f"worst error {worst:.1e}; up to {PASS:.0e} is rounding")
+    for text in wrong:
+        print(text)
+    return int(not worst <= PASS)
+
+
+def by_part(errors: dict[str, float]) -> dict[str, float]:
+    """The worst error of each part of a model; all blocks are one part."""
+    parts: dict[str, float] = {}
+    for name, error in errors.items():
+        part = "/".join(name.split("/")[:2]) if name.startswith("params/") else name
+        parts[part] = max(parts.get(part, 0.0), error)
+    return parts
+
+
+def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    """The fields of a dataclass that the command line sets."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}

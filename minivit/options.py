@@ -1,0 +1,168 @@
+"""The options of the command line. Each field of ViTConfig and of Recipe has one of its name."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import __version__, training
+from .models import ViTConfig
+from .models.config import GELUS, POOLINGS, POSITIONS
+
+DIGITS = {
+    "image_size": 8, "patch_size": 2, "channels": 1, "classes": 10,
+    "width": 64, "depth": 4, "heads": 4, "mlp_width": 256,
+}  # fmt: skip
+WEIGHTS = Path("runs/digits/model.npz")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `args.command` is the name of the one that was chosen."""
+    parser = argparse.ArgumentParser(
+        prog="python -m minivit",
+        description="The Vision Transformer from scratch: train it, check it, look inside.",
+        epilog="`python -m minivit COMMAND --help` tells more, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"minivit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _train(commands)
+    _evaluate(commands)
+    _predict(commands)
+    _attention(commands)
+    _gradcheck(commands)
+    return parser
+
+
+def _train(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "train",
+        "Train a ViT on a data set, or go on with a training that was interrupted.",
+        ["train", "train --seed 1 --out runs/second", "train --resume"],
+    )
+    add = sub.add_argument
+    add("--data", choices=["digits"], default="digits", help="the UCI handwritten digits (digits)")
+    folder = WEIGHTS.parent
+    add("--out", type=Path, default=folder, metavar="FOLDER", help=f"where to write ({folder})")
+    go = sub.add_mutually_exclusive_group()
+    go.add_argument("--resume", action="store_true", help="go on with the training in --out")
+    go.add_argument("--overwrite", action="store_true", help="drop an unfinished one in --out")
+    add("--threads", type=_positive, metavar="N", help="how many to use (all cores)")
+
+    config = ViTConfig(**DIGITS)
+    model = sub.add_argument_group("the model")
+    _field(model, config, "patch_size", _positive, "side of a patch, P")
+    _field(model, config, "width", _positive, "of a token, D")
+    _field(model, config, "depth", _positive, "number of blocks, L")
+    _field(model, config, "heads", _positive, "of each attention, k")
+    _field(model, config, "mlp_width", _positive, "of the hidden layer, M")
+    _choice(model, config, "positions", POSITIONS)
+    _choice(model, config, "pooling", POOLINGS)
+    _field(model, config, "hidden_head", _positive, "width of a tanh layer before the classes")
+    _choice(model, config, "gelu", GELUS)
+    _field(model, config, "dropout", float, "rate")
+
+    recipe = training.Recipe()
+    how = sub.add_argument_group("the recipe")
+    _field(how, recipe, "epochs", _positive, "times through all images")
+    _field(how, recipe, "batch", _positive, "images a step")
+    _choice(how, recipe, "optimiser", training.OPTIMISERS)
+    _field(how, recipe, "rate", float, "the learning rate's peak")
+    _field(how, recipe, "warmup", float, "epochs until it is reached")
+    _choice(how, recipe, "decay", training.DECAYS)
+    _field(how, recipe, "weight_decay", float, "decoupled, kernels only")
+    _field(how, recipe, "clip", float, "largest norm of the gradient, 0 for any")
+    _field(how, recipe, "smoothing", float, "of the labels")
+    _field(how, recipe, "shift", int, "pixels to move images about by")
+    _field(how, recipe, "seed", int, "of all random numbers")
+    _field(how, recipe, "shards", _positive, "pieces of a batch, None: as the cache suggests")
+
+
+def _evaluate(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "evaluate",
+        "Score a checkpoint on the held-out digits.",
+        ["evaluate", "evaluate --weights runs/second/model.npz"],
+    )
+    _weights(sub)
+
+
+def _predict(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "predict",
+        "Name the likeliest classes of image files.",
+        ["predict digit.png", "predict --invert --top 1 scan1.png scan2.png"],
+    )
+    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    sub.add_argument("--top", type=_positive, default=3, metavar="N", help="how many classes (3)")
+    _invert(sub)
+    _weights(sub)
+
+
+def _attention(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "attention",
+        "Draw what each head looks at, and the rollout through all layers.",
+        ["attention", "attention --layer 1 --out first.png", "attention digit.png"],
+    )
+    add = sub.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE", help="files; without any, held-out digits")
+    add("--layer", type=int, default=-1, metavar="L", help="from 1, or from -1 for the last (-1)")
+    out = Path("attention.png")
+    add("--out", type=Path, default=out, metavar="FILE", help=f"the figure, a PNG ({out})")
+    _invert(sub)
+    _weights(sub)
+
+
+def _gradcheck(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "gradcheck",
+        "Compare every pullback with the complex step: the worst error of each argument.",
+        ["gradcheck", "gradcheck layer_norm", "gradcheck ViT relative --all"],
+    )
+    sub.add_argument("words", nargs="*", metavar="WORD", help="only names with all of these")
+    sub.add_argument("--all", action="store_true", help="a row for each array of a model")
+
+
+def _command(
+    commands: Any, name: str, summary: str, examples: list[str]
+) -> argparse.ArgumentParser:
+    sub = commands.add_parser(
+        name,
+        help=summary[0].lower() + summary[1:].rstrip("."),
+        description=summary,
+        epilog="\n".join(["examples:", *(f"  python -m minivit {e}" for e in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.set_defaults(command=name, usage_error=sub.error)
+    return sub
+
+
+def _field(group: Any, defaults: Any, name: str, kind: Callable[[str], Any], text: str) -> None:
+    text = f"{text} ({getattr(defaults, name)})"
+    group.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X", help=text)
+
+
+def _choice(group: Any, defaults: Any, name: str, choices: Any) -> None:
+    group.add_argument(f"--{name}", choices=list(choices), help=f"({getattr(defaults, name)})")
+
+
+def _weights(sub: argparse.ArgumentParser) -> None:
+    text = f"a checkpoint ({WEIGHTS})"
+    sub.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE", help=text)
+
+
+def _invert(sub: argparse.ArgumentParser) -> None:
+    text = "for dark ink on white paper: the digits are light on dark"
+    sub.add_argument("--invert", action="store_true", help=text)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text}")
+    return value

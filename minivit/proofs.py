@@ -1,0 +1,148 @@
+"""Every gradient that minivit claims, and the inputs at which it is proven.
+
+The tests and `python -m minivit gradcheck` both go through this list. Layers are checked entry by
+entry on tiny, odd shapes; whole models along random directions, in every combination of their
+options. All parameters are far from their first values.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import layers
+from .arrays import Array
+from .checker import Errors, gradcheck
+from .models import ViTConfig, encoder_block, initialise, vit
+from .models.config import GELUS, POOLINGS, POSITIONS
+from .tree import Tree, map_tree
+
+
+class Proof(NamedTuple):
+    """A function, arguments to check it at, and how: `directions` as in `gradcheck`."""
+
+    name: str
+    f: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    directions: int | None = None
+
+    def check(self) -> Errors:
+        """The errors of all its arguments."""
+        return gradcheck(self.f, *self.arguments, directions=self.directions)
+
+
+def all_proofs() -> Iterator[Proof]:
+    """First the layers, then the models."""
+    yield from layer_proofs()
+    yield from model_proofs()
+
+
+def layer_proofs() -> Iterator[Proof]:
+    """Each layer, in each of its forms."""
+    rng = np.random.default_rng(0)
+
+    def x(*shape: int) -> Array:
+        return rng.normal(size=shape)
+
+    def affine(D: int, E: int) -> dict[str, Array]:
+        return {"kernel": x(D, E), "bias": x(E)}
+
+    images, patches = x(2, 4, 6, 3), x(2, 6, 12)
+    yield Proof("patchify", layers.patchify, (images, 2))
+    yield Proof("unpatchify", layers.unpatchify, (patches, 2, 4, 6))
+    yield Proof("linear", layers.linear, (x(2, 3, 4), x(4, 5), x(5)))
+    yield Proof("linear without bias", layers.linear, (x(2, 3, 4), x(4, 5)))
+    yield Proof("patch_embedding", layers.patch_embedding, (images, x(12, 5), x(5), 2))
+    yield Proof("prepend_class_token", layers.prepend_class_token, (x(3, 4, 5), x(5)))
+
+    yield Proof("add_positions", layers.add_positions, (x(3, 4, 5), x(4, 5)))
+    halves = x(2, 4), x(3, 4)
+    yield Proof("add_positions_2d", layers.add_positions_2d, (x(2, 6, 8), *halves))
+    with_class = (x(2, 7, 8), *halves, x(8))
+    yield Proof("add_positions_2d, class token", layers.add_positions_2d, with_class)
+    yield Proof("add_positions_sincos2d", layers.add_positions_sincos2d, (x(2, 7, 8), (2, 3)))
+    for class_token, R in ((False, 7), (True, 10)):           # four patches
+        q = x(2, 3, 4 + class_token, 5)
+        name = "relative_positions" + ", class token" * class_token
+        yield Proof(name, layers.relative_positions, (q, x(R, 15), class_token))
+
+    yield Proof("layer_norm", layers.layer_norm, (x(2, 3, 5), x(5), x(5)))
+    yield Proof("softmax", layers.softmax, (3 * x(2, 4, 5),))
+    qkv, out = affine(6, 18), affine(6, 6)
+    yield Proof("attend", _attend, (x(2, 3, 4, 5), x(2, 3, 4, 5), x(2, 3, 4, 5), x(2, 3, 4, 4)))
+    yield Proof("single_head_attention", layers.single_head_attention, (x(2, 4, 5), x(5, 9), x(9)))
+    yield Proof("self_attention", layers.self_attention, (x(2, 5, 6), qkv, out, 2))
+    relative = (x(2, 5, 6), qkv, out, 2, {"table": x(10, 6)})
+    yield Proof("self_attention, relative", layers.self_attention, relative)
+    for kind in GELUS:
+        yield Proof(f"gelu, {kind}", layers.gelu, (2 * x(3, 7), kind))
+        yield Proof(f"mlp, {kind}", layers.mlp, (x(2, 3, 5), affine(5, 7), affine(7, 5), kind))
+    yield Proof("dropout", _dropout, (x(3, 7),))
+    yield Proof("mlp, dropout", _mlp_dropout, (x(2, 3, 5), affine(5, 7), affine(7, 5)))
+
+    yield Proof("class_pool", layers.class_pool, (x(2, 4, 5),))
+    yield Proof("mean_pool", layers.mean_pool, (x(2, 4, 5),))
+    yield Proof("pretraining_head", layers.pretraining_head, (x(3, 5), affine(5, 4), affine(4, 6)))
+    labels, soft = np.array([4, 0, 2]), rng.dirichlet(np.ones(5), size=3)
+    yield Proof("cross_entropy", layers.cross_entropy, (x(3, 5), labels))
+    yield Proof("cross_entropy, smoothing", layers.cross_entropy, (x(3, 5), labels, 0.1))
+    yield Proof("cross_entropy, soft targets", _soft_cross_entropy(soft), (x(3, 5),))
+    yield Proof("mean_squared_error", layers.mean_squared_error, (x(3, 5), x(3, 5)))
+
+    for name, dropout in {"encoder_block": 0.0, "encoder_block, dropout": 0.3}.items():
+        config = _config(dropout=dropout)
+        block = moved(initialise(config, dtype="float64")["blocks"][0], rng)
+        yield Proof(name, _block(config), (x(2, 5, 8), block))
+
+
+def model_proofs() -> Iterator[Proof]:
+    """The whole model: all positions x poolings x heads x GELUs, and one with dropout."""
+    options = product(POSITIONS, POOLINGS, (None, 5), GELUS)
+    for positions, pooling, hidden_head, gelu in options:
+        head = "linear head" if hidden_head is None else "tanh head"
+        yield _model_proof(
+            f"ViT, {positions}, {pooling}, {head}, {gelu}",
+            _config(positions=positions, pooling=pooling, hidden_head=hidden_head, gelu=gelu),
+        )
+    yield _model_proof("ViT, dropout", _config(dropout=0.3))
+
+
+def moved(params: Tree, rng: np.random.Generator) -> Tree:
+    """Parameters far from their first values, where zeros and ones would hide mistakes."""
+    return map_tree(lambda p: p + 0.5 * rng.normal(size=p.shape), params)
+
+
+def _config(**fields: Any) -> ViTConfig:
+    shape = {"image_size": (4, 6), "patch_size": 2, "channels": 2, "classes": 3}
+    return ViTConfig(**shape, width=8, depth=2, heads=2, mlp_width=7, **fields)
+
+
+def _model_proof(name: str, config: ViTConfig) -> Proof:
+    rng = np.random.default_rng(1)
+    params = moved(initialise(config, dtype="float64"), rng)
+
+    def f(images: Array, params: Tree) -> tuple[Array, Callable[..., Any]]:
+        return vit(images, params, config, np.random.default_rng(2))
+
+    return Proof(name, f, (rng.normal(size=(3, 4, 6, 2)), params), directions=3)
+
+
+def _block(config: ViTConfig) -> Callable[..., Any]:
+    return lambda z, params: encoder_block(z, params, config, np.random.default_rng(2))
+
+
+def _attend(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, Callable[..., Any]]:
+    return layers.attend(q, k, v, bias)
+
+
+def _dropout(x: Array) -> tuple[Array, Callable[..., Any]]:
+    return layers.dropout(x, 0.3, np.random.default_rng(2))  # a new one each time: the same mask
+
+
+def _mlp_dropout(x: Array, hidden: Tree, out: Tree) -> tuple[Array, Callable[..., Any]]:
+    return layers.mlp(x, hidden, out, "tanh", 0.3, np.random.default_rng(2))
+
+
+def _soft_cross_entropy(targets: Array) -> Callable[..., Any]:
+    return lambda logits: layers.cross_entropy(logits, targets)

@@ -1,0 +1,617 @@
+"""Mistakes that people really made in a backward pass, each beside its correct twin.
+
+A mistake has the value of its twin, or looks as if it had: only the gradient gives it away.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from minivit import layers
+from minivit.arrays import row_dot, row_mean, sum_rows
+from minivit.layers.gelu import erf
+from minivit.layers.patches import fold
+
+rng = np.random.default_rng(0)
+
+
+class Specimen(NamedTuple):
+    wrong: Callable
+    right: Callable
+    arguments: tuple
+    refused: bool  # the checker raises TypeError, for there is no derivative to compare with
+
+
+ZOO = []
+
+
+def mistake(right, *arguments, refused=False):
+    """The function below is wrong where `right` is right; both take these arguments."""
+
+    def put_in_the_zoo(wrong):
+        ZOO.append(Specimen(wrong, right, arguments, refused))
+        return wrong
+
+    return put_in_the_zoo
+
+
+def draw(*shape):
+    return rng.normal(size=shape)
+
+
+def weights(inputs, outputs):
+    return {"kernel": draw(inputs, outputs), "bias": draw(outputs)}
+
+
+def norm(D):
+    return {"scale": draw(D), "bias": draw(D)}
+
+
+# The residual
+
+
+def half_block(z, norm, mlp):
+    """Equation 3."""
+    normed, norm_back = layers.layer_norm(z, **norm)
+    y, mlp_back = layers.mlp(normed, **mlp)
+
+    def pullback(dy):
+        dnormed, dmlp = mlp_back(dy)
+        dbranch, dnorm = norm_back(dnormed)
+        return dy + dbranch, {"norm": dnorm, "mlp": dmlp}
+
+    return z + y, pullback
+
+
+block = half_block, draw(2, 3, 5), norm(5), {"hidden": weights(5, 4), "out": weights(4, 5)}
+
+
+@mistake(*block)
+def residual_through_the_norm(z, norm, mlp):
+    """The residual's gradient goes back through the norm, with the branch's."""
+    normed, norm_back = layers.layer_norm(z, **norm)
+    y, mlp_back = layers.mlp(normed, **mlp)
+
+    def pullback(dy):
+        dnormed, dmlp = mlp_back(dy)
+        dz, dnorm = norm_back(dnormed + dy)
+        return dz, {"norm": dnorm, "mlp": dmlp}
+
+    return z + y, pullback
+
+
+@mistake(*block)
+def residual_added_twice(z, norm, mlp):
+    """Both the block and its caller add the residual's gradient."""
+    y, back = half_block(z, norm, mlp)
+
+    def pullback(dy):
+        dz, dparams = back(dy)
+        return dz + dy, dparams
+
+    return y, pullback
+
+
+@mistake(*block)
+def residual_forgotten(z, norm, mlp):
+    """Only the branch's gradient goes back."""
+    y, back = half_block(z, norm, mlp)
+
+    def pullback(dy):
+        dz, dparams = back(dy)
+        return dz - dy, dparams
+
+    return y, pullback
+
+
+# Closures and state
+
+
+def two_norms(z, norm1, norm2):
+    normed1, norm1_back = layers.layer_norm(z, **norm1)
+    mid = z + normed1
+    normed2, norm2_back = layers.layer_norm(mid, **norm2)
+
+    def pullback(dy):
+        dbranch, dnorm2 = norm2_back(dy)
+        dmid = dy + dbranch
+        dbranch, dnorm1 = norm1_back(dmid)
+        return dmid + dbranch, {"norm1": dnorm1, "norm2": dnorm2}
+
+    return mid + normed2, pullback
+
+
+@mistake(two_norms, draw(2, 3, 5), norm(5), norm(5))
+def name_bound_again(z, norm1, norm2):
+    """One name for both norms: a closure sees the last thing that the name was bound to."""
+    normed, norm_back = layers.layer_norm(z, **norm1)
+    mid = z + normed
+    normed, norm_back = layers.layer_norm(mid, **norm2)
+
+    def pullback(dy):
+        dbranch, dnorm2 = norm_back(dy)
+        dmid = dy + dbranch
+        dbranch, dnorm1 = norm_back(dmid)
+        return dmid + dbranch, {"norm1": dnorm1, "norm2": dnorm2}
+
+    return mid + normed, pullback
+
+
+def chain(x, kernels):
+    pullbacks = []
+    for kernel in kernels:
+        x, linear_back = layers.linear(x, kernel)
+        x, gelu_back = layers.gelu(x)
+        pullbacks.append((linear_back, gelu_back))
+
+    def pullback(dx):
+        dkernels = []
+        for linear_back, gelu_back in reversed(pullbacks):
+            dx, dlinear = linear_back(gelu_back(dx))
+            dkernels.append(dlinear["kernel"])
+        return dx, {"kernels": dkernels[::-1]}
+
+    return x, pullback
+
+
+@mistake(chain, draw(4, 3), [draw(3, 3), draw(3, 3)])
+def closures_made_in_a_loop(x, kernels):
+    """Every closure made in the loop sees the loop's last names, so layer 1 is never undone."""
+    pullbacks = []
+    for kernel in kernels:
+        x, linear_back = layers.linear(x, kernel)
+        x, gelu_back = layers.gelu(x)
+        pullbacks.append(lambda dx: linear_back(gelu_back(dx)))  # noqa: B023
+
+    def pullback(dx):
+        dkernels = []
+        for back in reversed(pullbacks):
+            dx, dlinear = back(dx)
+            dkernels.append(dlinear["kernel"])
+        return dx, {"kernels": dkernels[::-1]}
+
+    return x, pullback
+
+
+def masked_softmax(x):
+    keep = np.array([[1, 0, 1], [0, 1, 1]])
+    p, softmax_back = layers.softmax(x)
+    return p * keep, lambda dy: softmax_back(dy * keep)
+
+
+@mistake(masked_softmax, draw(2, 3))
+def kept_array_written_by_the_caller(x):
+    """softmax keeps the array it returned; masking that in place spoils its pullback."""
+    keep = np.array([[1, 0, 1], [0, 1, 1]])
+    p, softmax_back = layers.softmax(x)
+    p *= keep
+    return p, lambda dy: softmax_back(dy * keep)
+
+
+@mistake(layers.linear, draw(4, 3), draw(3, 2), draw(2))
+def gradients_never_zeroed(x, kernel, bias):
+    """The gradients are added to those of the last call, as after a forgotten zero_grad."""
+    y, back = layers.linear(x, kernel, bias)
+    total = {"kernel": np.zeros(kernel.shape), "bias": np.zeros(bias.shape)}
+
+    def pullback(dy):
+        dx, dparams = back(dy)
+        total["kernel"] = total["kernel"] + dparams["kernel"]
+        total["bias"] = total["bias"] + dparams["bias"]
+        return dx, dict(total)
+
+    return y, pullback
+
+
+@mistake(layers.softmax, draw(2, 3))
+def kept_array_used_up(x):
+    """The pullback works in place on what it keeps: right the first time, and only then."""
+    p, _ = layers.softmax(x)
+
+    def pullback(dp):
+        inner = row_dot(p, dp)
+        np.multiply(p, dp - inner, out=p)
+        return p.copy()
+
+    return p.copy(), pullback
+
+
+# Dropout
+
+
+def with_dropout(x, seed):
+    return layers.dropout(x, 0.4, np.random.default_rng(seed))
+
+
+always_on = np.random.default_rng(3)
+
+
+@mistake(lambda x, seed: layers.dropout(x, 0.4, None), draw(4, 5), 7, refused=True)
+def dropout_on_in_evaluation(x, seed):
+    """Dropout goes on where it should be off: the value is another at every call."""
+    return layers.dropout(x, 0.4, always_on)
+
+
+@mistake(with_dropout, draw(4, 5), 7)
+def dropout_drawn_again(x, seed):
+    """Backward draws a mask of its own."""
+    y, _ = with_dropout(x, seed)
+    return y, lambda dy: with_dropout(dy, seed + 1)[0]
+
+
+@mistake(with_dropout, draw(4, 5), 7)
+def dropout_not_enlarged(x, seed):
+    """Backward drops the right entries and forgets to divide the others by 1 - rate."""
+    y, _ = with_dropout(x, seed)
+    return y, lambda dy: dy * (y.real != 0)
+
+
+@mistake(with_dropout, draw(4, 5), 7)
+def dropout_not_in_backward(x, seed):
+    """Backward lets every gradient pass."""
+    y, _ = with_dropout(x, seed)
+    return y, lambda dy: dy
+
+
+# The embedding
+
+
+@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5))
+def positions_averaged(z, table):
+    """The table's gradient is the mean over the batch, where it should be the sum."""
+    return z + table, lambda dz: (dz, {"table": dz.mean(0)})
+
+
+@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5))
+def positions_not_summed(z, table):
+    """The table's gradient has a batch axis, which broadcasting then hides."""
+    return z + table, lambda dz: (dz, {"table": dz})
+
+
+@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5))
+def positions_of_the_last_image(z, table):
+    """The gradient of every image overwrites that of the one before."""
+    return z + table, lambda dz: (dz, {"table": dz[-1]})
+
+
+@mistake(layers.prepend_class_token, draw(3, 4, 5), draw(5))
+def class_token_frozen(x, class_token):
+    """The class token never learns."""
+    z, back = layers.prepend_class_token(x, class_token)
+    return z, lambda dz: (back(dz)[0], {"class_token": np.zeros(class_token.shape)})
+
+
+@mistake(layers.unpatchify, draw(2, 6, 12), 2, 4, 6)
+def rows_and_columns_swapped(patches, patch_size, height, width):
+    """The gradient goes back along a grid of columns x rows, which no square image shows."""
+    images, _ = layers.unpatchify(patches, patch_size, height, width)
+
+    def pullback(dimages):
+        return fold(dimages.reshape(len(dimages), width, height, -1), patch_size)
+
+    return images, pullback
+
+
+@mistake(layers.patchify, draw(2, 4, 6, 3), 2)
+def channels_first(images, patch_size):
+    """A patch's gradient is read in the order channel, row, column, that of another framework."""
+    patches, back = layers.patchify(images, patch_size)
+    P, C = patch_size, images.shape[-1]
+
+    def pullback(dpatches):
+        B, N, _ = dpatches.shape
+        return back(np.moveaxis(dpatches.reshape(B, N, C, P, P), 2, 4).reshape(B, N, P * P * C))
+
+    return patches, pullback
+
+
+# The linear layer
+
+
+@mistake(layers.linear, draw(4, 3), draw(3, 3), draw(3))
+def kernel_transposed(x, kernel, bias):
+    """The kernel's gradient is dyᵀ x, where it should be xᵀ dy; a square kernel takes both."""
+    y, back = layers.linear(x, kernel, bias)
+
+    def pullback(dy):
+        dx, dparams = back(dy)
+        return dx, {**dparams, "kernel": dparams["kernel"].T}
+
+    return y, pullback
+
+
+@mistake(layers.linear, draw(4, 3), draw(3, 3), draw(3))
+def kernel_not_transposed(x, kernel, bias):
+    """dx is dy kernel, where it should be dy kernelᵀ; a square kernel takes both."""
+    y, back = layers.linear(x, kernel, bias)
+    return y, lambda dy: (dy @ kernel, back(dy)[1])
+
+
+@mistake(layers.linear, draw(4, 3), draw(3, 2), draw(2))
+def bias_averaged(x, kernel, bias):
+    """The bias's gradient is the mean over the rows, where it should be the sum."""
+    y, back = layers.linear(x, kernel, bias)
+
+    def pullback(dy):
+        dx, dparams = back(dy)
+        return dx, {**dparams, "bias": dy.mean(0)}
+
+    return y, pullback
+
+
+# Layer norm
+
+
+def layer_norm_with(gradient):
+    """A layer norm whose dx is gradient(g, x_hat, rstd)."""
+
+    def layer_norm(x, scale, bias, eps=1e-6):
+        y, back = layers.layer_norm(x, scale, bias, eps)
+        centred = x - row_mean(x)
+        rstd = (row_dot(centred, centred) / x.shape[-1] + eps) ** -0.5
+        x_hat = centred * rstd
+        return y, lambda dy: (gradient(dy * scale, x_hat, rstd), back(dy)[1])
+
+    return layer_norm
+
+
+tokens = draw(3, 4, 5), draw(5), draw(5)
+
+
+@mistake(layers.layer_norm, *tokens)
+def norm_without_the_mean(x, scale, bias):
+    """The mean is taken for a constant."""
+    return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - x_hat * row_mean(g * x_hat)))(
+        x, scale, bias
+    )
+
+
+@mistake(layers.layer_norm, *tokens)
+def norm_without_the_variance(x, scale, bias):
+    """The variance is taken for a constant, so the part along x_hat stays."""
+    return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - row_mean(g)))(x, scale, bias)
+
+
+@mistake(layers.layer_norm, *tokens)
+def norm_over_the_wrong_axis(x, scale, bias):
+    """Backward takes its means over the tokens, forward over the width."""
+
+    def gradient(g, x_hat, rstd):
+        mean, along = g.mean(-2, keepdims=True), (g * x_hat).mean(-2, keepdims=True)
+        return rstd * (g - mean - x_hat * along)
+
+    return layer_norm_with(gradient)(x, scale, bias)
+
+
+@mistake(layers.layer_norm, *tokens)
+def norm_scaled_too_late(x, scale, bias):
+    """dx is made of dy, and only then multiplied by the scale."""
+    ones = np.ones_like(scale)
+    y, back = layers.layer_norm(x, scale, bias)
+    _, plain_back = layers.layer_norm(x, ones, 0 * ones)
+    return y, lambda dy: (plain_back(dy)[0] * scale, back(dy)[1])
+
+
+@mistake(layers.layer_norm, *tokens)
+def norm_scale_of_the_input(x, scale, bias):
+    """The scale's gradient is the sum of dy x, where it should be that of dy x_hat."""
+    y, back = layers.layer_norm(x, scale, bias)
+
+    def pullback(dy):
+        dx, dparams = back(dy)
+        return dx, {**dparams, "scale": sum_rows(dy * x)}
+
+    return y, pullback
+
+
+# Softmax and attention
+
+
+@mistake(layers.softmax, draw(2, 3))
+def softmax_only_diagonal(x):
+    """dx = dp p (1 - p): each weight for itself, as if the others did not give what it takes."""
+    p, _ = layers.softmax(x)
+    return p, lambda dp: dp * p * (1 - p)
+
+
+@mistake(layers.softmax, draw(2, 3))
+def softmax_backward_of_zeros(x):
+    """A check that sums the outputs lets this pass: they sum to 1, whatever x is."""
+    p, _ = layers.softmax(x)
+    return p, lambda dp: 0 * p
+
+
+@mistake(layers.softmax, draw(2, 3))
+def softmax_over_the_wrong_axis(x):
+    """Backward takes its dot product down the columns, forward its sum along the rows."""
+    p, _ = layers.softmax(x)
+    return p, lambda dp: p * (dp - (p * dp).sum(-2, keepdims=True))
+
+
+def scaled_attention(q, k, v):
+    scale = 1 / math.sqrt(q.shape[-1])
+    y, back = layers.attend(q * scale, k, v)
+
+    def pullback(dy):
+        dq, dk, dv, _ = back(dy)
+        return dq * scale, dk, dv
+
+    return y, pullback
+
+
+q_k_v = draw(2, 4, 3), draw(2, 4, 3), draw(2, 4, 3)
+
+
+@mistake(scaled_attention, *q_k_v)
+def scale_missing_in_backward(q, k, v):
+    """Forward divides q by √Dh, backward leaves dq as it is."""
+    y, back = layers.attend(q / math.sqrt(q.shape[-1]), k, v)
+    return y, lambda dy: back(dy)[:3]
+
+
+@mistake(scaled_attention, *q_k_v)
+def scale_twice_in_backward(q, k, v):
+    """dk is divided by √Dh too, but the q it is made of has been already."""
+    y, back = scaled_attention(q, k, v)
+
+    def pullback(dy):
+        dq, dk, dv = back(dy)
+        return dq, dk / math.sqrt(q.shape[-1]), dv
+
+    return y, pullback
+
+
+@mistake(scaled_attention, *q_k_v)
+def queries_and_keys_swapped(q, k, v):
+    """dq and dk have one shape, and change places unnoticed."""
+    y, back = scaled_attention(q, k, v)
+
+    def pullback(dy):
+        dq, dk, dv = back(dy)
+        return dk, dq, dv
+
+    return y, pullback
+
+
+@mistake(scaled_attention, *q_k_v)
+def values_by_rows(q, k, v):
+    """dv is A dy, where it should be Aᵀ dy: who was asked is taken for who asked."""
+    seen = {}
+    y, back = layers.attend(q / math.sqrt(q.shape[-1]), k, v, watch=seen.__setitem__)
+    A = seen["probabilities"]
+
+    def pullback(dy):
+        dq, dk, _, _ = back(dy)
+        return dq / math.sqrt(q.shape[-1]), dk, A @ dy
+
+    return y, pullback
+
+
+def merge_heads(y):
+    """(B, k, T, Dh)  ->  (B, T, k Dh)"""
+    B, k, T, Dh = y.shape
+    merged = y.swapaxes(1, 2).reshape(B, T, k * Dh)
+    return merged, lambda dz: dz.reshape(B, T, k, Dh).swapaxes(1, 2)
+
+
+@mistake(merge_heads, draw(2, 2, 4, 3))
+def heads_not_transposed_back(y):
+    """The right shape by reshape alone: tokens and heads are shuffled."""
+    merged, _ = merge_heads(y)
+    return merged, lambda dz: dz.reshape(y.shape)
+
+
+@mistake(layers.relative_positions, draw(2, 2, 5, 3), draw(10, 6), True)
+def repeated_offset_counted_once(q, table, class_token):
+    """dtable[offset] = ... keeps the last of the many keys that share an offset."""
+    bias, back = layers.relative_positions(q, table, class_token)
+
+    def pullback(dbias):
+        last = dbias.copy()
+        last[:, :, 0, 1:-1] = 0  # from the class token to a patch: one offset for all of them
+        return back(last)
+
+    return bias, pullback
+
+
+# The MLP
+
+
+@mistake(lambda x: layers.gelu(x, "erf"), draw(4, 5))
+def gelu_without_the_density(x):
+    """The slope of x Φ(x) is taken for Φ(x), and the x φ(x) of the product rule is forgotten."""
+    y, _ = layers.gelu(x, "erf")
+    return y, lambda dy: dy * 0.5 * (1 + erf(x / math.sqrt(2)))
+
+
+@mistake(lambda x: layers.gelu(x, "tanh"), draw(4, 5))
+def gelu_of_the_other_kind(x):
+    """Forward has the tanh form, backward the slope of the exact one."""
+    return layers.gelu(x, "tanh")[0], layers.gelu(x, "erf")[1]
+
+
+# Pooling, heads and losses
+
+
+def pool_patches(z):
+    """The mean of all tokens but the first."""
+    y, back = layers.mean_pool(z[:, 1:])
+
+    def pullback(dy):
+        return np.concatenate([np.zeros((len(z), 1, z.shape[-1])), back(dy)], axis=1)
+
+    return y, pullback
+
+
+@mistake(pool_patches, draw(2, 4, 3))
+def pooled_by_the_wrong_count(z):
+    """Backward divides by T tokens, where forward took the mean of the T - 1 patches."""
+    y, back = pool_patches(z)
+    return y, lambda dy: back(dy) * (z.shape[1] - 1) / z.shape[1]
+
+
+@mistake(pool_patches, draw(2, 4, 3))
+def class_token_pooled_too(z):
+    """Backward hands the class token a share, and forward did not."""
+    y, _ = pool_patches(z)
+    return y, lambda dy: np.repeat(dy[:, None] / (z.shape[1] - 1), z.shape[1], axis=1)
+
+
+head = layers.pretraining_head, draw(3, 5), weights(5, 4), weights(4, 2)
+
+
+@mistake(*head)
+def hidden_layer_detached(y, hidden, head):
+    """The hidden layer's output is copied out of the graph: nothing below the head learns."""
+    logits, back = layers.pretraining_head(y, hidden, head)
+
+    def pullback(dlogits):
+        nothing = {name: 0 * leaf for name, leaf in hidden.items()}
+        return 0 * y, {"hidden": nothing, "head": back(dlogits)[1]["head"]}
+
+    return logits, pullback
+
+
+@mistake(*head)
+def slope_of_tanh_forgotten(y, hidden, head):
+    """The gradient passes the tanh unchanged."""
+    h, hidden_back = layers.linear(y, **hidden)
+    logits, head_back = layers.linear(np.tanh(h), **head)
+
+    def pullback(dlogits):
+        dt, dhead = head_back(dlogits)
+        dy, dhidden = hidden_back(dt)
+        return dy, {"hidden": dhidden, "head": dhead}
+
+    return logits, pullback
+
+
+@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]))
+def loss_not_divided_by_the_batch(logits, labels):
+    """The loss is a mean, its gradient that of a sum: the learning rate grows with the batch."""
+    loss, back = layers.cross_entropy(logits, labels)
+    return loss, lambda dloss: back(dloss) * len(logits)
+
+
+@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]), 0.1)
+def smoothing_forgotten_in_backward(logits, labels, smoothing):
+    """The loss is smoothed, its gradient is softmax minus one-hot."""
+    loss, _ = layers.cross_entropy(logits, labels, smoothing)
+    return loss, layers.cross_entropy(logits, labels)[1]
+
+
+@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]))
+def softmax_counted_twice(logits, labels):
+    """softmax minus one-hot already is the gradient of the logits; it is pulled through softmax."""
+    loss, back = layers.cross_entropy(logits, labels)
+    _, softmax_back = layers.softmax(logits)
+    return loss, lambda dloss: softmax_back(back(dloss))
+
+
+@mistake(layers.mean_squared_error, draw(3, 4), draw(3, 4))
+def square_without_its_two(y, target):
+    """The slope of e² is taken for e."""
+    loss, back = layers.mean_squared_error(y, target)
+    return loss, lambda dloss: tuple(gradient / 2 for gradient in back(dloss))
