@@ -12,17 +12,32 @@ precision. (Squire and Trapp, 1998.) Finite differences stop near 1e-9.
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrays import Array, array_module, to_host
+from .hints import explain, explain_shape
 from .tree import Tree, flatten, unflatten
 
 STEP = 1e-20
 PASS = 1e-12
 Leaves = dict[str, Array]
+Move = Any  # an index: that entry by itself; or an array: all entries along it
+
+CALLED_TWICE = (
+    "the pullback, called a second time, gives another gradient. Does it write into an array "
+    "that it keeps?"
+)
+NOT_COMPLEX_SAFE = (
+    "f loses the imaginary part of its input, which carries the derivative: it must not use abs, "
+    "var, float, comparisons other than on .real, or write into an array of a real dtype"
+)
+NOT_REPEATABLE = (
+    "f gives another value when called again with the same numbers. Either it draws random ones: "
+    "let it make its generator inside. Or it writes into its inputs"
+)
 
 
 class Finding(NamedTuple):
@@ -64,54 +79,113 @@ def gradcheck(
     Returns {argument: error}, named as in f's signature, the leaves of a tree by their path. The
     error is the largest |analytic - numeric| over the larger of the argument's own largest
     |numeric| and 1e-3 of the largest over all arguments. `print` it to read what is wrong.
-    Raises TypeError if f or its pullback does not keep to the form, or f is not complex-safe.
+    Raises TypeError if f or its pullback does not keep to the form, is not complex-safe, or
+    writes into what belongs to the caller; ValueError for fewer than one direction.
     """
+    if directions is not None and directions < 1:
+        raise ValueError(f"directions is a number from 1 up, not {directions}")
     given = dict(zip(_names(f, 1 + len(more)), (x, *more), strict=True))
-    moving = {name: arg for name, arg in given.items() if _is_tree_of_floats(arg)}
-    if not moving:
+    moving = {name: arg for name, arg in given.items() if _has_floats(arg)}
+    flat = flatten(moving)
+    floats = {name: leaf for name, leaf in flat.items() if _is_floats(leaf)}
+    if not floats:
         raise TypeError("nothing to differentiate: no argument is an array of floats")
-    xp = array_module(next(iter(flatten(moving).values())))
-    leaves = {name: to_host(leaf).astype("float64") for name, leaf in flatten(moving).items()}
+    xp = array_module(next(iter(floats.values())))
+    leaves = {name: to_host(leaf).astype("float64") for name, leaf in floats.items()}
 
     def call(leaves: Leaves) -> Any:
-        tree = unflatten({name: xp.asarray(leaf) for name, leaf in leaves.items()})
+        tree = unflatten({**flat, **{name: xp.asarray(leaf) for name, leaf in leaves.items()}})
         return f(*(tree.get(name, arg) for name, arg in given.items()))
 
     rng = np.random.default_rng(seed)
-    value, pullback = _value_and_pullback(call(leaves))
-    dy = rng.normal(size=value.shape)
-    analytic = _analytic(pullback, xp.asarray(dy), moving)
-    again = _analytic(pullback, xp.asarray(dy), moving)
-    numeric, along = {}, {}
+    value, dy, gradients, complaints = _backward(call, leaves, list(moving), rng)
+    slopes = {}
     for name, leaf in leaves.items():
-        moves = list(_moves(leaf.shape, directions, rng))
-        numeric[name] = _complex_step(call, leaves, name, moves, value, dy)
-        along[name] = moves
-    largest = max(abs(n).max(initial=0) for n in numeric.values())
-
-    findings = []
-    for name, leaf in leaves.items():
-        a, n = analytic.get(name), numeric[name]
-        if a is None:
-            findings.append(Finding(name, math.inf, f"{name}: the pullback returns no gradient"))
-        elif a.shape != leaf.shape:
-            findings.append(Finding(name, math.inf, _explain_shape(name, a.shape, leaf.shape)))
-        elif not np.array_equal(a, again[name]):
-            findings.append(Finding(name, math.inf, f"{name}: {_CALLED_TWICE}"))
+        moves = list(np.ndindex(leaf.shape))
+        if directions is not None:
+            moves = [rng.normal(size=leaf.shape) for _ in range(directions)]
+        numeric = [_complex_step(call, leaves, name, move, value, dy) for move in moves]
+        if name not in complaints:
+            analytic = [_along(gradients[name], move) for move in moves]
+            slopes[name] = np.array(analytic), np.array(numeric)
         else:
-            a = a.ravel() if directions is None else np.array([(a * v).sum() for v in along[name]])
-            scale = max(abs(n).max(initial=0), 1e-3 * largest)
-            error = _error(a, n, scale)
-            shape = leaf.shape if directions is None else None
-            text = "" if error <= PASS else _explain(name, a, n, shape, dy)
-            findings.append(Finding(name, error, text))
+            slopes[name] = np.full(len(moves), np.nan), np.array(numeric)
+    return _compare(slopes, complaints, leaves, dy, by_entry=directions is None)
+
+
+def _backward(
+    call: Callable[[Leaves], Any], leaves: Leaves, inputs: list[str], rng: np.random.Generator
+) -> tuple[Array, Array, Leaves, dict[str, str]]:
+    """Value, cotangent, the pullback's gradients, and {argument: what is plainly wrong}."""
+    point = {name: leaf.copy() for name, leaf in leaves.items()}
+    value, pullback = _value_and_pullback(call(point))
+    kept = np.array(to_host(value))  # a copy: f may keep its value, and write into it
+    dy = rng.normal(size=kept.shape)
+    handed = array_module(value).asarray(dy.copy())
+    gradients = _by_name(pullback(handed), inputs)
+    again = _by_name(pullback(array_module(value).asarray(dy.copy())), inputs)
+    for name, array in {"dy": (handed, dy), **{n: (point[n], leaves[n]) for n in leaves}}.items():
+        if not np.array_equal(to_host(array[0]), array[1], equal_nan=True):
+            raise TypeError(f"f or its pullback writes into {name}, which belongs to the caller")
+
+    complaints = {}
+    for name, leaf in leaves.items():
+        if name not in gradients:
+            complaints[name] = f"{name}: the pullback returns no gradient"
+        elif gradients[name].shape != leaf.shape:
+            complaints[name] = explain_shape(name, gradients[name].shape, leaf.shape)
+        elif not np.array_equal(gradients[name], again.get(name), equal_nan=True):
+            complaints[name] = f"{name}: {CALLED_TWICE}"
+    return kept, dy, gradients, complaints
+
+
+def _complex_step(
+    call: Callable[[Leaves], Any], leaves: Leaves, name: str, move: Move, value: Array, dy: Array
+) -> float:
+    """How fast the sum of dy * f(...) grows along a move of one argument; all are complex."""
+    point = {n: leaf.astype("complex128") for n, leaf in leaves.items()}
+    if isinstance(move, tuple):
+        point[name][move] += 1j * STEP
+    else:
+        point[name] += 1j * STEP * move
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)
+        try:
+            y = to_host(call(point)[0])
+        except (np.exceptions.ComplexWarning, TypeError) as reason:
+            raise TypeError(f"{NOT_COMPLEX_SAFE} ({reason})") from reason
+    if not np.iscomplexobj(y):
+        raise TypeError(NOT_COMPLEX_SAFE)
+    if not np.allclose(y.real, value, rtol=1e-9, atol=1e-9 * abs(value).max(initial=0)):
+        raise TypeError(NOT_REPEATABLE)
+    return (dy * y.imag).sum() / STEP
+
+
+def _along(gradient: Array, move: Move) -> float:
+    """The slope along a move that a gradient promises."""
+    return gradient[move] if isinstance(move, tuple) else (gradient * move).sum()
+
+
+def _compare(
+    slopes: dict[str, tuple[Array, Array]],
+    complaints: dict[str, str],
+    leaves: Leaves,
+    dy: Array,
+    by_entry: bool,
+) -> Errors:
+    largest = max(abs(numeric).max(initial=0) for _, numeric in slopes.values())
+    findings = []
+    for name, (analytic, numeric) in slopes.items():
+        scale = max(abs(numeric).max(initial=0), 1e-3 * largest)
+        worst = abs(analytic - numeric).max(initial=0)
+        error = float(worst / scale if scale else worst)
+        error = error if math.isfinite(error) else math.inf
+        text = complaints.get(name, "")
+        if error > PASS and not text:
+            shape = leaves[name].shape if by_entry else None
+            text = explain(name, analytic, numeric, shape, dy)
+        findings.append(Finding(name, error, text))
     return Errors(findings)
-
-
-_CALLED_TWICE = (
-    "the pullback, called a second time, gives another gradient. Does it write into an array it "
-    "did not make itself: the gradient handed to it, an input, or one that it keeps?"
-)
 
 
 def _names(f: Callable[..., Any], count: int) -> list[str]:
@@ -121,150 +195,29 @@ def _names(f: Callable[..., Any], count: int) -> list[str]:
     return names + [f"argument {i}" for i in range(len(names), count)]
 
 
-def _is_tree_of_floats(arg: Any) -> bool:
-    if not isinstance(arg, (dict, list)):
-        return hasattr(arg, "dtype") and hasattr(arg, "shape") and arg.dtype.kind in "fc"
-    leaves = flatten(arg).values()
-    return bool(leaves) and all(map(_is_tree_of_floats, leaves))
+def _is_floats(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and hasattr(leaf, "shape") and leaf.dtype.kind in "fc"
+
+
+def _has_floats(arg: Tree) -> bool:
+    return any(map(_is_floats, flatten(arg).values()))
 
 
 def _value_and_pullback(result: Any) -> tuple[Array, Callable[..., Any]]:
     if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
         raise TypeError("f must return (value, pullback)")
-    return to_host(result[0]), result[1]
+    if not _is_floats(result[0]):
+        raise TypeError(f"the value must be an array of floats, it is {type(result[0]).__name__}")
+    return result
 
 
-def _analytic(pullback: Callable[..., Any], dy: Array, moving: dict[str, Tree]) -> Leaves:
-    """The pullback's gradients under the names of the arguments' leaves."""
-    result = pullback(dy)
+def _by_name(result: Any, inputs: list[str]) -> Leaves:
+    """Copies of a pullback's gradients, under the names of the arguments' leaves."""
     results = result if isinstance(result, tuple) else (result,)
     named = {}
-    if isinstance(results[-1], dict) and set(results[-1]) <= set(moving):
+    if isinstance(results[-1], dict) and set(results[-1]) <= set(inputs):
         named = results[-1]  # (dx, {name: gradient}): a function with parameters
         results = results[:-1]
-    inputs = [name for name in moving if name not in named]
-    gradients = dict(zip(inputs, results, strict=False)) | named  # too few are found out later
-    return {name: to_host(leaf) for name, leaf in flatten(gradients).items()}
-
-
-def _moves(shape: tuple[int, ...], directions: int | None, rng: Any) -> Iterator[Array]:
-    """Directions to move an argument in: each entry by itself, or all of them at random."""
-    if directions is None:
-        for index in np.ndindex(shape):
-            move = np.zeros(shape)
-            move[index] = 1
-            yield move
-    else:
-        for _ in range(directions):
-            yield rng.normal(size=shape)
-
-
-def _complex_step(
-    call: Callable[[Leaves], Any],
-    leaves: Leaves,
-    name: str,
-    moves: list[Array],
-    value: Array,
-    dy: Array,
-) -> Array:
-    """Along each move of one argument, how fast the sum of dy * f(...) grows."""
-    slopes = []
-    point = {n: leaf.astype("complex128") for n, leaf in leaves.items()}  # a fresh one each time
-    for move in moves:
-        step = {n: leaf.copy() for n, leaf in point.items()}
-        step[name] += 1j * STEP * move
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", np.exceptions.ComplexWarning)
-            try:
-                y = to_host(call(step)[0])
-            except (np.exceptions.ComplexWarning, TypeError) as reason:
-                raise TypeError(f"{_NOT_COMPLEX_SAFE} ({reason})") from reason
-        if np.iscomplexobj(y) is False:
-            raise TypeError(_NOT_COMPLEX_SAFE)
-        if not np.allclose(y.real, value, rtol=1e-9, atol=1e-9 * abs(value).max(initial=0)):
-            raise TypeError(
-                "f gives another value when called again with the same numbers. Either it draws "
-                "random ones: let it make its generator inside. Or it writes into its inputs"
-            )
-        slopes.append((dy * y.imag).sum() / STEP)
-    return np.array(slopes)
-
-
-_NOT_COMPLEX_SAFE = (
-    "f loses the imaginary part of its input, which carries the derivative: it must not use abs, "
-    "var, float, comparisons other than on .real, or write into an array of a real dtype"
-)
-
-
-def _error(a: Array, n: Array, scale: float) -> float:
-    worst = abs(a - n).max(initial=0)
-    if not math.isfinite(worst):
-        return math.inf
-    return float(worst / scale) if scale else float(worst)
-
-
-def _explain_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    text = f"{name}: the gradient has shape {got}, the argument {expected}."
-    if got[::-1] == expected:
-        return text + " Is a transpose missing?"
-    if got[len(got) - len(expected) :] == expected:
-        return text + " The argument serves the whole batch: is a sum over the batch missing?"
-    return text
-
-
-def _explain(
-    name: str, a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array
-) -> str:
-    """In words: the worst entry, and what the ratio of analytic to numeric may tell."""
-    worst = int(np.argmax(np.where(np.isfinite(a), abs(a - n), math.inf)))
-    where = f"along direction {worst}"
-    if shape is not None:
-        where = f"at index {tuple(map(int, np.unravel_index(worst, shape)))}"
-    text = f"{name}: worst {where}, analytic {a[worst]:.6g}, numeric {n[worst]:.6g}."
-    hint = _hint(a, n, shape, dy)
-    return f"{text} {hint}" if hint else text
-
-
-def _hint(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -> str:
-    def same(x: Array, y: Array) -> bool:
-        return bool(abs(x - y).max() <= 1e-6 * abs(y).max())
-
-    if not np.isfinite(a).all():
-        return "It is not finite: a division by zero, or a logarithm of it?"
-    if not a.any():
-        return "It is all zeros: does this path reach the argument at all?"
-    if not n.any():
-        return "The output does not depend on this argument."
-    ratio = float(a @ n / (n @ n))
-    if same(a, ratio * n):
-        return _explain_ratio(ratio)
-    if shape is None:
-        return ""
-    if len(shape) == 2 and shape[0] == shape[1] and same(a.reshape(shape).T.ravel(), n):
-        return "It is the right gradient, transposed."
-    if same(np.sort(a), np.sort(n)):
-        return "These are the right numbers in other places: look at the reshapes and transposes."
-    if a.size == dy.size:
-        difference = a - n
-        part = float(difference @ dy.ravel() / (dy.ravel() @ dy.ravel()))
-        if same(difference, part * dy.ravel()):
-            return f"The difference is {part:.3g} times dy: look at the residual connection."
-    right = abs(a - n) <= 1e-9 * abs(n).max()
-    if right.any():
-        return f"{right.sum()} of {right.size} entries are right."
-    return ""
-
-
-def _explain_ratio(ratio: float) -> str:
-    text = f"Every entry is {ratio:.6g} times what it should be"
-    square = ratio * ratio if abs(ratio) > 1 else 1 / (ratio * ratio)
-    if abs(ratio + 1) < 1e-6:
-        return text + ": a sign."
-    if abs(ratio - round(ratio)) < 1e-6:
-        return text + ": counted more than once, or a sum where there should be a mean?"
-    if abs(1 / ratio - round(1 / ratio)) < 1e-6:
-        return text + ": a part of it missing, or a mean where there should be a sum?"
-    if abs(square - round(square)) < 1e-5:
-        power = "√" if abs(ratio) > 1 else "1/√"
-        return text + f", which is {power}{round(square)}: look for a factor like 1/√Dh."
-    return text + "."
+    unnamed = [name for name in inputs if name not in named]
+    flat = flatten(dict(zip(unnamed, results, strict=False)) | named)  # too few: found out later
+    return {name: np.array(to_host(leaf)) for name, leaf in flat.items() if leaf is not None}

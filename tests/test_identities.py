@@ -14,7 +14,15 @@ from test_layers import every_layer
 
 from minivit import ViT, ViTConfig, flatten, layers
 from minivit.layers import cross_entropy, patchify, self_attention, softmax, unpatchify
-from minivit.models import embed, encoder_block, initialise, parameter_count, parameters, vit
+from minivit.models import (
+    classify,
+    embed,
+    encoder_block,
+    initialise,
+    parameter_count,
+    parameters,
+    vit,
+)
 from minivit.models.config import POOLINGS, POSITIONS
 from minivit.tree import count, map_tree
 
@@ -37,7 +45,7 @@ def images_of(config, batch=3, seed=1):
 
 
 def every_function():
-    """{name: (function, arguments)}: every layer, and the model in its kinds."""
+    """{name: (function, arguments)}: every layer, the model in its kinds, and its parts."""
     kinds = {
         "vit": {},
         "vit by mean with 2d positions and a hidden head": {
@@ -50,6 +58,11 @@ def every_function():
     for name, fields in kinds.items():
         config = ViTConfig(**TINY, **fields)
         functions[name] = (seeded_vit, (images_of(config), moved(config), config))
+    config = ViTConfig(**TINY)
+    params, z = moved(config), np.random.default_rng(1).normal(size=(3, 7, 12))
+    functions["embed"] = (embed, (images_of(config), params, config))
+    functions["encoder_block"] = (encoder_block, (z, params["blocks"][0], config))
+    functions["classify"] = (classify, (z, params, config))
     return functions
 
 
