@@ -81,11 +81,14 @@ def self_attention(
     The columns of U_qkv are the queries of head 1, of head 2, ..., then all keys, then all
     values. `relative` {table (R, D)} are the positions of appendix D.4, see `positions.py`;
     `class_token` tells them whether the first token is one. Dropout of `rate` follows U_msa.
-    `watch` is shown "probabilities" (B, k, T, T) and, in the pullback, "dprobabilities".
+    `watch` is shown "probabilities" (B, k, T, T) and, in the pullback, "dprobabilities". Raises
+    ValueError if D is not a multiple of the heads.
     """
     xp = array_module(z)
     B, T, D = z.shape
     Dh = D // heads
+    if Dh * heads != D:
+        raise ValueError(f"width {D} cannot be shared among {heads} heads")
     scale = 1 / math.sqrt(Dh)
     packed, qkv_back = linear(z, **qkv)                       # (5)  (B, T, 3 D)
     q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)  # each (B, k, T, Dh)

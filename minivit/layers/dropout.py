@@ -11,8 +11,10 @@ def dropout(
     """Set each entry to zero with probability `rate` and divide the others by 1 - rate.
 
     Drawn on the host, so that NumPy and CuPy drop the same entries. Without a generator, or at
-    rate 0, x passes unchanged. (Appendix B.1)
+    rate 0, x passes unchanged. Raises ValueError for a rate outside [0, 1). (Appendix B.1)
     """
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is a rate from 0 to below 1, not {rate}")
     if generator is None or rate == 0:
         return x, lambda dy: dy
     kind = x.real.dtype

@@ -12,8 +12,11 @@ def cross_entropy(
 
     logits (B, K); labels (B,) integers from 0 to K - 1, or soft targets (B, K)  ->  a scalar, in
     nats. `smoothing` s moves the targets to (1 - s) target + s / K. Only logits get a gradient.
-    Raises ValueError for labels of another shape, or out of range.
+    Raises ValueError for labels of another shape, or out of range, and for s outside [0, 1];
+    TypeError for labels that are neither.
     """
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label smoothing is a share from 0 to 1, not {smoothing}")
     xp = array_module(logits)
     B = len(logits)
     targets = soft_targets(logits, labels, smoothing)         # (B, K)

@@ -21,7 +21,13 @@ def patchify(images: Array, patch_size: int) -> tuple[Array, Pullback]:
 def unpatchify(
     patches: Array, patch_size: int, height: int, width: int
 ) -> tuple[Array, Pullback]:
-    """Put patches (B, N, P P C) back together to images (B, H, W, C): the inverse of patchify."""
+    """Put patches (B, N, P P C) back together to images (B, H, W, C): the inverse of patchify.
+
+    Raises ValueError if there are not HW / P^2 patches.
+    """
+    P, N = patch_size, patches.shape[1]
+    if height % P or width % P or (height // P) * (width // P) != N:
+        raise ValueError(f"{N} patches of {P} x {P} do not make {height} x {width} pixels")
 
     def pullback(dimages: Array) -> Array:
         return fold(dimages, patch_size)
