@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(args)
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has left: `... | head`
         sys.stderr.close()
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace) -> int:
         epochs = len(training.read_log(args.out / "log.csv"))
         path = args.out / "model.npz"
         print(f"\nstopped: {path} holds epoch {epochs}; --resume goes on", file=sys.stderr)
-        raise
+        return INTERRUPTED
     report(model, dataset, args.out)
     return 0
 

@@ -11,7 +11,7 @@ from .models.config import GELUS, POOLINGS, POSITIONS
 
 DIGITS = {
     "image_size": 8, "patch_size": 2, "channels": 1, "classes": 10,
-    "width": 64, "depth": 4, "heads": 4, "mlp_width": 256,
+    "width": 64, "depth": 4, "heads": 4, "mlp_width": 256, "position_std": 1.0,
 }  # fmt: skip
 WEIGHTS = Path("runs/digits/model.npz")
 
@@ -61,6 +61,7 @@ def _train(commands: Any) -> None:
     _field(model, config, "hidden_head", _positive, "width of a tanh layer before the classes")
     _choice(model, config, "gelu", GELUS)
     _field(model, config, "dropout", float, "rate")
+    _field(model, config, "position_std", float, "deviation of learned positions at first")
 
     recipe = training.Recipe()
     how = sub.add_argument_group("the recipe")

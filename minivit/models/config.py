@@ -1,6 +1,7 @@
 """The sizes of a Vision Transformer, by the paper's names and letters (Table 1)."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -25,6 +26,8 @@ class ViTConfig:
     image_size: pixels, one number for a square or (height, width); kept as a pair.
     hidden_head: width of the tanh layer that the head has in pre-training, or None.
     dropout: the rate, used only in training.
+    position_std: the deviation of learned positions when they are first drawn. The authors' 0.02
+    takes long to be heard beside the content of small, simple patches.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -41,6 +44,7 @@ class ViTConfig:
     gelu: str = "tanh"
     norm_eps: float = 1e-6
     dropout: float = 0.0
+    position_std: float = 0.02
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -78,8 +82,9 @@ class ViTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a rate from 0 to below 1, not {self.dropout}")
-        if not self.norm_eps >= 0:
-            raise ValueError(f"norm_eps must not be negative, it is {self.norm_eps}")
+        for name in ("norm_eps", "position_std"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
 
     @property
     def grid(self) -> tuple[int, int]:

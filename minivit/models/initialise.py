@@ -48,15 +48,14 @@ def parameters(config: ViTConfig) -> dict[str, Any]:
 
 
 def _positions(config: ViTConfig) -> dict[str, Parameter]:
-    D = config.width
+    D, draw = config.width, normal(config.position_std)
     gh, gw = config.grid
     if config.positions == "1d":
-        return {"table": Parameter((config.tokens, D), normal_02)}
-    halves = {"rows": Parameter((gh, D // 2), normal_02)}
-    halves["columns"] = Parameter((gw, D // 2), normal_02)
+        return {"table": Parameter((config.tokens, D), draw)}
+    tables = {"rows": Parameter((gh, D // 2), draw), "columns": Parameter((gw, D // 2), draw)}
     if config.pooling == "class":
-        halves["class_token"] = Parameter((D,), normal_02)
-    return halves
+        tables["class_token"] = Parameter((D,), draw)
+    return tables
 
 
 def _block(config: ViTConfig) -> dict[str, Any]:
@@ -67,10 +66,10 @@ def _block(config: ViTConfig) -> dict[str, Any]:
     if config.positions == "relative":
         N = math.prod(config.grid)
         R = 2 * N - 1 + 3 * (config.pooling == "class")
-        attention["relative"] = {"table": Parameter((R, D), normal_02)}
+        attention["relative"] = {"table": Parameter((R, D), normal(config.position_std))}
     mlp = {
-        "hidden": _linear(D, M, xavier_uniform, normal_1e6),
-        "out": _linear(M, D, xavier_uniform, normal_1e6),
+        "hidden": _linear(D, M, xavier_uniform, normal(1e-6)),
+        "out": _linear(M, D, xavier_uniform, normal(1e-6)),
     }
     return {"norm1": _norm(D), "attention": attention, "norm2": _norm(D), "mlp": mlp}
 
@@ -85,14 +84,9 @@ def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.ones(shape, dtype=np.float32)
 
 
-def normal_02(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Normal of deviation 0.02, for positions."""
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-
-
-def normal_1e6(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Normal of deviation 1e-6, for the biases of the MLP."""
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(1e-6)
+def normal(std: float) -> Draw:
+    """Normal of this deviation: for positions and, almost zero, for the biases of the MLP."""
+    return lambda rng, shape: rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
 def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -46,7 +46,7 @@ class Recipe:
     rate: float = 3e-3
     warmup: float = 5
     decay: str = "cosine"
-    weight_decay: float = 0.05
+    weight_decay: float = 0.3
     clip: float = 1.0
     smoothing: float = 0.1
     shift: int = 1

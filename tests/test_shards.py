@@ -1,0 +1,304 @@
+"""Cutting a batch and mapping its shards over threads: order, memory, errors, BLAS threads."""
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from minivit import shards
+from minivit.shards import CACHE, cores, cut, map_shards, one_blas_thread, shard_count
+
+DEADLINE = 20  # seconds after which a thread that waits for another gives up
+
+
+def blas_threads():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+@pytest.fixture
+def three_blas_threads():
+    """A number of threads that is neither one nor that of the machine."""
+    with threadpool_limits(limits=3, user_api="blas"):
+        assert blas_threads() == {3}
+        yield
+
+
+# --- cut -------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_slices_cover_the_batch_in_order(batch, count):
+    slices = cut(batch, count)
+    assert [i for part in slices for i in range(batch)[part]] == list(range(batch))
+    sizes = [part.stop - part.start for part in slices]
+    assert len(sizes) == count
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_slices_are_as_written_here():
+    assert cut(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
+
+
+# --- shard_count -----------------------------------------------------------------------------
+
+
+@given(st.integers(1, 2000), st.integers(1, 2 * CACHE), st.integers(1, 33))
+def test_shards_fit_the_cache_and_are_no_more_than_they_must_be(batch, size, threads):
+    count = shard_count(batch, size, threads)
+    assert 1 <= count <= batch  # none is empty
+    assert count == batch or count % threads == 0  # every thread has as many
+    assert count == batch or batch * size <= count * CACHE
+    fewer = count - threads if count % threads == 0 else count // threads * threads
+    assert fewer <= 0 or batch * size > fewer * CACHE
+
+
+@pytest.mark.parametrize(
+    ("batch", "share", "threads", "count"),
+    [(1, 0.1, 2, 1), (64, 0.01, 2, 2), (64, 0.05, 2, 4), (64, 0.05, 3, 6), (3, 9, 2, 3)],
+)
+def test_shard_counts_are_as_written_here(batch, share, threads, count):
+    assert shard_count(batch, round(share * CACHE), threads) == count
+
+
+def test_the_number_of_threads_is_that_of_the_cores(monkeypatch):
+    assert cores() >= 1
+    monkeypatch.setattr(shards, "cores", lambda: 5)
+    assert shard_count(100, 1) == 5
+
+
+# --- map_shards: order, threads, memory ------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, None])
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_results_come_in_the_order_of_the_shards(threads, count):
+    def slow_at_first(i):
+        time.sleep(0.002 * (count - i))
+        return i * i
+
+    results = map_shards(slow_at_first, range(count), threads)
+    assert list(results) == [i * i for i in range(count)]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_as_many_shards_as_threads_run_at_once(threads):
+    everyone = threading.Barrier(threads)  # breaks if one of them never comes
+    list(map_shards(lambda _: everyone.wait(DEADLINE), range(threads), threads))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_never_more_shards_than_threads_run_at_once(threads):
+    running, most, lock = [], [], threading.Lock()
+
+    def function(i):
+        with lock:
+            running.append(i)
+            most.append(len(running))
+        time.sleep(0.002)
+        with lock:
+            running.remove(i)
+
+    list(map_shards(function, range(4 * threads), threads))
+    assert max(most) == threads
+
+
+class Result:
+    """Something that a weak reference can point to."""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_at_most_one_result_more_than_threads_is_alive(threads):
+    alive = weakref.WeakSet()
+    started = []
+
+    def function(i):
+        started.append(i)
+        result = Result()
+        alive.add(result)
+        return result
+
+    results = map_shards(function, range(20), threads)
+    for taken in range(20):
+        result = next(results)
+        time.sleep(0.005)  # let the threads do all they are given
+        assert len(alive) <= threads + 1
+        assert len(started) <= taken + threads + 1
+        del result
+    assert len(started) == 20
+
+
+def test_nothing_runs_before_the_first_result_is_asked_for():
+    started = []
+    map_shards(started.append, range(5), 2)
+    assert started == []
+
+
+# --- map_shards: what goes wrong -------------------------------------------------------------
+
+
+class Broken(Exception):
+    """What no other code raises."""
+
+
+def breaks_at(place, started):
+    def function(i):
+        started.append(i)
+        if i == place:
+            raise Broken(f"shard {i}")
+        return i
+
+    return function
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_an_exception_reaches_the_caller_in_its_turn(threads, place):
+    started, seen = [], []
+    with pytest.raises(Broken, match=f"shard {place}"):
+        seen.extend(map_shards(breaks_at(place, started), range(10), threads))
+    results = map_shards(breaks_at(place, []), range(10), threads)
+    assert [next(results) for _ in range(place)] == list(range(place))
+    with pytest.raises(Broken):
+        next(results)
+    assert max(started) <= place + threads  # the rest is not even begun
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_blas_has_one_thread_in_each_shard_and_its_own_again_after(threads, three_blas_threads):
+    inside = list(map_shards(lambda _: blas_threads(), range(4), threads))
+    assert inside == [{1}] * 4  # with one thread too: the bits of a product depend on it
+    assert blas_threads() == {3}
+
+
+def test_a_single_shard_leaves_blas_its_threads(three_blas_threads):
+    assert list(map_shards(lambda _: blas_threads(), [0], 2)) == [{3}]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_blas_gets_its_threads_back_when_a_shard_fails(threads, three_blas_threads):
+    with pytest.raises(Broken) as kept:  # with its traceback, and so all frames of the call
+        list(map_shards(breaks_at(1, []), range(4), threads))
+    assert blas_threads() == {3}
+    assert kept.traceback
+
+
+def test_blas_gets_its_threads_back_when_the_caller_stops_early(three_blas_threads):
+    started = []
+    before = threading.active_count()
+    results = map_shards(breaks_at(None, started), range(50), 2)
+    next(results)
+    assert blas_threads() == {1}
+    results.close()
+    gc.collect()
+    assert blas_threads() == {3}
+    assert threading.active_count() == before
+    assert len(started) <= 4
+
+
+# --- the limit is counted --------------------------------------------------------------------
+
+
+def test_the_last_of_two_users_gives_the_threads_back(three_blas_threads):
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert blas_threads() == {1}  # the second still needs it
+    second.__exit__(None, None, None)
+    assert blas_threads() == {3}
+
+
+def in_a_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    return thread
+
+
+def two_users_in_two_threads():
+    """The first to come is the first to leave, and the last is in another thread."""
+    first_left = threading.Event()
+
+    def second():
+        with one_blas_thread():
+            has_come.set()
+            first_left.wait(DEADLINE)
+            seen.append(blas_threads())
+
+    has_come, seen = threading.Event(), []
+    with one_blas_thread():
+        thread = in_a_thread(second)
+        has_come.wait(DEADLINE)
+    first_left.set()
+    thread.join(DEADLINE)
+    return seen
+
+
+def test_the_threads_come_back_whichever_thread_is_the_last_user(three_blas_threads):
+    assert two_users_in_two_threads() == [{1}]
+    assert blas_threads() == {3}
+
+
+def test_the_threads_come_back_to_what_they_were_when_nobody_had_set_them():
+    before = blas_threads()
+    assert two_users_in_two_threads() == [{1}]
+    assert blas_threads() == before
+
+
+def test_a_map_in_another_thread_has_one_blas_thread_too():
+    list(map_shards(lambda _: None, range(2), 2))  # somebody else was there first
+    seen = []
+    call = in_a_thread(lambda: seen.extend(map_shards(lambda _: blas_threads(), range(3), 2)))
+    call.join(DEADLINE)
+    assert seen == [{1}] * 3
+
+
+class PerThread:
+    """A BLAS whose limit holds for the thread that sets it, and for no other."""
+
+    lib_controllers = ()
+
+    def __init__(self):
+        self.mine = threading.local()
+
+    def limit(self, limits, user_api):
+        self.mine.limit = limits
+        return self
+
+    def restore_original_limits(self):
+        del self.mine.limit
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_limit_that_holds_for_one_thread_is_set_in_every_one(threads, monkeypatch):
+    blas = PerThread()
+    monkeypatch.setattr(shards, "_blas", lambda: blas)
+    limits = map_shards(lambda _: getattr(blas.mine, "limit", None), range(5), threads)
+    assert list(limits) == [1] * 5
+    assert not hasattr(blas.mine, "limit")
+
+
+def test_two_maps_at_once_leave_blas_as_it_was(three_blas_threads):
+    both = threading.Barrier(2)
+
+    def one_map():
+        for _ in range(5):
+            both.wait(DEADLINE)
+            seen.extend(map_shards(lambda _: blas_threads(), range(3), 2))
+
+    seen = []
+    for caller in [in_a_thread(one_map), in_a_thread(one_map)]:
+        caller.join(DEADLINE)
+    assert seen == [{1}] * 30
+    assert blas_threads() == {3}
+
+
+def test_the_limit_can_be_set_again_and_again(three_blas_threads):
+    for _ in range(3):
+        with one_blas_thread():
+            assert blas_threads() == {1}
+        assert blas_threads() == {3}
