@@ -50,9 +50,11 @@ def fail(message: str) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Train from the start, or go on where a training was interrupted."""
+    fields, settings = given(args, ViTConfig), given(args, training.Recipe)
+    if args.resume and (fields or settings):
+        args.usage_error("--resume goes on as begun: it takes no other model and no other recipe")
     try:
-        config = ViTConfig(**DIGITS | given(args, ViTConfig))
-        recipe = training.Recipe(**given(args, training.Recipe))
+        config, recipe = ViTConfig(**DIGITS | fields), training.Recipe(**settings)
     except ValueError as error:
         args.usage_error(str(error))
     if not (args.resume or args.overwrite) and training.is_unfinished(args.out):

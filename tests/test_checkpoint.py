@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -121,9 +122,8 @@ def loads_as_if_nothing_had_happened(path):
     """Or else it is refused: there is no third."""
     try:
         config, params = load(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
+    except CheckpointError:
+        refusal(path)
         return False
     assert config == tiny().config
     assert same_bits(params, tiny().params)
@@ -133,14 +133,14 @@ def loads_as_if_nothing_had_happened(path):
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
 def test_a_flipped_byte_is_refused_or_without_consequence(path, mask):
     raw = path.read_bytes()
-    places = np.random.default_rng(mask).integers(0, len(raw), 150)
+    places = np.random.default_rng(mask).integers(0, len(raw), 60)
     harmless = 0
     for place in map(int, places):
         damaged = bytearray(raw)
         damaged[place] ^= mask
         path.write_bytes(damaged)
         harmless += loads_as_if_nothing_had_happened(path)
-    assert harmless < 75  # times and version numbers of the archive, that nobody reads
+    assert harmless < 30  # times and version numbers of the archive, that nobody reads
 
 
 def test_a_bit_that_says_encrypted_is_refused(path):
@@ -160,14 +160,12 @@ def test_what_is_no_archive_is_refused(path, text):
 
 
 def test_an_archive_of_something_else_is_refused(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("hello.txt", "world")
+    write_entries(path, {"hello.txt": b"world"})
     assert "hello" in refusal(path)
 
 
 def test_an_empty_archive_is_refused(path):
-    with zipfile.ZipFile(path, "w"):
-        pass
+    write_entries(path, {})
     refusal(path)
 
 
@@ -177,28 +175,32 @@ def test_an_archive_behind_other_bytes_is_refused(path):
     refusal(path)
 
 
-@pytest.mark.parametrize("name", ["config.npy", "params/head/kernel.npy"])
-@pytest.mark.parametrize("place", range(0, 128, 3))
-def test_an_entry_whose_head_is_damaged_is_refused(path, name, place):
-    # Its checksum is right, as it is when the damage is older than the archive.
+def entries_of(path):
     with zipfile.ZipFile(path) as archive:
-        entries = {entry: archive.read(entry) for entry in archive.namelist()}
-    for byte in b"(9'\x00\xff":
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_entries(path, entries):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("name", ["config.npy", "params/head/kernel.npy"])
+@pytest.mark.parametrize("byte", list(b"(9'\x00\xff"))
+def test_an_entry_whose_head_is_damaged_is_refused(path, name, byte):
+    # Its checksum is right, as it is when the damage is older than the archive.
+    entries = entries_of(path)
+    for place in range(0, 128, 5):
         damaged = bytearray(entries[name])
         damaged[place] = byte
-        with zipfile.ZipFile(path, "w") as archive:
-            for entry, content in (entries | {name: bytes(damaged)}).items():
-                archive.writestr(entry, content)
+        write_entries(path, entries | {name: bytes(damaged)})
         loads_as_if_nothing_had_happened(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY"])
 def test_an_entry_that_is_no_array_is_refused(path, content):
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry: archive.read(entry) for entry in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, data in (entries | {"params/norm/bias.npy": content}).items():
-            archive.writestr(entry, data)
+    write_entries(path, entries_of(path) | {"params/norm/bias.npy": content})
     refusal(path)
 
 
@@ -219,17 +221,17 @@ def rewrite(path, **changes):
         ({"params__blocks__2__norm1__scale": np.zeros(8)}, "'blocks/2/norm1/scale' is unknown"),
         ({"params__norm": np.zeros(8)}, "the array 'norm' is unknown"),
         ({"params__": np.zeros(8)}, "the array '' is unknown"),
-        ({"params__norm__bias": np.zeros(9, "f")}, r"'norm/bias' is (9,), expected (8,)"),
-        ({"params__norm__bias": np.zeros((8, 1), "f")}, r"'norm/bias' is (8, 1), expected (8,)"),
-        ({"params__norm__bias": np.float32(0)}, r"'norm/bias' is (), expected (8,)"),
+        ({"params__norm__bias": np.zeros(9, "f")}, r"'norm/bias' is \(9,\), expected \(8,\)"),
+        ({"params__norm__bias": np.zeros((8, 1), "f")}, r"'norm/bias' is \(8, 1\), expected"),
+        ({"params__norm__bias": np.float32(0)}, r"'norm/bias' is \(\), expected \(8,\)"),
         ({"params__norm__bias": np.zeros(8, "i4")}, "not all floats of one kind"),
         ({"params__norm__bias": np.zeros(8, "f8")}, "not all floats of one kind"),
         ({"params__norm__bias": np.zeros(8, "c8")}, "not all floats of one kind"),
         ({"params__norm__bias": np.array(["x"] * 8)}, "not all floats of one kind"),
         ({"params__norm__bias": np.full(8, np.nan, "f")}, "'norm/bias' has entries that are NaN"),
-        ({"params__norm__bias": np.eye(8, dtype="f")[3] * np.inf}, "NaN or infinite"),
+        ({"params__norm__bias": np.float32([0] * 7 + [np.inf])}, "NaN or infinite"),
         (
-            {"params__norm__bias": np.array([np.inf, -np.inf] * 4, "f")},
+            {"params__norm__bias": np.float32([np.inf, -np.inf] * 4)},  # their sum is NaN
             "'norm/bias' has entries that are NaN or infinite",
         ),
         ({"config": None}, "is no minivit checkpoint: it has no 'config'"),
@@ -242,20 +244,15 @@ def rewrite(path, **changes):
         ({"config": np.array('{"colour": 3}')}, "its 'config' cannot be used"),
         ({"config": np.array('{"width": 8, "heads": 3}')}, "cannot be shared among 3 heads"),
         ({"config": np.array('{"dropout": "much"}')}, "its 'config' cannot be used"),
-        ({"config": np.array(json.dumps({**TINY, "depth": 3}))}, "blocks/2/.*' is missing"),
-        ({"config": np.array(json.dumps({**TINY, "classes": 6}))}, r"is (.*), expected (.*6"),
-        ({"config": np.array(json.dumps({**TINY, "pooling": "mean"}))}, "is (unknown|[(]7, 8[)])"),
+        ({"config": np.array(json.dumps(TINY | {"depth": 3}))}, "blocks/2/.*' is missing"),
+        ({"config": np.array(json.dumps(TINY | {"depth": 1}))}, "blocks/1/.*' is unknown"),
+        ({"config": np.array(json.dumps(TINY | {"classes": 6}))}, "'head/.*' is .*5.*, expected"),
     ],
     ids=lambda value: str(value)[:50],
 )
 def test_an_archive_that_is_no_whole_model_is_refused(path, changes, message):
     rewrite(path, **changes)
-    found = refusal(path)
-    if ".*" in message or "|" in message:
-        message = message.replace("(.*", r"\(.*") if "is (.*" in message else message
-        assert __import__("re").search(message, found)
-    else:
-        assert message in found
+    assert re.search(message, refusal(path))
 
 
 def test_all_arrays_of_a_kind_that_is_no_float_are_refused(path):
@@ -411,7 +408,6 @@ def test_the_file_has_the_mode_that_the_umask_asks_for(tmp_path, mask, mode):
 
 
 def test_the_bytes_of_a_checkpoint_hold_no_pickle(path):
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            array = np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
-            assert array.dtype.kind in "fU", name
+    for name, content in entries_of(path).items():
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        assert array.dtype.kind in "fU", name

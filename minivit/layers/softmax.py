@@ -1,6 +1,6 @@
 """The softmax of Equation 6."""
 
-from ..arrays import Array, Pullback, array_module, row_dot, row_sum
+from ..arrays import Array, Pullback, array_module, row_sum
 
 
 def softmax(x: Array) -> tuple[Array, Pullback]:
@@ -15,8 +15,8 @@ def softmax(x: Array) -> tuple[Array, Pullback]:
 
     def pullback(dp: Array) -> Array:
         # What all of a row's weights would gain together, none can: they still sum to one.
-        dx = dp - row_dot(p, dp)
-        dx *= p
+        dx = p * dp
+        dx -= p * row_sum(dx)
         return dx
 
     return p, pullback

@@ -43,10 +43,10 @@ class Recipe:
     epochs: int = 60
     batch: int = 128
     optimiser: str = "adamw"
-    rate: float = 3e-3
+    rate: float = 2e-3
     warmup: float = 5
     decay: str = "cosine"
-    weight_decay: float = 0.3
+    weight_decay: float = 0.1
     clip: float = 1.0
     smoothing: float = 0.1
     shift: int = 1

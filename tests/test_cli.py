@@ -1,0 +1,684 @@
+"""The command line: what it writes and prints, and how it ends: 0, 1, 2 or 130."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minivit
+from minivit import ViT, ViTConfig, cli, data, flatten, layers, proofs, training, weights
+from minivit.cli import main
+from minivit.options import DIGITS, build_parser
+from minivit.training import loop, read_log
+
+SMALL = ["--depth", "1", "--width", "16", "--heads", "2", "--mlp-width", "16"]
+TRAIN = ["train", "--epochs", "1", "--batch", "100", "--warmup", "0", *SMALL]
+OUTPUTS = ["attention.png", "curves.png", "log.csv", "model.npz"]
+
+
+@dataclasses.dataclass
+class Run:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(*words):
+    """A command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:  # how argparse ends
+            status = end.code
+    return Run(status, out.getvalue(), err.getvalue())
+
+
+def start(*words, folder, **pipes):
+    """A command in a process of its own, as a shell starts it."""
+    command = [sys.executable, "-m", "minivit", *map(str, words)]
+    return subprocess.Popen(command, cwd=folder, text=True, **pipes)
+
+
+def run_alone(*words, folder):
+    with start(*words, folder=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    return Run(process.returncode, out, err)
+
+
+def failed(result, *names):
+    """Exit status 1, and one line that says what is wrong and with which file."""
+    assert result.status == 1
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith("minivit: error: ")
+    assert "Traceback" not in result.out + result.err
+    for name in names:
+        assert str(name) in result.err
+    return True
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A training from its start to its end: (how it ended, its folder)."""
+    folder = tmp_path_factory.mktemp("trained") / "not" / "there" / "yet"
+    return run(*TRAIN, "--out", folder), folder
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the linear model, which takes longer than these trainings."""
+    monkeypatch.setattr(training, "logistic_regression", lambda dataset: 0.97)
+
+
+def moved(**fields):
+    """A model of the digits whose answers differ from image to image."""
+    shape = DIGITS | {"width": 16, "depth": 2, "heads": 2, "mlp_width": 16}
+    model = ViT.create(ViTConfig(**shape | fields))
+    rng = np.random.default_rng(1)
+    for leaf in flatten(model.params).values():
+        leaf += 0.3 * rng.normal(size=leaf.shape)
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "moved.npz"
+    moved().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two held-out digits as files, light on dark, and dark on light."""
+    folder = tmp_path_factory.mktemp("pictures")
+    ink = (data.digits().held_out_images[:2, ..., 0] + 1) * 127.5
+    for i, picture in enumerate(ink.astype(np.uint8)):
+        Image.fromarray(picture).save(folder / f"light{i}.png")
+        Image.fromarray(255 - picture).save(folder / f"dark{i}.png")
+    return folder
+
+
+# --- train -----------------------------------------------------------------------------------
+
+
+def test_train_leaves_four_files_and_prints_both_accuracies(trained):
+    result, folder = trained
+    assert result.status == 0
+    assert sorted(path.name for path in folder.iterdir()) == OUTPUTS
+    for name in ("curves.png", "attention.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    (row,) = read_log(folder / "log.csv")
+    lines = result.out.splitlines()
+    assert "1,437 images to train on, 360 held out" in lines[0]
+    assert lines[0].startswith(f"{ViT.load(folder / 'model.npz').params['norm']['bias'].size and ''}")
+    assert lines[1].startswith(f"{row['held_out_accuracy']:.2%} of the held-out images right")
+    baseline = re.fullmatch(r"(\d\d\.\d\d)% by logistic regression on the raw pixels", lines[2])
+    assert float(baseline[1]) > 96
+    assert lines[3] == f"in {folder}: model.npz, log.csv, curves.png, attention.png"
+    assert result.err.startswith("epoch 1/1: loss ")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_evaluate_agrees_with_the_log(trained):
+    _, folder = trained
+    (row,) = read_log(folder / "log.csv")
+    result = run("evaluate", "--weights", folder / "model.npz")
+    right = round(row["held_out_accuracy"] * 360)
+    assert result.status == 0
+    assert result.out.splitlines() == [
+        f"{right} of 360 held-out images right: {row['held_out_accuracy']:.2%}",
+        f"cross-entropy {row['held_out_loss']:.4f} nats",
+    ]
+
+
+def test_without_paths_all_commands_agree_on_one_folder(tmp_path, monkeypatch, quick):
+    monkeypatch.chdir(tmp_path)
+    assert run(*TRAIN).status == 0
+    assert sorted(path.name for path in (tmp_path / "runs" / "digits").iterdir()) == OUTPUTS
+    assert run("evaluate").status == 0
+    result = run("attention")
+    assert (result.status, result.out) == (0, "attention.png\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.png", "runs"]
+
+
+GIVEN = {  # every option of a model and of a recipe, away from its default
+    "patch_size": 4, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20, "positions": "2d",
+    "pooling": "mean", "hidden_head": 7, "gelu": "erf", "dropout": 0.25,
+    "epochs": 3, "batch": 77, "optimiser": "sgd", "rate": 0.002, "warmup": 0.5, "decay": "linear",
+    "weight_decay": 0.125, "clip": 0.75, "smoothing": 0.2, "shift": 2, "seed": 9, "shards": 5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What the training would have been called with."""
+    calls = []
+    monkeypatch.setattr(
+        training,
+        "train",
+        lambda model, dataset, recipe, out, threads: calls.append((model, recipe, out, threads)),
+    )
+    monkeypatch.setattr(cli, "report", lambda *args: None)
+    return calls
+
+
+def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in GIVEN.items()]
+    assert run("train", *options, "--threads", 3, "--out", tmp_path).status == 0
+    ((model, recipe, out, threads),) = called
+    found = dataclasses.asdict(model.config) | dataclasses.asdict(recipe)
+    assert {name: found[name] for name in GIVEN} == GIVEN
+    assert (out, threads) == (tmp_path, 3)
+    plain = dataclasses.asdict(ViTConfig(**DIGITS)) | dataclasses.asdict(training.Recipe())
+    assert not any(plain[name] == value for name, value in GIVEN.items())
+
+
+def test_without_options_the_defaults_hold(called, tmp_path):
+    assert run("train", "--out", tmp_path).status == 0
+    ((model, recipe, _, threads),) = called
+    assert model.config == ViTConfig(**DIGITS)
+    assert recipe == training.Recipe()
+    assert threads is None
+
+
+# --- interrupted, and gone on with -----------------------------------------------------------
+
+
+def interrupt(monkeypatch, function, call):
+    """Let one of the loop's functions raise KeyboardInterrupt when it is called that time."""
+    real, calls = getattr(loop, function), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(function)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, function, interrupted)
+
+
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    """The folder of a training that was interrupted in the second of its three epochs."""
+    folder = tmp_path / "unfinished"
+    with monkeypatch.context() as patch:
+        interrupt(patch, "evaluate", 2)
+        assert run(*TRAIN, "--epochs", 3, "--out", folder).status == 130
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "epoch"),
+    [("evaluate", 1, 0), ("evaluate", 2, 1), ("_save", 3, 1), ("_save", 2, 0)],
+)
+def test_an_interrupted_training_says_what_is_left(tmp_path, monkeypatch, function, call, epoch):
+    # Interrupted in _save, the log is one row ahead of the checkpoint.
+    interrupt(monkeypatch, function, call)
+    result = run(*TRAIN, "--epochs", 3, "--out", tmp_path)
+    assert result.status == 130
+    path = tmp_path / "model.npz"
+    assert result.err.splitlines()[-1] == f"stopped: {path} holds epoch {epoch}; --resume goes on"
+    assert "Traceback" not in result.err
+    progress = str(weights.load_training(path)["progress"])
+    assert f'"epoch": {epoch},' in progress
+
+
+def test_a_training_interrupted_before_anything_is_saved_leaves_nothing(tmp_path, monkeypatch):
+    interrupt(monkeypatch, "_save", 1)
+    result = run(*TRAIN, "--out", tmp_path)
+    assert result.status == 130
+    assert "No such file" not in result.err
+    assert "holds epoch" not in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_goes_on_to_the_end(unfinished, quick):
+    result = run("train", "--resume", "--out", unfinished)
+    assert result.status == 0
+    assert sorted(path.name for path in unfinished.iterdir()) == OUTPUTS
+    assert [row["epoch"] for row in read_log(unfinished / "log.csv")] == [1, 2, 3]
+    assert [line[:9] for line in result.err.splitlines()] == ["epoch 2/3", "epoch 3/3"]
+    result = run("train", "--resume", "--out", unfinished)
+    assert failed(result, unfinished / "model.npz", "fully trained")
+
+
+def test_an_unfinished_training_is_not_dropped_unasked(unfinished, quick):
+    before = (unfinished / "model.npz").read_bytes()
+    result = run(*TRAIN, "--out", unfinished)
+    assert failed(result, unfinished, "--resume it, or --overwrite")
+    assert (unfinished / "model.npz").read_bytes() == before
+    assert run(*TRAIN, "--overwrite", "--out", unfinished).status == 0
+    assert len(read_log(unfinished / "log.csv")) == 1
+    assert run(*TRAIN, "--out", unfinished).status == 0  # a finished one may be replaced
+
+
+def test_settings_cannot_change_on_the_way(unfinished):
+    for option in (["--epochs", 9], ["--width", 32]):
+        result = run("train", "--resume", *option, "--out", unfinished)
+        assert result.status == 2
+        assert option[0].strip("-") in result.err.splitlines()[-1]
+
+
+def test_resume_needs_something_to_go_on_with(tmp_path):
+    assert failed(run("train", "--resume", "--out", tmp_path), tmp_path / "model.npz")
+
+
+def test_a_log_that_is_gone_or_damaged_is_named(unfinished):
+    (unfinished / "log.csv").write_text("hello\nworld\n")
+    assert failed(run("train", "--resume", "--out", unfinished), unfinished / "log.csv")
+    (unfinished / "log.csv").unlink()
+    assert failed(run("train", "--resume", "--out", unfinished), unfinished / "log.csv")
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path, quick):
+    command = ["train", "--epochs", 2, "--width", 64, "--depth", 2, "--heads", 4]
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored by the child
+    try:
+        process = start(*command, "--out", "run", folder=tmp_path, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    with process:
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert first.startswith("epoch 1/2")
+    assert rest.splitlines() == ["", "stopped: run/model.npz holds epoch 1; --resume goes on"]
+    assert process.returncode == 130
+
+    folder = tmp_path / "run"
+    assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "model.npz"]
+    ViT.load(folder / "model.npz")
+    assert run("train", "--resume", "--out", folder).status == 0
+    assert [row["epoch"] for row in read_log(folder / "log.csv")] == [1, 2]
+
+
+# --- evaluate, predict, attention ------------------------------------------------------------
+
+
+def test_predict_names_the_likeliest_classes(checkpoint, pictures):
+    files = [pictures / "light0.png", pictures / "light1.png"]
+    result = run("predict", "--weights", checkpoint, *files)
+    assert result.status == 0
+    images = np.stack([data.read_image(file, (8, 8), 1) for file in files])
+    probabilities, _ = layers.softmax(ViT.load(checkpoint)(images))
+    lines = []
+    for file, p in zip(files, probabilities, strict=True):
+        best = sorted(range(10), key=lambda c: -p[c])[:3]  # noqa: B023, used at once
+        lines.append(f"{file}: " + ", ".join(f"{c} ({p[c]:.1%})" for c in best))
+    assert result.out.splitlines() == lines
+    assert lines[0].partition(":")[2] != lines[1].partition(":")[2]
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (10, 10), (99, 10)])
+def test_as_many_classes_as_asked_for(checkpoint, pictures, top, count):
+    picture = pictures / "light0.png"
+    result = run("predict", "--weights", checkpoint, "--top", top, picture)
+    shares = [float(share) for share in re.findall(r"\(([\d.]+)%\)", result.out)]
+    assert len(shares) == count
+    assert shares == sorted(shares, reverse=True)
+    assert count == 1 or sum(shares) == pytest.approx(100, abs=0.6)
+
+
+def test_invert_is_for_dark_ink_on_white_paper(checkpoint, pictures):
+    answers = [
+        run("predict", "--weights", checkpoint, *options).out.partition(":")[2]
+        for options in (
+            [pictures / "light0.png"],
+            ["--invert", pictures / "dark0.png"],
+            [pictures / "dark0.png"],
+        )
+    ]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def figure_of(monkeypatch, *words):
+    """What a figure would show: the arguments of plot_attention."""
+    calls = []
+
+    def seen(images, maps, grid, path, titles, layer):
+        calls.append({"images": images, "path": path, "titles": titles, "layer": layer})
+        assert len(images) == maps.shape[1] == len(titles)
+
+    monkeypatch.setattr(cli.analysis, "plot_attention", seen)
+    assert run("attention", *words).status == 0
+    (call,) = calls
+    return call
+
+
+@pytest.mark.parametrize(("option", "layer"), [([], -1), (["--layer", 1], 0), (["--layer=-2"], -2)])
+def test_attention_is_of_the_layer_asked_for(checkpoint, monkeypatch, option, layer):
+    call = figure_of(monkeypatch, "--weights", checkpoint, *option)
+    assert range(2)[call["layer"]] == range(2)[layer]
+
+
+def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
+    checkpoint, pictures, monkeypatch
+):
+    call = figure_of(monkeypatch, "--weights", checkpoint)
+    labels = [int(re.fullmatch(r"a (\d), read as (\d)", title)[1]) for title in call["titles"]]
+    d = data.digits()
+    for label, image in zip(labels, call["images"], strict=True):
+        assert any(np.array_equal(image, one) for one in d.held_out_images[d.held_out_labels == label])
+    files = [pictures / "light0.png", pictures / "dark1.png"]
+    call = figure_of(monkeypatch, "--weights", checkpoint, *files)
+    assert call["titles"] == ["light0.png", "dark1.png"]
+    assert np.array_equal(call["images"][1], data.read_image(files[1], (8, 8), 1))
+
+
+def test_attention_writes_the_same_figure_twice(checkpoint, pictures, tmp_path):
+    for name in ("one.png", "two.png"):
+        words = ["attention", "--weights", checkpoint, pictures / "light0.png"]
+        result = run(*words, "--out", tmp_path / name)
+        assert (result.status, result.out, result.err) == (0, f"{tmp_path / name}\n", "")
+    one, two = ((tmp_path / name).read_bytes() for name in ("one.png", "two.png"))
+    assert one == two
+
+
+# --- gradcheck -------------------------------------------------------------------------------
+
+
+def test_gradcheck_prints_a_row_for_each_argument():
+    result = run("gradcheck", "layer_norm")
+    assert (result.status, result.err) == (0, "")
+    head, *rows, last = result.out.splitlines()
+    assert head.split() == ["function", "argument", "error"]
+    assert [row.split()[:2] for row in rows] == [
+        ["layer_norm", "x"], ["layer_norm", "scale"], ["layer_norm", "bias"]
+    ]  # fmt: skip
+    errors = [float(row.split()[2]) for row in rows]
+    assert max(errors) < 1e-12
+    assert last == f"worst error {max(errors):.1e}; up to 1e-12 is rounding"
+
+
+def test_gradcheck_of_words_is_of_the_names_that_have_all():
+    result = run("gradcheck", "cross_entropy", "soft")
+    names = {row[:34].strip() for row in result.out.splitlines()[1:-1]}
+    assert names == {"cross_entropy, soft targets"}
+
+
+def test_gradcheck_of_a_model_has_a_row_a_part_or_with_all_a_row_an_array():
+    words = ["gradcheck", "ViT", "none", "mean", "linear", "erf"]
+    parts, every = (run(*words, *option).out.splitlines()[1:-1] for option in ([], ["--all"]))
+    arguments = [row[35:73].strip() for row in parts]
+    assert arguments.count("params/blocks") == 1
+    assert not any("/0/" in argument for argument in arguments)
+    assert len(every) > 20
+    assert any("params/blocks/1/attention/qkv/kernel" in row for row in every)
+
+
+def broken_softmax(x):
+    value, pullback = layers.softmax(x)
+    return value, lambda dy: 2 * pullback(dy)
+
+
+def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(2, 3))
+    wrong = proofs.Proof("softmax", broken_softmax, (x,))
+    right = proofs.Proof("linear", layers.linear, (x, x.T.copy()))
+    monkeypatch.setattr(proofs, "layer_proofs", lambda: [wrong, right])
+    result = run("gradcheck", "softmax")
+    assert result.status == 1
+    assert "softmax, x: worst at index" in result.out
+    assert "Every entry is 2 times what it should be" in result.out
+    assert run("gradcheck", "linear").status == 0  # the right one is still right
+    monkeypatch.setattr(proofs, "model_proofs", lambda: [])
+    result = run("gradcheck")
+    assert result.status == 1
+    assert len(result.out.splitlines()) == 1 + 3 + 1 + 1
+
+
+# --- bad usage: 2 ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "--speed", "9"], "unrecognized arguments: --speed"),
+        (["train", "--positions", "3d"], "invalid choice: '3d'"),
+        (["train", "--data", "cats"], "invalid choice: 'cats'"),
+        (["train", "--optimiser", "adam"], "invalid choice: 'adam'"),
+        (["train", "--width", "30", "--heads", "4"], "width 30 cannot be shared among 4 heads"),
+        (["train", "--patch-size", "3"], "cannot be cut into patches of 3 x 3"),
+        (["train", "--positions=2d", "--width=9", "--heads=3"], "a multiple of 2, not 9"),
+        (["train", "--epochs", "0"], "--epochs: must be a whole number from 1 up, not 0"),
+        (["train", "--epochs", "1.5"], "--epochs: must be a whole number from 1 up, not 1.5"),
+        (["train", "--epochs", "many"], "--epochs: must be a whole number from 1 up, not many"),
+        (["train", "--threads", "0"], "--threads: must be a whole number from 1 up, not 0"),
+        (["train", "--shards", "-2"], "--shards: must be a whole number from 1 up, not -2"),
+        (["train", "--rate", "-0.1"], "rate"),
+        (["train", "--rate", "nan"], "rate"),
+        (["train", "--rate", "fast"], "--rate: invalid float value: 'fast'"),
+        (["train", "--dropout", "1"], "dropout is a rate from 0 to below 1"),
+        (["train", "--smoothing", "1"], "smoothing is a share below 1"),
+        (["train", "--shift", "-1"], "shift must be at least 0"),
+        (["train", "--seed", "-1"], "seed must be at least 0"),
+        (["train", "--resume", "--overwrite"], "not allowed with argument --resume"),
+        (["predict"], "required: IMAGE"),
+        (["predict", "--top", "0", "x.png"], "--top: must be a whole number from 1 up, not 0"),
+        (["attention", "--layer", "first"], "--layer: invalid int value"),
+        (["gradcheck", "convolution"], "no function's name has all of: convolution"),
+        (["gradcheck", "ViT", "layer_norm"], "no function's name has all of: ViT layer_norm"),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_refused_in_words(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.status == 2
+    assert result.err.startswith("usage: python -m minivit")
+    assert ": error: " in result.err.splitlines()[-1]
+    assert message in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("layer", [0, 3, -3, 99])
+def test_a_layer_that_the_model_does_not_have_is_bad_usage(checkpoint, tmp_path, layer):
+    out = tmp_path / "figure.png"
+    result = run("attention", "--weights", checkpoint, f"--layer={layer}", "--out", out)
+    assert result.status == 2
+    assert f"--layer goes from 1 to 2, or -1 to -2; it is {layer}" in result.err
+    assert not out.exists()
+
+
+# --- failures: 1 -----------------------------------------------------------------------------
+
+
+def truncated(path, good):
+    path.write_bytes(good.read_bytes()[:-200])
+
+
+def pickled(path, good):
+    path.write_bytes(pickle.dumps({"weights": [1, 2, 3]}))
+
+
+def with_an_object(path, good):
+    np.savez(path, config=np.array([{}], dtype=object))
+
+
+def no_weights(path, good):
+    path.write_text("hello")
+
+
+BAD_WEIGHTS = [truncated, pickled, with_an_object, no_weights]
+
+
+@pytest.mark.parametrize("damage", BAD_WEIGHTS)
+@pytest.mark.parametrize("command", ["evaluate", "predict", "attention"])
+def test_weights_that_are_none_are_refused(checkpoint, pictures, tmp_path, damage, command):
+    path = tmp_path / "bad.npz"
+    damage(path, checkpoint)
+    picture = [pictures / "light0.png"] if command == "predict" else []
+    assert failed(run(command, "--weights", path, *picture), path)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "attention"])
+def test_missing_weights_are_named(pictures, tmp_path, command):
+    path = tmp_path / "none.npz"
+    picture = [pictures / "light0.png"] if command == "predict" else []
+    assert failed(run(command, "--weights", path, *picture), path, "there is no file")
+
+
+def test_damaged_weights_in_the_way_of_a_training_are_named(tmp_path, quick):
+    path = tmp_path / "model.npz"
+    no_weights(path, None)
+    assert failed(run(*TRAIN, "--out", tmp_path), path)
+    assert run(*TRAIN, "--overwrite", "--out", tmp_path).status == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "attention"])
+@pytest.mark.parametrize("content", [b"", b"hello, world", b"\x89PNG\r\n\x1a\n" + b"x" * 50, None])
+def test_an_image_that_cannot_be_read_is_named(checkpoint, pictures, tmp_path, command, content):
+    path = tmp_path / "bad.png"
+    if content is not None:
+        path.write_bytes(content)
+    out = ["--out", tmp_path / "figure.png"] if command == "attention" else []
+    good = pictures / "light0.png"
+    result = run(command, "--weights", checkpoint, *out, "--", good, path)
+    assert failed(result, path)
+    assert result.out == ""
+    assert not (tmp_path / "figure.png").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "attention"])
+def test_an_image_for_a_model_of_other_channels_is_named(pictures, tmp_path, command):
+    weights_file = tmp_path / "two.npz"
+    moved(channels=2).save(weights_file)
+    picture = pictures / "light0.png"
+    result = run(command, "--weights", weights_file, picture)
+    assert failed(result, picture, "the model takes 2")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "attention"])
+@pytest.mark.parametrize(
+    "fields", [{"image_size": 16}, {"channels": 3}, {"classes": 5}, {"classes": 12}], ids=str
+)
+def test_weights_that_do_not_fit_the_digits_are_named(tmp_path, monkeypatch, command, fields):
+    monkeypatch.chdir(tmp_path)
+    moved(**fields).save("other.npz")
+    assert failed(run(command, "--weights", "other.npz"), "other.npz")
+    assert os.listdir() == ["other.npz"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "file/far/below"])
+def test_an_output_folder_that_cannot_be_is_named(tmp_path, place):
+    (tmp_path / "file").write_text("in the way")
+    assert failed(run(*TRAIN, "--out", tmp_path / place), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "model.npz").mkdir()
+    result = run(*TRAIN, "--out", tmp_path)
+    assert failed(result, tmp_path / "model.npz")
+    assert ".tmp" not in result.err
+
+
+@pytest.mark.parametrize("place", ["nowhere/figure.png", "."])
+def test_a_figure_that_cannot_be_written_is_named(checkpoint, pictures, tmp_path, place):
+    words = ["attention", "--weights", checkpoint, pictures / "light0.png"]
+    assert failed(run(*words, "--out", tmp_path / place), tmp_path / place)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", ["1e9", "1e39"])
+def test_a_training_that_diverges_says_so_in_one_line(tmp_path, rate):
+    result = run(*TRAIN, "--rate", rate, "--clip", 0, "--out", tmp_path)
+    assert failed(result, "in epoch 1", "may be too high")
+    ViT.load(tmp_path / "model.npz")
+
+
+def test_a_lack_of_memory_is_a_plain_line(tmp_path, monkeypatch):
+    def too_much(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "packed_gradients", too_much)
+    assert failed(run(*TRAIN, "--out", tmp_path), "out of memory", "--shards")
+
+
+# --- as a process of its own -----------------------------------------------------------------
+
+
+def test_a_process_ends_with_the_status_of_its_command(checkpoint, tmp_path):
+    result = run_alone("evaluate", "--weights", checkpoint, folder=tmp_path)
+    assert (result.status, result.err) == (0, "")
+    assert "of 360 held-out images right" in result.out
+    assert failed(run_alone("evaluate", folder=tmp_path), "runs/digits/model.npz")
+    result = run_alone("evaluate", "--speed", folder=tmp_path)
+    assert (result.status, result.out) == (2, "")
+
+
+def test_a_training_that_diverges_is_one_line_without_numpys_warnings(tmp_path):
+    words = [*TRAIN, "--rate", "1e39", "--clip", 0, "--out", "run"]
+    assert failed(run_alone(*words, folder=tmp_path), "may be too high")
+
+
+def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start("gradcheck", "linear", folder=tmp_path, **pipes) as process:
+        process.stdout.close()  # as `| head -0` does
+        err = process.stderr.read()
+        process.wait(60)
+    assert process.returncode == 1
+    assert err == ""
+
+
+# --- help ------------------------------------------------------------------------------------
+
+OPTIONS = {
+    "train": [
+        "--data", "--out", "--resume", "--overwrite", "--threads",
+        *(f"--{name.replace('_', '-')}" for name in GIVEN),
+    ],
+    "evaluate": ["--weights"],
+    "predict": ["IMAGE", "--top", "--invert", "--weights"],
+    "attention": ["IMAGE", "--layer", "--out", "--invert", "--weights"],
+    "gradcheck": ["WORD", "--all"],
+}  # fmt: skip
+
+
+def test_help_lists_the_commands():
+    result = run("--help")
+    assert result.status == 0
+    for command in OPTIONS:
+        assert re.search(rf"^ +{command} +[a-z]", result.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_tells_every_option_and_gives_examples_that_work(command):
+    result = run(command, "--help")
+    assert result.status == 0
+    described = result.out.partition("examples:")[0].partition("\n\n")[2]  # behind the usage
+    for option in OPTIONS[command]:
+        assert re.search(rf"^ +{option}\b", described, re.MULTILINE), option
+    assert set(re.findall(r"^ +(--[a-z-]+)", described, re.MULTILINE)) == {
+        option for option in OPTIONS[command] if option.startswith("--")
+    }
+    examples = re.findall(r"^  python -m minivit (.*)$", result.out, re.MULTILINE)
+    assert len(examples) >= 2
+    for example in examples:
+        assert build_parser().parse_args(example.split()).command == command
+
+
+def test_every_field_of_a_recipe_is_an_option():
+    fields = {field.name for field in dataclasses.fields(training.Recipe)}
+    assert fields < GIVEN.keys()
+
+
+def test_the_version_is_that_of_the_package():
+    result = run("--version")
+    assert (result.status, result.out) == (0, f"minivit {minivit.__version__}\n")
