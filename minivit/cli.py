@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = [train, evaluate, predict, attention, gradcheck]
     command = {function.__name__: function for function in commands}[args.command]
     try:
-        return command(args)
+        with warnings.catch_warnings():  # a loss that overflows is reported, once, as an error
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return command(args)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
@@ -61,7 +64,7 @@ def train(args: argparse.Namespace) -> int:
         return fail(f"{args.out} holds an unfinished training: --resume it, or --overwrite")
     dataset = data.digits()
     if args.resume:
-        model = ViT.load(args.out / "model.npz")
+        model = load_for(dataset, args.out / "model.npz")
     else:
         model = ViT.create(config, seed=recipe.seed)
     n, held_out = len(dataset.images), len(dataset.held_out_images)
@@ -72,9 +75,10 @@ def train(args: argparse.Namespace) -> int:
         else:
             training.train(model, dataset, recipe, args.out, threads=args.threads)
     except KeyboardInterrupt:
-        epochs = len(training.read_log(args.out / "log.csv"))
-        path = args.out / "model.npz"
-        print(f"\nstopped: {path} holds epoch {epochs}; --resume goes on", file=sys.stderr)
+        if not training.is_unfinished(args.out):
+            raise
+        where, epochs = args.out / "model.npz", training.epochs_done(args.out)
+        print(f"\nstopped: {where} holds epoch {epochs}; --resume goes on", file=sys.stderr)
         return INTERRUPTED
     report(model, dataset, args.out)
     return 0
@@ -94,7 +98,8 @@ def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a checkpoint on the held-out digits."""
-    model, dataset = ViT.load(args.weights), data.digits()
+    dataset = data.digits()
+    model = load_for(dataset, args.weights)
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
     n = len(dataset.held_out_labels)
     print(f"{round(score.accuracy * n)} of {n} held-out images right: {score.accuracy:.2%}")
@@ -125,9 +130,29 @@ def attention(args: argparse.Namespace) -> int:
         maps = model.attention(images)
         analysis.plot_attention(images, maps, model.config.grid, args.out, titles, layer)
     else:
-        draw_digits(model, data.digits(), args.out, layer)
+        dataset = data.digits()
+        must_fit(model, dataset, args.weights)
+        draw_digits(model, dataset, args.out, layer)
     print(args.out)
     return 0
+
+
+def load_for(dataset: data.Dataset, path: Path) -> ViT:
+    """The model of a checkpoint, if it can read the images of this data set."""
+    model = ViT.load(path)
+    must_fit(model, dataset, path)
+    return model
+
+
+def must_fit(model: ViT, dataset: data.Dataset, path: Path) -> None:
+    """Raise ValueError if the model takes other images, or tells other classes apart."""
+    c = model.config
+    takes, given = (*c.image_size, c.channels), dataset.images.shape[1:]
+    if takes != given or c.classes != len(dataset.classes):
+        raise ValueError(
+            f"{path} does not fit the {dataset.name}: it takes images of {takes} and knows "
+            f"{c.classes} classes, these are {given} and {len(dataset.classes)}"
+        )
 
 
 def draw_digits(model: ViT, dataset: data.Dataset, path: Path, layer: int) -> None:

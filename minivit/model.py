@@ -85,12 +85,13 @@ class ViT:
             )
         if len(images) == 0:
             raise ValueError("the batch is empty")
+        if images.dtype.kind == "f":
+            with np.errstate(over="ignore"):                  # what is too large is found below
+                images = images.astype(self.dtype, copy=False)
         if isinstance(images, np.ndarray) and not np.isfinite(images).all():
             bad = int(np.argmax(~np.isfinite(images).all(axis=(1, 2, 3))))
             raise ValueError(f"image {bad} of the batch has pixels that are NaN or infinite")
-        if images.dtype.kind == "c":
-            return images
-        return images.astype(self.dtype, copy=False)
+        return images
 
     @property
     def dtype(self) -> np.dtype:

@@ -48,19 +48,24 @@ def map_shards(
     """function(shard) for each, in parallel; the results in the order of the shards.
 
     At most one result more than there are threads exists at a time, so memory does not grow with
-    the number of shards. With one shard, BLAS keeps its own threads.
+    the number of shards. With one shard, BLAS keeps its own threads; with more, it has one even
+    if `threads` is one: a product's last bits depend on how many BLAS has.
     """
-    threads = min(threads or cores(), len(shards))
-    if threads <= 1:
+    if len(shards) <= 1:
         yield from map(function, shards)
         return
+    threads = min(threads or cores(), len(shards))
     keep_freed_memory()
-    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        waiting = iter(shards)
-        running = [pool.submit(function, shard) for shard in islice(waiting, threads + 1)]
-        while running:
-            yield running.pop(0).result()
-            running += [pool.submit(function, shard) for shard in islice(waiting, 1)]
+    with one_blas_thread():
+        if threads == 1:
+            yield from map(function, shards)
+            return
+        with ThreadPoolExecutor(threads, initializer=_limit_worker) as pool:
+            waiting = iter(shards)
+            running = [pool.submit(function, shard) for shard in islice(waiting, threads + 1)]
+            while running:
+                yield running.pop(0).result()
+                running += [pool.submit(function, shard) for shard in islice(waiting, 1)]
 
 
 _lock = threading.Lock()
@@ -74,7 +79,7 @@ def one_blas_thread() -> Iterator[None]:
     global _users, _limit
     with _lock:
         if _users == 0:
-            _limit = _blas().limit(limits=1, user_api="blas")
+            _limit = _one_thread_here()
         _users += 1
     try:
         yield
@@ -82,7 +87,30 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
+                _heed_this_thread()
                 _limit.restore_original_limits()
+                _heed_this_thread()  # and now whoever comes next
+
+
+def _one_thread_here() -> Any:
+    _heed_this_thread()
+    return _blas().limit(limits=1, user_api="blas")
+
+
+def _limit_worker() -> None:
+    """Where a limit holds for one thread only, as MKL's does, each has to set it for itself."""
+    with _lock:
+        _blas().limit(limits=1, user_api="blas")
+
+
+def _heed_this_thread() -> None:
+    """OpenBLAS has one limit for all, and threadpoolctl 3.8 heeds but the thread that set it first.
+
+    Its last user may be in another thread, and would give nothing back.
+    """
+    for library in _blas().lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
 
 
 @cache

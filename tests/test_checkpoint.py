@@ -186,6 +186,11 @@ def write_entries(path, entries):
             archive.writestr(name, content)
 
 
+def test_the_order_in_the_archive_does_not_matter(path):
+    write_entries(path, dict(reversed(entries_of(path).items())))
+    assert same_bits(load(path)[1], tiny().params)
+
+
 @pytest.mark.parametrize("name", ["config.npy", "params/head/kernel.npy"])
 @pytest.mark.parametrize("byte", list(b"(9'\x00\xff"))
 def test_an_entry_whose_head_is_damaged_is_refused(path, name, byte):

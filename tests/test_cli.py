@@ -77,8 +77,11 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Without the linear model, which takes longer than these trainings."""
+    """The linear model and the figures take longer than these trainings: they are only noted."""
     monkeypatch.setattr(training, "logistic_regression", lambda dataset: 0.97)
+    draw = cli.analysis
+    monkeypatch.setattr(draw, "plot_curves", lambda log, path, *_: path.touch())
+    monkeypatch.setattr(draw, "plot_attention", lambda x, maps, grid, path, *_: path.touch())
 
 
 def moved(**fields):
@@ -121,13 +124,26 @@ def test_train_leaves_four_files_and_prints_both_accuracies(trained):
     (row,) = read_log(folder / "log.csv")
     lines = result.out.splitlines()
     assert "1,437 images to train on, 360 held out" in lines[0]
-    assert lines[0].startswith(f"{ViT.load(folder / 'model.npz').params['norm']['bias'].size and ''}")
+    size = sum(leaf.size for leaf in flatten(ViT.load(folder / "model.npz").params).values())
+    assert lines[0].startswith(f"{size:,} parameters; ")
     assert lines[1].startswith(f"{row['held_out_accuracy']:.2%} of the held-out images right")
     baseline = re.fullmatch(r"(\d\d\.\d\d)% by logistic regression on the raw pixels", lines[2])
     assert float(baseline[1]) > 96
     assert lines[3] == f"in {folder}: model.npz, log.csv, curves.png, attention.png"
     assert result.err.startswith("epoch 1/1: loss ")
     assert len(result.err.splitlines()) == 1
+
+
+def test_the_figures_of_a_training_are_of_its_log_and_its_last_layer(tmp_path, monkeypatch, quick):
+    drawn = []
+    monkeypatch.setattr(cli.analysis, "plot_curves", lambda *args: drawn.append(args))
+    monkeypatch.setattr(cli.analysis, "plot_attention", lambda *args: drawn.append(args))
+    assert run(*TRAIN, "--depth", 2, "--out", tmp_path).status == 0
+    (log, curves, baseline), (*_, attention, _, layer) = drawn
+    assert log == read_log(tmp_path / "log.csv")
+    assert baseline == 0.97
+    assert (curves, attention) == (tmp_path / "curves.png", tmp_path / "attention.png")
+    assert range(2)[layer] == 1
 
 
 def test_evaluate_agrees_with_the_log(trained):
@@ -152,11 +168,22 @@ def test_without_paths_all_commands_agree_on_one_folder(tmp_path, monkeypatch, q
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.png", "runs"]
 
 
+def another(name, choices):
+    """A choice that is not the default."""
+    defaults = DIGITS | dataclasses.asdict(training.Recipe())
+    default = defaults.get(name, getattr(ViTConfig, name, None))
+    return next(choice for choice in choices if choice != default)
+
+
 GIVEN = {  # every option of a model and of a recipe, away from its default
-    "patch_size": 4, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20, "positions": "2d",
-    "pooling": "mean", "hidden_head": 7, "gelu": "erf", "dropout": 0.25,
-    "epochs": 3, "batch": 77, "optimiser": "sgd", "rate": 0.002, "warmup": 0.5, "decay": "linear",
-    "weight_decay": 0.125, "clip": 0.75, "smoothing": 0.2, "shift": 2, "seed": 9, "shards": 5,
+    "patch_size": 8, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20,
+    "positions": another("positions", ["1d", "2d"]), "position_std": 0.515625,
+    "pooling": another("pooling", ["class", "mean"]), "hidden_head": 7,
+    "gelu": another("gelu", ["tanh", "erf"]), "dropout": 0.28125,
+    "epochs": 3, "batch": 77, "optimiser": another("optimiser", ["adamw", "sgd"]),
+    "rate": 0.00217, "warmup": 0.53125, "decay": another("decay", ["cosine", "linear"]),
+    "weight_decay": 0.234375, "clip": 0.765625, "smoothing": 0.296875, "shift": 3, "seed": 91,
+    "shards": 5,
 }  # fmt: skip
 
 
@@ -180,8 +207,8 @@ def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
     found = dataclasses.asdict(model.config) | dataclasses.asdict(recipe)
     assert {name: found[name] for name in GIVEN} == GIVEN
     assert (out, threads) == (tmp_path, 3)
-    plain = dataclasses.asdict(ViTConfig(**DIGITS)) | dataclasses.asdict(training.Recipe())
-    assert not any(plain[name] == value for name, value in GIVEN.items())
+    first = flatten(ViT.create(model.config, seed=91).params)
+    assert all(np.array_equal(first[name], leaf) for name, leaf in flatten(model.params).items())
 
 
 def test_without_options_the_defaults_hold(called, tmp_path):
@@ -267,7 +294,7 @@ def test_settings_cannot_change_on_the_way(unfinished):
     for option in (["--epochs", 9], ["--width", 32]):
         result = run("train", "--resume", *option, "--out", unfinished)
         assert result.status == 2
-        assert option[0].strip("-") in result.err.splitlines()[-1]
+        assert "--resume" in result.err.splitlines()[-1]
 
 
 def test_resume_needs_something_to_go_on_with(tmp_path):
@@ -314,7 +341,7 @@ def test_predict_names_the_likeliest_classes(checkpoint, pictures):
     probabilities, _ = layers.softmax(ViT.load(checkpoint)(images))
     lines = []
     for file, p in zip(files, probabilities, strict=True):
-        best = sorted(range(10), key=lambda c: -p[c])[:3]  # noqa: B023, used at once
+        best = sorted(range(10), key=p.__getitem__, reverse=True)[:3]
         lines.append(f"{file}: " + ", ".join(f"{c} ({p[c]:.1%})" for c in best))
     assert result.out.splitlines() == lines
     assert lines[0].partition(":")[2] != lines[1].partition(":")[2]
@@ -368,8 +395,9 @@ def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
     call = figure_of(monkeypatch, "--weights", checkpoint)
     labels = [int(re.fullmatch(r"a (\d), read as (\d)", title)[1]) for title in call["titles"]]
     d = data.digits()
-    for label, image in zip(labels, call["images"], strict=True):
-        assert any(np.array_equal(image, one) for one in d.held_out_images[d.held_out_labels == label])
+    label_of = dict(zip(map(bytes, d.held_out_images), d.held_out_labels, strict=True))
+    assert [label_of[bytes(image)] for image in call["images"]] == labels
+    assert len(set(labels)) == 5
     files = [pictures / "light0.png", pictures / "dark1.png"]
     call = figure_of(monkeypatch, "--weights", checkpoint, *files)
     assert call["titles"] == ["light0.png", "dark1.png"]
@@ -427,12 +455,12 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
     wrong = proofs.Proof("softmax", broken_softmax, (x,))
     right = proofs.Proof("linear", layers.linear, (x, x.T.copy()))
     monkeypatch.setattr(proofs, "layer_proofs", lambda: [wrong, right])
+    monkeypatch.setattr(proofs, "model_proofs", lambda: [])
     result = run("gradcheck", "softmax")
     assert result.status == 1
     assert "softmax, x: worst at index" in result.out
     assert "Every entry is 2 times what it should be" in result.out
     assert run("gradcheck", "linear").status == 0  # the right one is still right
-    monkeypatch.setattr(proofs, "model_proofs", lambda: [])
     result = run("gradcheck")
     assert result.status == 1
     assert len(result.out.splitlines()) == 1 + 3 + 1 + 1
@@ -533,7 +561,7 @@ def test_missing_weights_are_named(pictures, tmp_path, command):
     assert failed(run(command, "--weights", path, *picture), path, "there is no file")
 
 
-def test_damaged_weights_in_the_way_of_a_training_are_named(tmp_path, quick):
+def test_damaged_weights_where_a_training_goes_are_named(tmp_path, quick):
     path = tmp_path / "model.npz"
     no_weights(path, None)
     assert failed(run(*TRAIN, "--out", tmp_path), path)
@@ -627,7 +655,7 @@ def test_a_training_that_diverges_is_one_line_without_numpys_warnings(tmp_path):
     assert failed(run_alone(*words, folder=tmp_path), "may be too high")
 
 
-def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
+def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with start("gradcheck", "linear", folder=tmp_path, **pipes) as process:
         process.stdout.close()  # as `| head -0` does
@@ -654,8 +682,8 @@ OPTIONS = {
 def test_help_lists_the_commands():
     result = run("--help")
     assert result.status == 0
-    for command in OPTIONS:
-        assert re.search(rf"^ +{command} +[a-z]", result.out, re.MULTILINE)
+    listed = re.findall(r"^    (\w+)\s+[a-z]", result.out, re.MULTILINE)
+    assert listed == list(OPTIONS)
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -677,6 +705,11 @@ def test_help_tells_every_option_and_gives_examples_that_work(command):
 def test_every_field_of_a_recipe_is_an_option():
     fields = {field.name for field in dataclasses.fields(training.Recipe)}
     assert fields < GIVEN.keys()
+
+
+def test_every_field_of_a_model_is_an_option_or_decided_by_the_digits():
+    fields = {field.name for field in dataclasses.fields(ViTConfig)}
+    assert fields - GIVEN.keys() == {"image_size", "channels", "classes", "norm_eps"}
 
 
 def test_the_version_is_that_of_the_package():

@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -540,44 +541,87 @@ def test_another_seed_gives_other_bits(uninterrupted, few_digits, tmp_path):
     assert not same_bits(one.params, other.params)
 
 
-def batches_of(few_digits, tmp_path, monkeypatch, **fields):
-    """What the steps of a training were given: a list of (images, labels, the seed)."""
-    batches, real = [], loop.packed_gradients
+class Step(NamedTuple):
+    """What one step of a training was given, and what it gave."""
 
-    def seen(model, images, labels, *, seed, **others):
-        batches.append((images, labels, seed))
-        return real(model, images, labels, seed=seed, **others)
+    images: np.ndarray
+    labels: np.ndarray
+    settings: dict
+    loss: float
+
+
+def steps_of(few_digits, tmp_path, monkeypatch, **fields):
+    """The steps of a training."""
+    steps, real = [], loop.packed_gradients
+
+    def seen(model, images, labels, **settings):
+        loss, tree, vector = real(model, images, labels, **settings)
+        steps.append(Step(images, labels, settings, loss))
+        return loss, tree, vector
 
     monkeypatch.setattr(loop, "packed_gradients", seen)
     train(new_model(), few_digits, changed(**fields), tmp_path)
-    return batches
+    return steps
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(
     few_digits, tmp_path, monkeypatch
 ):
-    batches = batches_of(few_digits, tmp_path, monkeypatch, epochs=2, shift=0)
-    assert sorted(len(labels) for _, labels, _ in batches) == [19] * 6 + [20] * 4
-    assert len({seed for _, _, seed in batches}) == 10  # each step drops other entries
+    steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=2, shift=0)
+    assert sorted(len(step.labels) for step in steps) == [19] * 6 + [20] * 4
     first, second = (
-        np.concatenate([images for images, _, _ in batches[part]])
-        for part in (slice(5), slice(5, 10))
+        [bytes(image) for step in epoch for image in step.images]
+        for epoch in (steps[:STEPS], steps[STEPS:])
     )
-    as_sorted = [sorted(map(bytes, epoch)) for epoch in (first, second, few_digits.images)]
-    assert as_sorted[0] == as_sorted[1] == as_sorted[2]
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, few_digits.images)
-    label_of = dict(zip(map(bytes, few_digits.images), few_digits.labels, strict=True))
-    for images, labels, _ in batches:
-        assert [label_of[bytes(image)] for image in images] == list(labels)
+    in_order = list(map(bytes, few_digits.images))
+    assert sorted(first) == sorted(second) == sorted(in_order)
+    assert first != second
+    assert first != in_order
+    label_of = dict(zip(in_order, few_digits.labels, strict=True))
+    for step in steps:
+        assert [label_of[bytes(image)] for image in step.images] == list(step.labels)
 
 
 def test_images_are_shifted_anew_in_every_epoch(few_digits, tmp_path, monkeypatch):
-    batches = batches_of(few_digits, tmp_path, monkeypatch, epochs=2, shift=1)
-    originals = set(map(bytes, few_digits.images))
-    images = [bytes(image) for images, _, _ in batches for image in images]
-    assert len(set(images)) > 1.5 * 97
-    assert len(set(images) - originals) > 97
+    steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=2, shift=1)
+    images = {bytes(image) for step in steps for image in step.images}
+    assert len(images) > 1.5 * 97
+    assert len(images - set(map(bytes, few_digits.images))) > 97
+
+
+def test_every_step_follows_the_recipe(few_digits, tmp_path, monkeypatch):
+    steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=2)
+    assert [step.settings["seed"] for step in steps] == [(3, t) for t in range(10)]
+    assert {step.settings["smoothing"] for step in steps} == {0.1}
+    assert {step.settings["shards"] for step in steps} == {3}
+
+
+def test_the_logged_loss_is_the_mean_over_the_images(few_digits, tmp_path, monkeypatch):
+    steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=2)
+    for row, epoch in zip(read_log(tmp_path / "log.csv"), (steps[:5], steps[5:]), strict=True):
+        mean = sum(step.loss * len(step.labels) for step in epoch) / 97
+        assert row["loss"] == pytest.approx(mean, rel=1e-12)
+
+
+@pytest.mark.parametrize("clip", [0.001, 0])
+def test_gradients_are_clipped_before_they_are_used_and_decay_is_set(
+    few_digits, tmp_path, monkeypatch, clip
+):
+    used, real = [], AdamW.update
+
+    def seen(self, gradient, rate, threads):
+        used.append((np.linalg.norm(gradient), rate, self.decay))
+        real(self, gradient, rate, threads)
+
+    monkeypatch.setattr(AdamW, "update", seen)
+    train(new_model(), few_digits, changed(epochs=2, clip=clip, weight_decay=0.25), tmp_path)
+    norms, rates, decays = zip(*used, strict=True)
+    if clip:
+        assert norms == pytest.approx([0.001] * 10, rel=1e-4)
+    else:
+        assert min(norms) > 0.01
+    assert rates == tuple(learning_rate(t, 10, 0.01, warmup=STEPS) for t in range(10))
+    assert set(decays) == {0.25}
 
 
 def test_a_batch_larger_than_the_data_is_one_step_an_epoch(few_digits, tmp_path):

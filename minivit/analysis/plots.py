@@ -77,5 +77,7 @@ def plot_curves(log: Sequence[dict[str, float]], path: str | Path, baseline: flo
 
 def save(figure: plt.Figure, path: str | Path) -> None:
     """Write the figure as a PNG, the same bytes each time, and close it."""
-    figure.savefig(path, dpi=120, format="png", metadata=METADATA)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=120, format="png", metadata=METADATA)
+    finally:
+        plt.close(figure)

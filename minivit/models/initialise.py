@@ -21,7 +21,12 @@ class Parameter(NamedTuple):
 
 
 def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict[str, Any]:
-    """A new model's tree of parameters, drawn as the authors do; the same for the same seed."""
+    """A new model's tree of parameters, drawn as the authors do; the same for the same seed.
+
+    Raises ValueError for a dtype that is not one of floats.
+    """
+    if np.dtype(dtype).kind != "f":
+        raise ValueError(f"parameters are floats, not {dtype}")
     rng = np.random.default_rng(seed)
     return map_tree(lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameters(config))
 

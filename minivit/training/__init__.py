@@ -2,7 +2,16 @@
 
 from .baseline import logistic_regression
 from .evaluate import Score, evaluate
-from .loop import OPTIMISERS, Recipe, Unfinished, is_unfinished, read_log, resume, train
+from .loop import (
+    OPTIMISERS,
+    Recipe,
+    Unfinished,
+    epochs_done,
+    is_unfinished,
+    read_log,
+    resume,
+    train,
+)
 from .optimisers import SGD, AdamW, clip_by_global_norm
 from .schedules import DECAYS, learning_rate
 from .step import loss_and_gradients, packed_gradients
@@ -16,6 +25,7 @@ __all__ = [
     "Score",
     "Unfinished",
     "clip_by_global_norm",
+    "epochs_done",
     "evaluate",
     "is_unfinished",
     "learning_rate",

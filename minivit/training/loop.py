@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 OPTIMISERS = {"adamw": AdamW, "sgd": SGD}
 SHUFFLE = 2**31  # in the place of a shard's number, so that no shard draws the same numbers
 COLUMNS = ["epoch", "step", "rate", "loss", "held_out_loss", "held_out_accuracy", "seconds"]
+COUNTS = ("epoch", "step")  # whole numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Recipe:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
         for name in ("rate", "warmup", "weight_decay", "clip", "smoothing"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+                raise ValueError(f"{name} is a number from 0 up, not {getattr(self, name)}")
         if self.smoothing >= 1:
             raise ValueError(f"smoothing is a share below 1, not {self.smoothing}")
         if self.shards is not None and self.shards < 1:
@@ -101,15 +102,22 @@ def resume(
     `model` is the one loaded from the folder's checkpoint. Raises Unfinished if it is complete.
     """
     folder = Path(folder)
-    state = weights.load_training(folder / "model.npz")
+    path = folder / "model.npz"
+    state = weights.load_training(path)
     if not state:
-        raise Unfinished(f"{folder / 'model.npz'} is fully trained: there is nothing to go on with")
-    progress = json.loads(str(state["progress"]))
-    recipe, epoch = Recipe(**progress["recipe"]), progress["epoch"]
-    optimiser = OPTIMISERS[recipe.optimiser](model.params, recipe.weight_decay)
-    optimiser.t = progress["t"]
-    for name, vector in optimiser.state.items():
-        vector[:] = state[name]
+        raise Unfinished(f"{path} is fully trained: there is nothing to go on with")
+    try:
+        progress = json.loads(str(state["progress"]))
+        recipe, epoch = Recipe(**progress["recipe"]), progress["epoch"]
+        optimiser = OPTIMISERS[recipe.optimiser](model.params, recipe.weight_decay)
+        optimiser.t = progress["t"]
+        for name, vector in optimiser.state.items():
+            if state[name].shape != vector.shape or not np.isfinite(state[name]).all():
+                raise ValueError(f"'{name}' does not fit, or has entries that are NaN")
+            vector[:] = state[name]
+    except (KeyError, TypeError, ValueError) as reason:
+        message = f"{path}: its 'training' part cannot be used: {reason!r}"
+        raise weights.CheckpointError(message) from None
     rows = [row for row in read_log(folder / "log.csv") if row["epoch"] <= epoch]
     return _epochs(model, data, recipe, folder, optimiser, epoch, rows, threads)
 
@@ -120,10 +128,21 @@ def is_unfinished(folder: str | Path) -> bool:
     return path.is_file() and bool(weights.load_training(path))
 
 
+def epochs_done(folder: str | Path) -> int:
+    """How many epochs the interrupted training in this folder has behind it."""
+    state = weights.load_training(Path(folder) / "model.npz")
+    return json.loads(str(state["progress"]))["epoch"]
+
+
 def read_log(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a `log.csv`, one for each epoch."""
+    """The rows of a `log.csv`, one for each epoch. Raises ValueError if it is something else."""
     with open(path, newline="") as file:
-        return [{name: float(x) for name, x in row.items()} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    try:
+        kinds = {name: int if name in COUNTS else float for name in COLUMNS}
+        return [{name: kind(row[name]) for name, kind in kinds.items()} for row in rows]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is no log of a training") from None
 
 
 def _epochs(
@@ -145,9 +164,11 @@ def _epochs(
         log = csv.DictWriter(file, COLUMNS)
         log.writeheader()
         log.writerows(rows)
+        file.flush()  # they were on the disk before: a kill must not take them away
         for epoch in range(done + 1, recipe.epochs + 1):
             loss, rate = _one_epoch(model, data, recipe, optimiser, epoch, threads)
             score = evaluate(model, data.held_out_images, data.held_out_labels)
+            _must_be_finite(score.loss, "held-out loss", epoch, recipe)
             seconds = round(time.perf_counter() - started, 3)
             row = dict(zip(COLUMNS, [epoch, optimiser.t, rate, loss, *score, seconds], strict=True))
             log.writerow(row)
@@ -197,15 +218,19 @@ def _one_epoch(
             shards=min(recipe.shards, len(chosen)),
             threads=threads,
         )
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in epoch {epoch}: the rate of {recipe.rate} may be too high"
-            )
+        _must_be_finite(loss, "loss", epoch, recipe)
         if recipe.clip:
             clip_by_global_norm(gradient, recipe.clip)
         optimiser.update(gradient, rate, threads)
         total += loss * len(chosen)
     return total / n, rate
+
+
+def _must_be_finite(loss: float, which: str, epoch: int, recipe: Recipe) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the {which} is {loss} in epoch {epoch}: the rate of {recipe.rate} may be too high"
+        )
 
 
 def _save(

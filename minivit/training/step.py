@@ -1,5 +1,6 @@
 """One step: the loss of a batch and its gradients, cut over the cores."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,10 @@ def packed_gradients(
     """As `loss_and_gradients`, and the vector that all the gradients are views of."""
     images = model.prepare(images)
     B = len(images)
+    if not hasattr(labels, "dtype"):
+        raise TypeError(f"labels are an array of class numbers, not a {type(labels).__name__}")
+    if shards is not None and shards < 1:
+        raise ValueError(f"shards must be at least 1, not {shards}")
     if len(labels) != B:
         raise ValueError(f"{B} images, but {len(labels)} labels")
 
@@ -69,13 +74,13 @@ def packed_gradients(
         _, dparams = model_back(loss_back(share))
         return loss * share, dparams
 
-    parts = list(enumerate(cut(B, shards or model.shard_count(B, threads))))
-    results = map_shards(of_shard, parts, threads)
-    loss, tree = next(results)
-    vector, _ = pack(tree, first=is_kernel)
-    total = flatten(tree)
-    for shard_loss, dparams in results:
-        loss = loss + shard_loss
-        for name, gradient in flatten(dparams).items():
-            total[name] += gradient
+    parts = list(enumerate(cut(B, min(shards or model.shard_count(B, threads), B))))
+    with contextlib.closing(map_shards(of_shard, parts, threads)) as results:
+        loss, tree = next(results)
+        vector, _ = pack(tree, first=is_kernel)
+        total = flatten(tree)
+        for shard_loss, dparams in results:
+            loss = loss + shard_loss
+            for name, gradient in flatten(dparams).items():
+                total[name] += gradient
     return float(to_host(loss)), tree, vector

@@ -6,11 +6,9 @@ runs, `training/...` holds what it needs to go on: that part is the training's o
 
 import dataclasses
 import json
-import math
 import os
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +37,10 @@ def save(
     arrays = {"config": np.array(json.dumps(dataclasses.asdict(config)))}
     arrays |= {f"params/{name}": to_host(leaf) for name, leaf in flatten(params).items()}
     arrays |= {f"training/{name}": to_host(leaf) for name, leaf in (training or {}).items()}
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    try:
+        _write(path, arrays)
+    except OSError as error:  # of the temporary file, which nobody has heard of
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def load(path: str | Path) -> tuple[ViTConfig, dict[str, Any]]:
@@ -64,7 +56,7 @@ def load(path: str | Path) -> tuple[ViTConfig, dict[str, Any]]:
         config = ViTConfig(**fields)
     except KeyError:
         raise CheckpointError(f"{path} is no minivit checkpoint: it has no 'config'") from None
-    except (TypeError, ValueError) as reason:
+    except (TypeError, ValueError, RecursionError) as reason:
         raise CheckpointError(f"{path}: its 'config' cannot be used: {reason}") from None
     flat = {n.removeprefix("params/"): a for n, a in arrays.items() if n.startswith("params/")}
     _check(path, flat, config)
@@ -77,21 +69,38 @@ def load_training(path: str | Path) -> dict[str, Array]:
     return {n.removeprefix(prefix): a for n, a in _read(path).items() if n.startswith(prefix)}
 
 
+def _write(path: Path, arrays: dict[str, Array]) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_umask())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)  # interrupted after the renaming: it is gone
+            raise
+
+
 def _read(path: str | Path) -> dict[str, Array]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} is no .npz file, or only the beginning of one")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as reason:
-        raise CheckpointError(f"{path} is damaged: {reason}") from None
-    except ValueError as reason:
-        if "allow_pickle" in str(reason):
-            refusal = f"{path} holds pickled objects: refused, for they can run code"
-            raise CheckpointError(refusal) from None
-        raise CheckpointError(f"{path} is damaged: {reason}") from None
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(f"{path} is no .npz file, or only the beginning of one")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except Exception as reason:  # each of zipfile, zlib and NumPy's parser has its own kinds
+            if "allow_pickle" in str(reason):
+                refusal = f"{path} holds pickled objects: refused, for they can run code"
+                raise CheckpointError(refusal) from None
+            raise CheckpointError(f"{path} is damaged: {' '.join(str(reason).split())}") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy hands on whatever else is in the archive
+            raise CheckpointError(f"{path} is damaged: '{name}' is no array")
+    return arrays
 
 
 def _check(path: str | Path, flat: dict[str, Array], config: ViTConfig) -> None:
@@ -106,7 +115,7 @@ def _check(path: str | Path, flat: dict[str, Array], config: ViTConfig) -> None:
     for name, array in flat.items():
         if array.shape != expected[name]:
             raise CheckpointError(f"{path}: '{name}' is {array.shape}, expected {expected[name]}")
-        if not math.isfinite(array.sum(dtype="float64")):
+        if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: '{name}' has entries that are NaN or infinite")
 
 
