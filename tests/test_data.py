@@ -224,10 +224,25 @@ def damaged_tiff():
     return file.getvalue()[:150]
 
 
+def damaged_im():
+    """Pillow's readers raise what they like: this one a KeyError."""
+    file = io.BytesIO()
+    Image.fromarray(RAMP).save(file, "im")
+    return file.getvalue().replace(b"Greyscale image", b"Greyscale imane")
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"hello, world\n" * 20, b"\x89PNG\r\n\x1a\n", b"GIF89a", truncated(), damaged_tiff()],
-    ids=["empty", "text", "the signature of a PNG", "of a GIF", "truncated PNG", "damaged TIFF"],
+    [
+        b"",
+        b"hello, world\n" * 20,
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        truncated(),
+        damaged_tiff(),
+        damaged_im(),
+    ],
+    ids=["empty", "text", "head of a PNG", "of a GIF", "truncated PNG", "of a TIFF", "damaged IM"],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_no_picture_is_refused_by_its_name(tmp_path, content, channels):

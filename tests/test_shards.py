@@ -104,7 +104,7 @@ def test_never_more_shards_than_threads_run_at_once(threads):
             running.remove(i)
 
     list(map_shards(function, range(4 * threads), threads))
-    assert max(most) == threads
+    assert max(most) <= threads
 
 
 class Result:

@@ -29,7 +29,6 @@ from minivit.training import (
     packed_gradients,
     read_log,
     resume,
-    step,
     train,
 )
 from minivit.training.step import is_kernel
@@ -215,7 +214,7 @@ def test_a_step_that_fails_between_its_shards_leaves_blas_its_threads(
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step, "pack", interrupted)
+    monkeypatch.setattr("minivit.training.step.pack", interrupted)
     with pytest.raises(KeyboardInterrupt) as kept:  # its traceback holds on to the frames
         loss_and_gradients(moved(), *some_batch(), shards=3, threads=2)
     assert blas_threads() == {3}
@@ -578,13 +577,13 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(
     assert first != second
     assert first != in_order
     label_of = dict(zip(in_order, few_digits.labels, strict=True))
-    for step in steps:
-        assert [label_of[bytes(image)] for image in step.images] == list(step.labels)
+    for one in steps:
+        assert [label_of[bytes(image)] for image in one.images] == list(one.labels)
 
 
 def test_images_are_shifted_anew_in_every_epoch(few_digits, tmp_path, monkeypatch):
     steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=2, shift=1)
-    images = {bytes(image) for step in steps for image in step.images}
+    images = {bytes(image) for one in steps for image in one.images}
     assert len(images) > 1.5 * 97
     assert len(images - set(map(bytes, few_digits.images))) > 97
 
