@@ -1,6 +1,7 @@
 """The digits, image files, and moving images about."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -224,25 +225,10 @@ def damaged_tiff():
     return file.getvalue()[:150]
 
 
-def damaged_im():
-    """Pillow's readers raise what they like: this one a KeyError."""
-    file = io.BytesIO()
-    Image.fromarray(RAMP).save(file, "im")
-    return file.getvalue().replace(b"Greyscale image", b"Greyscale imane")
-
-
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b"hello, world\n" * 20,
-        b"\x89PNG\r\n\x1a\n",
-        b"GIF89a",
-        truncated(),
-        damaged_tiff(),
-        damaged_im(),
-    ],
-    ids=["empty", "text", "head of a PNG", "of a GIF", "truncated PNG", "of a TIFF", "damaged IM"],
+    [b"", b"hello, world\n" * 20, b"\x89PNG\r\n\x1a\n", b"GIF89a", truncated(), damaged_tiff()],
+    ids=["empty", "text", "the signature of a PNG", "of a GIF", "truncated PNG", "damaged TIFF"],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_no_picture_is_refused_by_its_name(tmp_path, content, channels):
@@ -251,6 +237,18 @@ def test_what_is_no_picture_is_refused_by_its_name(tmp_path, content, channels):
     with pytest.raises(ValueError, match=r"picture\.png cannot be read as an image: .") as error:
         read_image(path, (8, 8), channels)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [KeyError, RuntimeError, NotImplementedError, struct.error])
+def test_whatever_a_reader_of_pillow_raises_is_a_refusal(save, monkeypatch, kind):
+    # Those of AVIF and BLP do raise such errors on damaged files, against Pillow's own rules.
+    def raises(path):
+        raise kind("what the reader says")
+
+    path = save(RAMP)
+    monkeypatch.setattr(Image, "open", raises)
+    with pytest.raises(ValueError, match=r"picture\.png cannot be read .*what the reader says"):
+        read_image(path, (8, 8), 1)
 
 
 @pytest.mark.parametrize("place", ["none.png", ".", "picture.png/below"])

@@ -25,7 +25,7 @@ def read_image(path: str | Path, size: tuple[int, int], channels: int) -> Array:
             warnings.simplefilter("ignore")  # about damaged files: they are read, or refused below
             picture = on_white(eight_bits(picture)).convert(modes[channels])
             picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
+    except Exception as reason:  # each of Pillow's readers has its own kinds
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None
     pixels = np.asarray(picture, dtype=np.float32).reshape(*size, channels)
     return pixels / np.float32(127.5) - 1

@@ -41,7 +41,7 @@ class Recipe:
     shards: pieces of a batch (None: as the cache and the cores suggest, then kept on resuming).
     """
 
-    epochs: int = 60
+    epochs: int = 50
     batch: int = 128
     optimiser: str = "adamw"
     rate: float = 2e-3
