@@ -79,7 +79,8 @@ def one_blas_thread() -> Iterator[None]:
     global _users, _limit
     with _lock:
         if _users == 0:
-            _limit = _one_thread_here()
+            _heed_this_thread()
+            _limit = _blas().limit(limits=1, user_api="blas")
         _users += 1
     try:
         yield
@@ -90,11 +91,6 @@ def one_blas_thread() -> Iterator[None]:
                 _heed_this_thread()
                 _limit.restore_original_limits()
                 _heed_this_thread()  # and now whoever comes next
-
-
-def _one_thread_here() -> Any:
-    _heed_this_thread()
-    return _blas().limit(limits=1, user_api="blas")
 
 
 def _limit_worker() -> None:
