@@ -60,10 +60,14 @@ def by_blocks(write: Callable[..., None], *arrays: Array, outputs: int = 1) -> A
     return shaped if outputs > 1 else shaped[0]
 
 
+def rows_dot(x: Array, w: Array) -> Array:
+    """The dot product of each row of x with one vector w, (..., D) and (D,) -> (..., 1)."""
+    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], 1)
+
+
 def row_sum(x: Array) -> Array:
     """(..., D) -> (..., 1)"""
-    ones = array_module(x).ones((x.shape[-1], 1), dtype=x.dtype)
-    return (x.reshape(-1, x.shape[-1]) @ ones).reshape(*x.shape[:-1], 1)
+    return rows_dot(x, array_module(x).ones(x.shape[-1], dtype=x.dtype))
 
 
 def row_mean(x: Array) -> Array:

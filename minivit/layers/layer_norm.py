@@ -1,6 +1,6 @@
 """LN of Equations 2 to 4."""
 
-from ..arrays import Array, Pullback, array_module, row_dot, row_mean, sum_rows
+from ..arrays import Array, Pullback, array_module, row_dot, row_mean, rows_dot, sum_rows
 
 
 def layer_norm(
@@ -20,13 +20,15 @@ def layer_norm(
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
         # Moving x along 1 or along x_hat changes only the mean or the variance, which x_hat
-        # forgets. So those two parts are taken out of g, and the rest is scaled by 1/σ.
-        g = dy * scale
-        along_x_hat = row_dot(g, x_hat) / D
-        dx = x_hat * -along_x_hat
-        dx += g
-        dx -= row_mean(g)
+        # forgets. So those two parts are taken out of g = dy * scale, and the rest is scaled by
+        # 1/σ. Their lengths, mean(g) and mean(g * x_hat), are products with the vector `scale`.
+        product = dy * x_hat                                  # (..., D)
+        dparams = {"scale": sum_rows(product), "bias": sum_rows(dy)}
+        along_1, along_x_hat = rows_dot(dy, scale) / D, rows_dot(product, scale) / D
+        dx = dy * scale                                       # g, (..., D)
+        dx -= along_1
+        dx -= xp.multiply(x_hat, along_x_hat, out=product)
         dx *= rstd
-        return dx, {"scale": sum_rows(dy * x_hat), "bias": sum_rows(dy)}
+        return dx, dparams
 
     return y, pullback
