@@ -1,7 +1,8 @@
 """minivit: the Vision Transformer from scratch, every forward and backward pass by hand."""
 
-from . import data, layers, training, weights
+from . import analysis, data, layers, models, training, weights
 from .checker import gradcheck
+from .keeping import keeps
 from .model import ViT
 from .models import ViTConfig
 from .tree import flatten, unflatten
@@ -13,10 +14,13 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "__version__",
+    "analysis",
     "data",
     "flatten",
     "gradcheck",
+    "keeps",
     "layers",
+    "models",
     "training",
     "unflatten",
     "weights",

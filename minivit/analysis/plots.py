@@ -46,7 +46,7 @@ def plot_attention(
         axis.set_title(name, fontsize=9)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def show_image(axis: plt.Axes, image: Array) -> None:
@@ -72,10 +72,10 @@ def plot_curves(log: Sequence[dict[str, float]], path: str | Path, baseline: flo
     right.set(xlabel="epoch", ylabel="errors (%)", yscale="log")
     right.yaxis.set_major_formatter("{x:g}")
     right.legend()
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def save(figure: plt.Figure, path: str | Path) -> None:
+def save_figure(figure: plt.Figure, path: str | Path) -> None:
     """Write the figure as a PNG, the same bytes each time, and close it."""
     try:
         figure.savefig(path, dpi=120, format="png", metadata=METADATA)

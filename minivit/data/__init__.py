@@ -4,5 +4,6 @@ from .augment import shift
 from .dataset import Dataset
 from .digits import digits
 from .images import read_image
+from .scattered import scattered
 
-__all__ = ["Dataset", "digits", "read_image", "shift"]
+__all__ = ["Dataset", "digits", "read_image", "scattered", "shift"]

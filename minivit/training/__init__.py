@@ -1,6 +1,7 @@
 """Training: the step, the optimisers and schedules, the loop, the score."""
 
 from .baseline import logistic_regression
+from .descent import descend
 from .evaluate import Score, evaluate
 from .loop import (
     OPTIMISERS,
@@ -25,6 +26,7 @@ __all__ = [
     "Score",
     "Unfinished",
     "clip_by_global_norm",
+    "descend",
     "epochs_done",
     "evaluate",
     "is_unfinished",

@@ -1,0 +1,51 @@
+"""Plain gradient descent, for any function that returns logits and its pullback."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..arrays import Array, Pullback
+from ..data import Dataset
+from ..layers import cross_entropy
+from ..shards import cut, one_blas_thread
+from ..tree import Tree, flatten
+
+Classifier = Callable[[Array, Tree], tuple[Array, Pullback]]
+
+
+def descend(
+    model: Classifier,
+    params: Tree,
+    data: Dataset,
+    *,
+    epochs: int = 30,
+    batch: int = 64,
+    rate: float = 0.1,
+    seed: int = 0,
+) -> list[float]:
+    """Step down the gradient of the cross-entropy; returns the held-out accuracy of each epoch.
+
+    model(images, params) returns (logits, pullback), and pullback(dlogits) returns (dimages,
+    dparams). The arrays of `params` are changed in place, each by -rate times its gradient, which
+    stands under the same name in `dparams`; what has no gradient there stays. Raises
+    FloatingPointError if the loss stops being a number.
+    """
+    generator = np.random.default_rng(seed)
+    n = len(data.images)
+    accuracies = []
+    with one_blas_thread():  # models for learning: too small for two
+        for _ in range(epochs):
+            order = generator.permutation(n)
+            for part in cut(n, -(-n // batch)):
+                chosen = order[part]
+                logits, model_back = model(data.images[chosen], params)
+                loss, loss_back = cross_entropy(logits, data.labels[chosen])
+                if not np.isfinite(loss):
+                    raise FloatingPointError(f"the loss is {loss}: the rate {rate} is too high")
+                _, dparams = model_back(loss_back())
+                leaves = flatten(params)
+                for name, gradient in flatten(dparams).items():
+                    leaves[name] -= rate * gradient
+            logits, _ = model(data.held_out_images, params)
+            accuracies.append(float(np.mean(logits.argmax(-1) == data.held_out_labels)))
+    return accuracies
