@@ -118,7 +118,7 @@ LOG = [
 def figure(monkeypatch):
     """The figure that the next plot would write, still open: a list of one."""
     figures = []
-    monkeypatch.setattr(plots, "save", lambda one, path: figures.append(one))
+    monkeypatch.setattr(plots, "save_figure", lambda one, path: figures.append(one))
     yield figures
     for one in figures:
         plt.close(one)

@@ -27,10 +27,10 @@ def scattered(
     The held-out images, their scraps too, are made of the held-out digits. The same arguments
     give the same images. Raises ValueError if the digit or a scrap does not fit.
     """
-    if not SIDE <= size or not 1 <= scrap_size <= SIDE:
+    if size < SIDE or not 1 <= scrap_size <= SIDE:
         raise ValueError(
-            f"an image of {size} pixels must hold a digit of {SIDE}, and a scrap of {scrap_size} "
-            "must be cut out of one"
+            f"a digit of {SIDE} pixels must fit into an image of {size}, and a scrap of "
+            f"{scrap_size} into a digit"
         )
     plain = digits()
     generator = np.random.default_rng(seed)
