@@ -24,8 +24,9 @@ def scattered(
 ) -> Dataset:
     """n images for training and others held out, (n, size, size, 1) in [-1, 1], with the boxes.
 
-    The held-out images, their scraps too, are made of the held-out digits. The same arguments
-    give the same images. Raises ValueError if the digit or a scrap does not fit.
+    The held-out images, their scraps too, are made of the held-out digits, and are the same for
+    any n. The same arguments give the same images. Raises ValueError if the digit or a scrap
+    does not fit.
     """
     if size < SIDE or not 1 <= scrap_size <= SIDE:
         raise ValueError(
@@ -33,10 +34,10 @@ def scattered(
             f"{scrap_size} into a digit"
         )
     plain = digits()
-    generator = np.random.default_rng(seed)
     shape = (size, scraps, scrap_size)
-    train = scenes(plain.images, plain.labels, n, *shape, generator)
-    test = scenes(plain.held_out_images, plain.held_out_labels, held_out, *shape, generator)
+    first, second = (np.random.default_rng([seed, part]) for part in range(2))
+    train = scenes(plain.images, plain.labels, n, *shape, first)
+    test = scenes(plain.held_out_images, plain.held_out_labels, held_out, *shape, second)
     return Dataset("scattered digits", *train[:2], *test[:2], plain.classes, train[2], test[2])
 
 

@@ -1,0 +1,99 @@
+"""Scattered digits: the digit is where its box says, and the rest is scraps of others."""
+
+import numpy as np
+import pytest
+
+from minivit.data import digits, scattered
+from minivit.data.scattered import scenes
+from minivit.training import logistic_regression
+
+
+@pytest.fixture(scope="module")
+def d():
+    return scattered(n=300, held_out=200, seed=5)
+
+
+def cut_out(image, box):
+    top, left, bottom, right = box
+    return image[top:bottom, left:right]
+
+
+def test_shapes_and_kinds(d):
+    assert d.name == "scattered digits"
+    assert d.images.shape == (300, 24, 24, 1)
+    assert d.held_out_images.shape == (200, 24, 24, 1)
+    assert (d.boxes.shape, d.held_out_boxes.shape) == ((300, 4), (200, 4))
+    assert (d.images.dtype, d.labels.dtype) == (np.float32, np.int64)
+    assert d.images.min() == -1
+    assert d.images.max() == 1
+
+
+def test_in_every_box_lies_a_whole_digit_of_its_own_part_and_class(d):
+    plain = digits()
+    parts = [
+        (d.images, d.labels, d.boxes, plain.images, plain.labels),
+        (d.held_out_images, d.held_out_labels, d.held_out_boxes,
+         plain.held_out_images, plain.held_out_labels),
+    ]  # fmt: skip
+    for images, labels, boxes, sources, classes in parts:
+        class_of = {image.tobytes(): c for image, c in zip(sources, classes, strict=True)}
+        found = [class_of[cut_out(*pair).tobytes()] for pair in zip(images, boxes, strict=True)]
+        assert found == labels.tolist()
+
+
+def test_digits_lie_anywhere(d):
+    assert np.unique(d.boxes[:, 0]).tolist() == list(range(17))
+    assert np.unique(d.boxes[:, 1]).tolist() == list(range(17))
+    assert (d.boxes[:, 2:] - d.boxes[:, :2] == 8).all()
+    assert abs(np.corrcoef(d.boxes[:, 0], d.boxes[:, 1])[0, 1]) < 0.2
+
+
+def test_outside_the_box_lie_squares_out_of_digits():
+    plain = digits()
+    images, _, boxes = scenes(
+        plain.images[:1], plain.labels[:1], 40, 24, 1, 4, np.random.default_rng(0)
+    )
+    digit = plain.images[0]
+    windows = {digit[i : i + 4, j : j + 4].tobytes() for i in range(5) for j in range(5)}
+    whole = 0
+    for image, box in zip(images, boxes, strict=True):
+        outside = image.copy()
+        cut_out(outside, box)[:] = -1
+        places = [(i, j) for i in range(21) for j in range(21)]
+        whole += any(outside[i : i + 4, j : j + 4].tobytes() in windows for i, j in places)
+        assert (outside > -1).sum() <= 16
+    assert whole > 20  # in the others the digit covers a part of the scrap
+
+
+def test_without_scraps_there_is_the_digit_alone():
+    d = scattered(n=20, held_out=1, scraps=0)
+    for image, box in zip(d.images, d.boxes, strict=True):
+        cut_out(image, box)[:] = -1
+        assert (image == -1).all()
+
+
+def test_scraps_put_ink_outside_the_box():
+    d = scattered(n=50, held_out=1, scraps=6)
+    for image, box in zip(d.images, d.boxes, strict=True):
+        cut_out(image, box)[:] = -1
+        assert (image > -1).any()
+
+
+def test_the_seed_decides_everything_and_n_nothing_of_what_is_held_out():
+    one, same, other = (scattered(n=30, held_out=30, seed=seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(one[1:5], same[1:5], strict=True))
+    assert not np.array_equal(one.held_out_images, other.held_out_images)
+    more = scattered(n=31, held_out=30, seed=0)
+    assert np.array_equal(one.held_out_images, more.held_out_images)
+    assert not np.array_equal(one.boxes, one.held_out_boxes)
+
+
+@pytest.mark.parametrize("fields", [{"size": 7}, {"scrap_size": 9}, {"scrap_size": 0}])
+def test_what_does_not_fit_is_refused(fields):
+    with pytest.raises(ValueError, match="must fit into"):
+        scattered(n=1, held_out=1, **fields)
+
+
+def test_a_linear_model_stays_near_chance():
+    """One weight for each pixel cannot look for the digit first."""
+    assert 0.05 < logistic_regression(scattered(n=3000, held_out=1000), steps=100) < 0.25
