@@ -15,7 +15,7 @@ from .checker import PASS
 from .layers import softmax
 from .model import ViT
 from .models import ViTConfig
-from .options import DIGITS, build_parser
+from .options import PRESETS, build_parser
 from .tree import count
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
@@ -56,13 +56,15 @@ def train(args: argparse.Namespace) -> int:
     fields, settings = given(args, ViTConfig), given(args, training.Recipe)
     if args.resume and (fields or settings):
         args.usage_error("--resume goes on as begun: it takes no other model and no other recipe")
+    shape, how = PRESETS[args.data]
+    args.out = args.out or Path("runs") / args.data
     try:
-        config, recipe = ViTConfig(**DIGITS | fields), training.Recipe(**settings)
+        config, recipe = ViTConfig(**shape | fields), training.Recipe(**how | settings)
     except ValueError as error:
         args.usage_error(str(error))
     if not (args.resume or args.overwrite) and training.is_unfinished(args.out):
         return fail(f"{args.out} holds an unfinished training: --resume it, or --overwrite")
-    dataset = data.digits()
+    dataset = data.DATASETS[args.data]()
     if args.resume:
         model = load_for(dataset, args.out / "model.npz")
     else:

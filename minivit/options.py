@@ -13,6 +13,11 @@ DIGITS = {
     "image_size": 8, "patch_size": 2, "channels": 1, "classes": 10,
     "width": 64, "depth": 4, "heads": 4, "mlp_width": 256, "position_std": 1.0,
 }  # fmt: skip
+SCATTERED = DIGITS | {"image_size": 24, "patch_size": 4}
+PRESETS = {  # for each data set the model and what its recipe has of its own
+    "digits": (DIGITS, {}),
+    "scattered": (SCATTERED, {"epochs": 10, "warmup": 0.5, "rate": 1e-3, "smoothing": 0.0}),
+}
 WEIGHTS = Path("runs/digits/model.npz")
 
 
@@ -38,19 +43,19 @@ def _train(commands: Any) -> None:
         commands,
         "train",
         "Train a ViT on a data set, or go on with a training that was interrupted.",
-        ["train", "train --seed 1 --out runs/second", "train --resume"],
+        ["train", "train --seed 1 --out runs/second", "train --resume", "train --data scattered"],
     )
     add = sub.add_argument
-    add("--data", choices=["digits"], default="digits", help="the UCI handwritten digits (digits)")
-    folder = WEIGHTS.parent
-    add("--out", type=Path, default=folder, metavar="FOLDER", help=f"where to write ({folder})")
+    text = "the UCI handwritten digits, or these scattered among scraps of others (digits)"
+    add("--data", choices=list(PRESETS), default="digits", help=text)
+    add("--out", type=Path, metavar="FOLDER", help="where to write (runs/ and the data's name)")
     go = sub.add_mutually_exclusive_group()
     go.add_argument("--resume", action="store_true", help="go on with the training in --out")
     go.add_argument("--overwrite", action="store_true", help="drop an unfinished one in --out")
     add("--threads", type=_positive, metavar="N", help="how many to use (all cores)")
 
     config = ViTConfig(**DIGITS)
-    model = sub.add_argument_group("the model")
+    model = sub.add_argument_group("the model", f"for scattered: {_own(SCATTERED, DIGITS)}")
     _field(model, config, "patch_size", _positive, "side of a patch, P")
     _field(model, config, "width", _positive, "of a token, D")
     _field(model, config, "depth", _positive, "number of blocks, L")
@@ -64,7 +69,7 @@ def _train(commands: Any) -> None:
     _field(model, config, "position_std", float, "deviation of learned positions at first")
 
     recipe = training.Recipe()
-    how = sub.add_argument_group("the recipe")
+    how = sub.add_argument_group("the recipe", f"for scattered: {_own(PRESETS['scattered'][1])}")
     _field(how, recipe, "epochs", _positive, "times through all images")
     _field(how, recipe, "batch", _positive, "images a step")
     _choice(how, recipe, "optimiser", training.OPTIMISERS)
@@ -150,6 +155,12 @@ def _field(group: Any, defaults: Any, name: str, kind: Callable[[str], Any], tex
 
 def _choice(group: Any, defaults: Any, name: str, choices: Any) -> None:
     group.add_argument(f"--{name}", choices=list(choices), help=f"({getattr(defaults, name)})")
+
+
+def _own(fields: dict[str, Any], others: dict[str, Any] | None = None) -> str:
+    """What a preset has of its own, as options."""
+    own = {name: value for name, value in fields.items() if value != (others or {}).get(name)}
+    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in own.items())
 
 
 def _weights(sub: argparse.ArgumentParser) -> None:

@@ -6,4 +6,6 @@ from .digits import digits
 from .images import read_image
 from .scattered import scattered
 
-__all__ = ["Dataset", "digits", "read_image", "scattered", "shift"]
+DATASETS = {"digits": digits, "scattered": scattered}
+
+__all__ = ["DATASETS", "Dataset", "digits", "read_image", "scattered", "shift"]
