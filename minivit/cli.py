@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from . import analysis, data, proofs, training
+from . import analysis, data, exercises, proofs, training
+from . import exercise as grader
 from .checker import PASS
 from .layers import softmax
 from .model import ViT
@@ -24,7 +25,7 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 after a failure, 2 for bad usage."""
     args = build_parser().parse_args(arguments)
-    commands = [train, evaluate, predict, attention, gradcheck]
+    commands = [train, evaluate, predict, attention, gradcheck, exercise]
     command = {function.__name__: function for function in commands}[args.command]
     try:
         with warnings.catch_warnings():  # a loss that overflows is reported, once, as an error
@@ -91,7 +92,7 @@ def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     log = training.read_log(folder / "log.csv")
     baseline = training.logistic_regression(dataset)
     analysis.plot_curves(log, folder / "curves.png", baseline)
-    draw_digits(model, dataset, folder / "attention.png", layer=-1)
+    analysis.draw_held_out(model, dataset, folder / "attention.png")
     accuracy, seconds = log[-1]["held_out_accuracy"], log[-1]["seconds"]
     print(f"{accuracy:.2%} of the held-out images right, after {seconds:.0f} s of training")
     print(f"{baseline:.2%} by logistic regression on the raw pixels")
@@ -99,9 +100,9 @@ def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Score a checkpoint on the held-out digits."""
-    dataset = data.digits()
-    model = load_for(dataset, args.weights)
+    """Score a checkpoint on the held-out images of the data set that it takes."""
+    model = ViT.load(args.weights)
+    dataset = dataset_for(model, args.weights)
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
     n = len(dataset.held_out_labels)
     print(f"{round(score.accuracy * n)} of {n} held-out images right: {score.accuracy:.2%}")
@@ -120,23 +121,52 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def attention(args: argparse.Namespace) -> int:
-    """Draw the attention maps of image files, or of held-out digits."""
+    """Draw where a model looks, or what it has learned."""
     model = ViT.load(args.weights)
-    depth = model.config.depth
-    if not 1 <= abs(args.layer) <= depth:
+    kind, depth, layer = args.kind, model.config.depth, args.layer or -1
+    if args.images and kind not in analysis.OF_IMAGES:
+        args.usage_error(f"--kind {kind} is of the model alone: it takes no image files")
+    if args.layer is not None and kind not in analysis.OF_A_LAYER:
+        args.usage_error(f"--kind {kind} is of the whole model: it takes no --layer")
+    if args.layer == 0 or abs(layer) > depth:
         args.usage_error(f"--layer goes from 1 to {depth}, or -1 to -{depth}; it is {args.layer}")
-    layer = args.layer - (args.layer > 0)
-    if args.images:
-        images = read_images(model, args)
+    layer -= layer > 0
+    if args.images or kind not in analysis.OF_IMAGES:
+        images = read_images(model, args) if args.images else None
         titles = [path.name for path in args.images]
-        maps = model.attention(images)
-        analysis.plot_attention(images, maps, model.config.grid, args.out, titles, layer)
+        analysis.draw(model, kind, args.out, images, titles, layer)
     else:
-        dataset = data.digits()
-        must_fit(model, dataset, args.weights)
-        draw_digits(model, dataset, args.out, layer)
+        dataset = dataset_for(model, args.weights)
+        analysis.draw_held_out(model, dataset, args.out, kind, layer)
+        if dataset.held_out_boxes is not None and kind in analysis.OF_A_LAYER:
+            report_boxes(model, dataset)
     print(args.out)
     return 0
+
+
+def report_boxes(model: ViT, dataset: data.Dataset) -> None:
+    """How much of the maps lies on the digits, over all held-out images."""
+    images = dataset.held_out_images
+    shares = analysis.shares_inside(model, images, dataset.held_out_boxes)
+    chance = shares.pop("chance")
+    for name, share in shares.items():
+        print(
+            f"{name}: {share:.1%} of the mass in the digit's box, which is {chance:.1%} of the "
+            f"image (mean of {len(images):,} held-out images)"
+        )
+
+
+def dataset_for(model: ViT, path: Path) -> data.Dataset:
+    """The data set whose images a checkpoint takes. Raises ValueError if there is none."""
+    H, W, C = takes = (*model.config.image_size, model.config.channels)
+    for name, (shape, _) in PRESETS.items():
+        if takes == (shape["image_size"], shape["image_size"], shape["channels"]):
+            dataset = data.DATASETS[name]()
+            must_fit(model, dataset, path)
+            return dataset
+    raise ValueError(
+        f"{path} takes images of {H} x {W} x {C}, which no data set here has: name image files"
+    )
 
 
 def load_for(dataset: data.Dataset, path: Path) -> ViT:
@@ -155,16 +185,6 @@ def must_fit(model: ViT, dataset: data.Dataset, path: Path) -> None:
             f"{path} does not fit the {dataset.name}: it takes images of {takes} and knows "
             f"{c.classes} classes, these are {given} and {len(dataset.classes)}"
         )
-
-
-def draw_digits(model: ViT, dataset: data.Dataset, path: Path, layer: int) -> None:
-    """The attention maps of the first held-out image of five classes."""
-    firsts = [int(np.argmax(dataset.held_out_labels == c)) for c in (0, 2, 3, 4, 8)]
-    images, labels = dataset.held_out_images[firsts], dataset.held_out_labels[firsts]
-    answers = model(images).argmax(-1)
-    titles = [f"a {label}, read as {c}" for label, c in zip(labels, answers, strict=True)]
-    maps = model.attention(images)
-    analysis.plot_attention(images, maps, model.config.grid, path, titles, layer)
 
 
 def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
@@ -193,6 +213,29 @@ def gradcheck(args: argparse.Namespace) -> int:
     for text in wrong:
         print(text)
     return int(not worst <= PASS)
+
+
+def exercise(args: argparse.Namespace) -> int:
+    """Begin an exercise of the book, grade what was written, or look it up."""
+    if args.chapter is None:
+        if args.start or args.hint or args.solution:
+            args.usage_error("of which exercise? Name its chapter")
+        print(exercises.listing())
+        return 0
+    try:
+        chosen = exercises.find(args.chapter)
+    except ValueError as error:
+        args.usage_error(str(error))
+    if args.hint or args.solution:
+        text = exercises.hint(chosen, args.hint) if args.hint else exercises.solution(chosen)
+        print(text)
+        return 0
+    if args.start:
+        print(f"{grader.start(chosen)}: write there, then `{chosen.command}`")
+        return 0
+    verdict = grader.grade_apart(chosen)
+    print(grader.report(chosen, verdict))
+    return int(bool(verdict.failed))
 
 
 def by_part(errors: dict[str, float]) -> dict[str, float]:

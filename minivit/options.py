@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, training
+from .analysis import KINDS
+from .data import SCATTERED_MODEL
 from .models import ViTConfig
 from .models.config import GELUS, POOLINGS, POSITIONS
 
@@ -13,10 +15,13 @@ DIGITS = {
     "image_size": 8, "patch_size": 2, "channels": 1, "classes": 10,
     "width": 64, "depth": 4, "heads": 4, "mlp_width": 256, "position_std": 1.0,
 }  # fmt: skip
-SCATTERED = DIGITS | {"image_size": 24, "patch_size": 4}
+SCATTERED = DIGITS | {"image_size": 24, "patch_size": 4, "position_std": 0.1}
 PRESETS = {  # for each data set the model and what its recipe has of its own
     "digits": (DIGITS, {}),
-    "scattered": (SCATTERED, {"epochs": 10, "warmup": 0.5, "rate": 1e-3, "smoothing": 0.0}),
+    "scattered": (
+        SCATTERED,
+        {"epochs": 8, "warmup": 0.3, "weight_decay": 0.05, "smoothing": 0.0, "shift": 0},
+    ),
 }
 WEIGHTS = Path("runs/digits/model.npz")
 
@@ -35,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _predict(commands)
     _attention(commands)
     _gradcheck(commands)
+    _exercise(commands)
     return parser
 
 
@@ -88,8 +94,8 @@ def _evaluate(commands: Any) -> None:
     sub = _command(
         commands,
         "evaluate",
-        "Score a checkpoint on the held-out digits.",
-        ["evaluate", "evaluate --weights runs/second/model.npz"],
+        "Score a checkpoint on the held-out images of the data set that it takes.",
+        ["evaluate", "evaluate --weights runs/scattered/model.npz"],
     )
     _weights(sub)
 
@@ -111,16 +117,26 @@ def _attention(commands: Any) -> None:
     sub = _command(
         commands,
         "attention",
-        "Draw what each head looks at, and the rollout through all layers.",
-        ["attention", "attention --layer 1 --out first.png", "attention digit.png"],
+        "Draw where a model looks, or what it has learned.",
+        [
+            "attention", "attention --kind distance --out distance.png",
+            "attention --kind gradients --layer 1", "attention --kind positions",
+            "attention --weights runs/digits/model.npz digit.png",
+        ],
+    )  # fmt: skip
+    sub.description += "\n\n" + "\n".join(f"  {kind:10} {KINDS[kind]}" for kind in KINDS)
+    sub.description += (
+        "\n\nFor scattered digits, maps and gradients also tell how much of three maps lies on the"
+        "\ndigit: the rollout, the gradient-weighted one, and the sum that is not rolled out."
     )
     add = sub.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE", help="files; without any, held-out digits")
-    add("--layer", type=int, default=-1, metavar="L", help="from 1, or from -1 for the last (-1)")
+    add("--kind", choices=list(KINDS), default="maps", metavar="KIND", help="see above (maps)")
+    add("--layer", type=int, metavar="L", help="from 1, or from -1 for the last (-1)")
     out = Path("attention.png")
     add("--out", type=Path, default=out, metavar="FILE", help=f"the figure, a PNG ({out})")
     _invert(sub)
-    _weights(sub)
+    _weights(sub, SCATTERED_MODEL, "the one that comes along, of scattered digits")
 
 
 def _gradcheck(commands: Any) -> None:
@@ -132,6 +148,22 @@ def _gradcheck(commands: Any) -> None:
     )
     sub.add_argument("words", nargs="*", metavar="WORD", help="only names with all of these")
     sub.add_argument("--all", action="store_true", help="a row for each array of a model")
+
+
+def _exercise(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "exercise",
+        "Grade what you wrote for an exercise of the book; without a chapter, list them all.",
+        ["exercise", "exercise 4 --start", "exercise 4", "exercise 4 --hint 2", "exercise a"],
+    )
+    sub.add_argument("chapter", nargs="?", metavar="CHAPTER", help="from 0 to 14, or A")
+    what = sub.add_mutually_exclusive_group()
+    add = what.add_argument
+    add("--start", action="store_true", help="put its frame into the folder exercises/")
+    levels = {"type": int, "choices": (1, 2, 3), "nargs": "?", "const": 1}
+    add("--hint", **levels, help="help a little; 2 helps more, 3 a lot (1)")
+    add("--solution", action="store_true", help="print a solution")
 
 
 def _command(
@@ -163,9 +195,11 @@ def _own(fields: dict[str, Any], others: dict[str, Any] | None = None) -> str:
     return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in own.items())
 
 
-def _weights(sub: argparse.ArgumentParser) -> None:
-    text = f"a checkpoint ({WEIGHTS})"
-    sub.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE", help=text)
+def _weights(
+    sub: argparse.ArgumentParser, default: Path = WEIGHTS, name: str = str(WEIGHTS)
+) -> None:
+    text = f"a checkpoint ({name})"
+    sub.add_argument("--weights", type=Path, default=default, metavar="FILE", help=text)
 
 
 def _invert(sub: argparse.ArgumentParser) -> None:

@@ -9,13 +9,15 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import minivit
-from minivit import ViT, ViTConfig, cli, data, flatten, layers, proofs, training, weights
+from minivit import ViT, ViTConfig, cli, data, flatten, layers, options, proofs, training, weights
+from minivit.analysis import drawing, shares_inside
 from minivit.cli import main
 from minivit.options import DIGITS, build_parser
 from minivit.training import loop, read_log
@@ -81,7 +83,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(training, "logistic_regression", lambda dataset: 0.97)
     draw = cli.analysis
     monkeypatch.setattr(draw, "plot_curves", lambda log, path, *_: path.touch())
-    monkeypatch.setattr(draw, "plot_attention", lambda x, maps, grid, path, *_: path.touch())
+    monkeypatch.setattr(draw, "draw_held_out", lambda model, dataset, path, *_: path.touch())
 
 
 def moved(**fields):
@@ -137,9 +139,10 @@ def test_train_leaves_four_files_and_prints_both_accuracies(trained):
 def test_the_figures_of_a_training_are_of_its_log_and_its_last_layer(tmp_path, monkeypatch, quick):
     drawn = []
     monkeypatch.setattr(cli.analysis, "plot_curves", lambda *args: drawn.append(args))
-    monkeypatch.setattr(cli.analysis, "plot_attention", lambda *args: drawn.append(args))
+    monkeypatch.setattr(drawing, "plot_attention", lambda *args: drawn.append(args))
+    monkeypatch.setattr(cli.analysis, "draw_held_out", drawing.draw_held_out)
     assert run(*TRAIN, "--depth", 2, "--out", tmp_path).status == 0
-    (log, curves, baseline), (*_, attention, _, layer) = drawn
+    (log, curves, baseline), (_, _, _, attention, _, layer, *_) = drawn
     assert log == read_log(tmp_path / "log.csv")
     assert baseline == 0.97
     assert (curves, attention) == (tmp_path / "curves.png", tmp_path / "attention.png")
@@ -163,7 +166,7 @@ def test_without_paths_all_commands_agree_on_one_folder(tmp_path, monkeypatch, q
     assert run(*TRAIN).status == 0
     assert sorted(path.name for path in (tmp_path / "runs" / "digits").iterdir()) == OUTPUTS
     assert run("evaluate").status == 0
-    result = run("attention")
+    result = run("attention", "--weights", "runs/digits/model.npz")
     assert (result.status, result.out) == (0, "attention.png\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.png", "runs"]
 
@@ -373,11 +376,13 @@ def figure_of(monkeypatch, *words):
     """What a figure would show: the arguments of plot_attention."""
     calls = []
 
-    def seen(images, maps, grid, path, titles, layer):
+    def seen(images, maps, grid, path, titles, layer, gradients, boxes):
         calls.append({"images": images, "path": path, "titles": titles, "layer": layer})
+        calls[-1]["boxes"] = boxes
         assert len(images) == maps.shape[1] == len(titles)
+        assert gradients.shape == maps.shape
 
-    monkeypatch.setattr(cli.analysis, "plot_attention", seen)
+    monkeypatch.setattr(drawing, "plot_attention", seen)
     assert run("attention", *words).status == 0
     (call,) = calls
     return call
@@ -402,6 +407,7 @@ def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
     call = figure_of(monkeypatch, "--weights", checkpoint, *files)
     assert call["titles"] == ["light0.png", "dark1.png"]
     assert np.array_equal(call["images"][1], data.read_image(files[1], (8, 8), 1))
+    assert call["boxes"] is None
 
 
 def test_attention_writes_the_same_figure_twice(checkpoint, pictures, tmp_path):
@@ -411,6 +417,118 @@ def test_attention_writes_the_same_figure_twice(checkpoint, pictures, tmp_path):
         assert (result.status, result.out, result.err) == (0, f"{tmp_path / name}\n", "")
     one, two = ((tmp_path / name).read_bytes() for name in ("one.png", "two.png"))
     assert one == two
+
+
+@pytest.mark.parametrize("kind", drawing.KINDS)
+def test_attention_draws_every_kind(checkpoint, tmp_path, kind):
+    out = tmp_path / "figure.png"
+    result = run("attention", "--weights", checkpoint, "--kind", kind, "--out", out)
+    assert (result.status, result.out, result.err) == (0, f"{out}\n", "")
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["distance", "gradients"])
+def test_attention_of_files_in_the_kinds_that_are_of_images(checkpoint, pictures, tmp_path, kind):
+    words = ["attention", "--weights", checkpoint, "--kind", kind, "--out", tmp_path / "figure.png"]
+    held_out, of_file = run(*words), tmp_path / "of_file.png"
+    assert held_out.status == 0
+    assert run(*words[:-1], of_file, pictures / "dark0.png", "--invert").status == 0
+    assert of_file.read_bytes() != (tmp_path / "figure.png").read_bytes()
+
+
+@pytest.fixture
+def few_scattered(monkeypatch):
+    """Forty scattered digits are held out, and the shipped checkpoint is one that never learned."""
+    dataset = data.scattered(1, 40)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda: dataset)
+    return dataset
+
+
+@pytest.fixture
+def scattered_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "shipped" / "scattered.npz"
+    path.parent.mkdir()
+    moved(image_size=24, patch_size=4).save(path)
+    monkeypatch.setattr(options, "SCATTERED_MODEL", path)
+    return path
+
+
+def test_the_checkpoint_that_comes_along_lies_beside_the_data():
+    assert options.SCATTERED_MODEL.parent == Path(data.__file__).parent
+    assert options.SCATTERED_MODEL.name == "scattered.npz"
+
+
+@pytest.mark.parametrize("kind", ["maps", "gradients"])
+def test_without_weights_attention_is_of_scattered_digits_and_tells_what_lies_on_them(
+    few_scattered, scattered_checkpoint, tmp_path, kind
+):
+    out = tmp_path / "figure.png"
+    result = run("attention", "--kind", kind, "--out", out)
+    assert (result.status, result.err) == (0, "")
+    *lines, last = result.out.splitlines()
+    assert last == str(out)
+    assert out.exists()
+    model = ViT.load(scattered_checkpoint)
+    shares = shares_inside(model, few_scattered.held_out_images, few_scattered.held_out_boxes)
+    assert lines == [
+        f"{name}: {100 * shares[name]:.1f}% of the mass in the digit's box, which is 11.1% of the "
+        "image (mean of 40 held-out images)"
+        for name in ("rollout", "gradient-weighted", "gradient sum")
+    ]
+
+
+def test_maps_of_scattered_digits_have_their_boxes(
+    few_scattered, scattered_checkpoint, monkeypatch
+):
+    call = figure_of(monkeypatch)
+    labels = [int(re.fullmatch(r"a (\d), read as (\d)", title)[1]) for title in call["titles"]]
+    boxes = few_scattered.held_out_boxes
+    place_of = {bytes(image): b for b, image in enumerate(few_scattered.held_out_images)}
+    places = [place_of[bytes(image)] for image in call["images"]]
+    assert few_scattered.held_out_labels[places].tolist() == labels
+    assert np.array_equal(call["boxes"], boxes[places])
+
+
+@pytest.mark.parametrize("kind", ["distance", "positions", "filters"])
+def test_the_other_kinds_of_scattered_digits_print_only_where_they_are(
+    few_scattered, scattered_checkpoint, tmp_path, kind
+):
+    out = tmp_path / "figure.png"
+    result = run("attention", "--kind", kind, "--out", out)
+    assert (result.status, result.out) == (0, f"{out}\n")
+
+
+@pytest.mark.parametrize(
+    ("positions", "words"), [("none", "has no positions"), ("relative", "relative positions")]
+)
+def test_positions_without_a_table_are_named(tmp_path, positions, words):
+    moved(positions=positions).save(tmp_path / "model.npz")
+    out = tmp_path / "figure.png"
+    result = run(
+        "attention", "--weights", tmp_path / "model.npz", "--kind", "positions", "--out", out
+    )
+    assert failed(result, words)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kind", "positions", "digit.png"], "--kind positions is of the model alone"),
+        (["--kind", "filters", "digit.png"], "--kind filters is of the model alone"),
+        (["--kind", "distance", "--layer", 1], "--kind distance is of the whole model"),
+        (["--kind", "filters", "--layer=-1"], "--kind filters is of the whole model"),
+        (["--kind", "gradients", "--layer", 3], "--layer goes from 1 to 2, or -1 to -2; it is 3"),
+        (["--kind", "rollout"], "invalid choice: 'rollout'"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_with_a_kind_is_bad_usage(checkpoint, tmp_path, words, message):
+    out = tmp_path / "figure.png"
+    result = run("attention", "--weights", checkpoint, "--out", out, *words)
+    assert result.status == 2
+    assert message in result.err.splitlines()[-1]
+    assert not out.exists()
 
 
 # --- gradcheck -------------------------------------------------------------------------------
@@ -674,8 +792,9 @@ OPTIONS = {
     ],
     "evaluate": ["--weights"],
     "predict": ["IMAGE", "--top", "--invert", "--weights"],
-    "attention": ["IMAGE", "--layer", "--out", "--invert", "--weights"],
+    "attention": ["IMAGE", "--kind", "--layer", "--out", "--invert", "--weights"],
     "gradcheck": ["WORD", "--all"],
+    "exercise": ["CHAPTER", "--start", "--hint", "--solution"],
 }  # fmt: skip
 
 

@@ -231,7 +231,7 @@ FLOORS = (
     {"arrays", "tree", "shards", "hints", "checker", "keeping"},
     {"layers"},
     {"models"},
-    {"data", "weights"},
+    {"data", "weights", "exercises"},
     {"analysis", "training"},
     {"model"},
     {"__init__"},

@@ -22,16 +22,17 @@ class Specimen(NamedTuple):
     right: Callable
     arguments: tuple
     refused: bool  # the checker raises TypeError, for there is no derivative to compare with
+    chapter: int | str = ""  # of the book, where one would make it: 0 to 14 or "A"
 
 
 ZOO = []
 
 
-def mistake(right, *arguments, refused=False):
+def mistake(right, *arguments, chapter, refused=False):
     """The function below is wrong where `right` is right; both take these arguments."""
 
     def put_in_the_zoo(wrong):
-        ZOO.append(Specimen(wrong, right, arguments, refused))
+        ZOO.append(Specimen(wrong, right, arguments, refused, chapter))
         return wrong
 
     return put_in_the_zoo
@@ -68,7 +69,7 @@ def half_block(z, norm, mlp):
 block = half_block, draw(2, 3, 5), norm(5), {"hidden": weights(5, 4), "out": weights(4, 5)}
 
 
-@mistake(*block)
+@mistake(*block, chapter=9)
 def residual_through_the_norm(z, norm, mlp):
     """The residual's gradient goes back through the norm, with the branch's."""
     normed, norm_back = layers.layer_norm(z, **norm)
@@ -82,7 +83,7 @@ def residual_through_the_norm(z, norm, mlp):
     return z + y, pullback
 
 
-@mistake(*block)
+@mistake(*block, chapter=9)
 def residual_added_twice(z, norm, mlp):
     """Both the block and its caller add the residual's gradient."""
     y, back = half_block(z, norm, mlp)
@@ -94,7 +95,7 @@ def residual_added_twice(z, norm, mlp):
     return y, pullback
 
 
-@mistake(*block)
+@mistake(*block, chapter=9)
 def residual_forgotten(z, norm, mlp):
     """Only the branch's gradient goes back."""
     y, back = half_block(z, norm, mlp)
@@ -123,7 +124,7 @@ def two_norms(z, norm1, norm2):
     return mid + normed2, pullback
 
 
-@mistake(two_norms, draw(2, 3, 5), norm(5), norm(5))
+@mistake(two_norms, draw(2, 3, 5), norm(5), norm(5), chapter=0)
 def name_bound_again(z, norm1, norm2):
     """One name for both norms: a closure sees the last thing that the name was bound to."""
     normed, norm_back = layers.layer_norm(z, **norm1)
@@ -156,7 +157,7 @@ def chain(x, kernels):
     return x, pullback
 
 
-@mistake(chain, draw(4, 3), [draw(3, 3), draw(3, 3)])
+@mistake(chain, draw(4, 3), [draw(3, 3), draw(3, 3)], chapter=0)
 def closures_made_in_a_loop(x, kernels):
     """Every closure made in the loop sees the loop's last names, so layer 1 is never undone."""
     pullbacks = []
@@ -181,7 +182,7 @@ def masked_softmax(x):
     return p * keep, lambda dy: softmax_back(dy * keep)
 
 
-@mistake(masked_softmax, draw(2, 3))
+@mistake(masked_softmax, draw(2, 3), chapter=0)
 def kept_array_written_by_the_caller(x):
     """softmax keeps the array it returned; masking that in place spoils its pullback."""
     keep = np.array([[1, 0, 1], [0, 1, 1]])
@@ -190,7 +191,7 @@ def kept_array_written_by_the_caller(x):
     return p, lambda dy: softmax_back(dy * keep)
 
 
-@mistake(layers.linear, draw(4, 3), draw(3, 2), draw(2))
+@mistake(layers.linear, draw(4, 3), draw(3, 2), draw(2), chapter=0)
 def gradients_never_zeroed(x, kernel, bias):
     """The gradients are added to those of the last call, as after a forgotten zero_grad."""
     y, back = layers.linear(x, kernel, bias)
@@ -205,7 +206,7 @@ def gradients_never_zeroed(x, kernel, bias):
     return y, pullback
 
 
-@mistake(layers.softmax, draw(2, 3))
+@mistake(layers.softmax, draw(2, 3), chapter=0)
 def kept_array_used_up(x):
     """The pullback works in place on what it keeps: right the first time, and only then."""
     p, _ = layers.softmax(x)
@@ -228,27 +229,27 @@ def with_dropout(x, seed):
 always_on = np.random.default_rng(3)
 
 
-@mistake(lambda x, seed: layers.dropout(x, 0.4, None), draw(4, 5), 7, refused=True)
+@mistake(lambda x, seed: layers.dropout(x, 0.4, None), draw(4, 5), 7, chapter="A", refused=True)
 def dropout_on_in_evaluation(x, seed):
     """Dropout goes on where it should be off: the value is another at every call."""
     return layers.dropout(x, 0.4, always_on)
 
 
-@mistake(with_dropout, draw(4, 5), 7)
+@mistake(with_dropout, draw(4, 5), 7, chapter="A")
 def dropout_drawn_again(x, seed):
     """Backward draws a mask of its own."""
     y, _ = with_dropout(x, seed)
     return y, lambda dy: with_dropout(dy, seed + 1)[0]
 
 
-@mistake(with_dropout, draw(4, 5), 7)
+@mistake(with_dropout, draw(4, 5), 7, chapter="A")
 def dropout_not_enlarged(x, seed):
     """Backward drops the right entries and forgets to divide the others by 1 - rate."""
     y, _ = with_dropout(x, seed)
     return y, lambda dy: dy * (y.real != 0)
 
 
-@mistake(with_dropout, draw(4, 5), 7)
+@mistake(with_dropout, draw(4, 5), 7, chapter="A")
 def dropout_not_in_backward(x, seed):
     """Backward lets every gradient pass."""
     y, _ = with_dropout(x, seed)
@@ -258,32 +259,32 @@ def dropout_not_in_backward(x, seed):
 # The embedding
 
 
-@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5))
+@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5), chapter=3)
 def positions_averaged(z, table):
     """The table's gradient is the mean over the batch, where it should be the sum."""
     return z + table, lambda dz: (dz, {"table": dz.mean(0)})
 
 
-@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5))
+@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5), chapter=3)
 def positions_not_summed(z, table):
     """The table's gradient has a batch axis, which broadcasting then hides."""
     return z + table, lambda dz: (dz, {"table": dz})
 
 
-@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5))
+@mistake(layers.add_positions, draw(3, 4, 5), draw(4, 5), chapter=3)
 def positions_of_the_last_image(z, table):
     """The gradient of every image overwrites that of the one before."""
     return z + table, lambda dz: (dz, {"table": dz[-1]})
 
 
-@mistake(layers.prepend_class_token, draw(3, 4, 5), draw(5))
+@mistake(layers.prepend_class_token, draw(3, 4, 5), draw(5), chapter=3)
 def class_token_frozen(x, class_token):
     """The class token never learns."""
     z, back = layers.prepend_class_token(x, class_token)
     return z, lambda dz: (back(dz)[0], {"class_token": np.zeros(class_token.shape)})
 
 
-@mistake(layers.unpatchify, draw(2, 6, 12), 2, 4, 6)
+@mistake(layers.unpatchify, draw(2, 6, 12), 2, 4, 6, chapter=1)
 def rows_and_columns_swapped(patches, patch_size, height, width):
     """The gradient goes back along a grid of columns x rows, which no square image shows."""
     images, _ = layers.unpatchify(patches, patch_size, height, width)
@@ -294,7 +295,7 @@ def rows_and_columns_swapped(patches, patch_size, height, width):
     return images, pullback
 
 
-@mistake(layers.patchify, draw(2, 4, 6, 3), 2)
+@mistake(layers.patchify, draw(2, 4, 6, 3), 2, chapter=1)
 def channels_first(images, patch_size):
     """A patch's gradient is read in the order channel, row, column, that of another framework."""
     patches, back = layers.patchify(images, patch_size)
@@ -310,7 +311,7 @@ def channels_first(images, patch_size):
 # The linear layer
 
 
-@mistake(layers.linear, draw(4, 3), draw(3, 3), draw(3))
+@mistake(layers.linear, draw(4, 3), draw(3, 3), draw(3), chapter=2)
 def kernel_transposed(x, kernel, bias):
     """The kernel's gradient is dyᵀ x, where it should be xᵀ dy; a square kernel takes both."""
     y, back = layers.linear(x, kernel, bias)
@@ -322,14 +323,14 @@ def kernel_transposed(x, kernel, bias):
     return y, pullback
 
 
-@mistake(layers.linear, draw(4, 3), draw(3, 3), draw(3))
+@mistake(layers.linear, draw(4, 3), draw(3, 3), draw(3), chapter=2)
 def kernel_not_transposed(x, kernel, bias):
     """dx is dy kernel, where it should be dy kernelᵀ; a square kernel takes both."""
     y, back = layers.linear(x, kernel, bias)
     return y, lambda dy: (dy @ kernel, back(dy)[1])
 
 
-@mistake(layers.linear, draw(4, 3), draw(3, 2), draw(2))
+@mistake(layers.linear, draw(4, 3), draw(3, 2), draw(2), chapter=2)
 def bias_averaged(x, kernel, bias):
     """The bias's gradient is the mean over the rows, where it should be the sum."""
     y, back = layers.linear(x, kernel, bias)
@@ -360,7 +361,7 @@ def layer_norm_with(gradient):
 tokens = draw(3, 4, 5), draw(5), draw(5)
 
 
-@mistake(layers.layer_norm, *tokens)
+@mistake(layers.layer_norm, *tokens, chapter=4)
 def norm_without_the_mean(x, scale, bias):
     """The mean is taken for a constant."""
     return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - x_hat * row_mean(g * x_hat)))(
@@ -368,13 +369,13 @@ def norm_without_the_mean(x, scale, bias):
     )
 
 
-@mistake(layers.layer_norm, *tokens)
+@mistake(layers.layer_norm, *tokens, chapter=4)
 def norm_without_the_variance(x, scale, bias):
     """The variance is taken for a constant, so the part along x_hat stays."""
     return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - row_mean(g)))(x, scale, bias)
 
 
-@mistake(layers.layer_norm, *tokens)
+@mistake(layers.layer_norm, *tokens, chapter=4)
 def norm_over_the_wrong_axis(x, scale, bias):
     """Backward takes its means over the tokens, forward over the width."""
 
@@ -385,7 +386,7 @@ def norm_over_the_wrong_axis(x, scale, bias):
     return layer_norm_with(gradient)(x, scale, bias)
 
 
-@mistake(layers.layer_norm, *tokens)
+@mistake(layers.layer_norm, *tokens, chapter=4)
 def norm_scaled_too_late(x, scale, bias):
     """dx is made of dy, and only then multiplied by the scale."""
     ones = np.ones_like(scale)
@@ -394,7 +395,7 @@ def norm_scaled_too_late(x, scale, bias):
     return y, lambda dy: (plain_back(dy)[0] * scale, back(dy)[1])
 
 
-@mistake(layers.layer_norm, *tokens)
+@mistake(layers.layer_norm, *tokens, chapter=4)
 def norm_scale_of_the_input(x, scale, bias):
     """The scale's gradient is the sum of dy x, where it should be that of dy x_hat."""
     y, back = layers.layer_norm(x, scale, bias)
@@ -409,21 +410,21 @@ def norm_scale_of_the_input(x, scale, bias):
 # Softmax and attention
 
 
-@mistake(layers.softmax, draw(2, 3))
+@mistake(layers.softmax, draw(2, 3), chapter=5)
 def softmax_only_diagonal(x):
     """dx = dp p (1 - p): each weight for itself, as if the others did not give what it takes."""
     p, _ = layers.softmax(x)
     return p, lambda dp: dp * p * (1 - p)
 
 
-@mistake(layers.softmax, draw(2, 3))
+@mistake(layers.softmax, draw(2, 3), chapter=5)
 def softmax_backward_of_zeros(x):
     """A check that sums the outputs lets this pass: they sum to 1, whatever x is."""
     p, _ = layers.softmax(x)
     return p, lambda dp: 0 * p
 
 
-@mistake(layers.softmax, draw(2, 3))
+@mistake(layers.softmax, draw(2, 3), chapter=5)
 def softmax_over_the_wrong_axis(x):
     """Backward takes its dot product down the columns, forward its sum along the rows."""
     p, _ = layers.softmax(x)
@@ -444,14 +445,14 @@ def scaled_attention(q, k, v):
 q_k_v = draw(2, 4, 3), draw(2, 4, 3), draw(2, 4, 3)
 
 
-@mistake(scaled_attention, *q_k_v)
+@mistake(scaled_attention, *q_k_v, chapter=6)
 def scale_missing_in_backward(q, k, v):
     """Forward divides q by √Dh, backward leaves dq as it is."""
     y, back = layers.attend(q / math.sqrt(q.shape[-1]), k, v)
     return y, lambda dy: back(dy)[:3]
 
 
-@mistake(scaled_attention, *q_k_v)
+@mistake(scaled_attention, *q_k_v, chapter=6)
 def scale_twice_in_backward(q, k, v):
     """dk is divided by √Dh too, but the q it is made of has been already."""
     y, back = scaled_attention(q, k, v)
@@ -463,7 +464,7 @@ def scale_twice_in_backward(q, k, v):
     return y, pullback
 
 
-@mistake(scaled_attention, *q_k_v)
+@mistake(scaled_attention, *q_k_v, chapter=6)
 def queries_and_keys_swapped(q, k, v):
     """dq and dk have one shape, and change places unnoticed."""
     y, back = scaled_attention(q, k, v)
@@ -475,7 +476,7 @@ def queries_and_keys_swapped(q, k, v):
     return y, pullback
 
 
-@mistake(scaled_attention, *q_k_v)
+@mistake(scaled_attention, *q_k_v, chapter=6)
 def values_by_rows(q, k, v):
     """dv is A dy, where it should be Aᵀ dy: who was asked is taken for who asked."""
     seen = {}
@@ -496,14 +497,14 @@ def merge_heads(y):
     return merged, lambda dz: dz.reshape(B, T, k, Dh).swapaxes(1, 2)
 
 
-@mistake(merge_heads, draw(2, 2, 4, 3))
+@mistake(merge_heads, draw(2, 2, 4, 3), chapter=7)
 def heads_not_transposed_back(y):
     """The right shape by reshape alone: tokens and heads are shuffled."""
     merged, _ = merge_heads(y)
     return merged, lambda dz: dz.reshape(y.shape)
 
 
-@mistake(layers.relative_positions, draw(2, 2, 5, 3), draw(10, 6), True)
+@mistake(layers.relative_positions, draw(2, 2, 5, 3), draw(10, 6), True, chapter="A")
 def repeated_offset_counted_once(q, table, class_token):
     """dtable[offset] = ... keeps the last of the many keys that share an offset."""
     bias, back = layers.relative_positions(q, table, class_token)
@@ -519,14 +520,14 @@ def repeated_offset_counted_once(q, table, class_token):
 # The MLP
 
 
-@mistake(lambda x: layers.gelu(x, "erf"), draw(4, 5))
+@mistake(lambda x: layers.gelu(x, "erf"), draw(4, 5), chapter=8)
 def gelu_without_the_density(x):
     """The slope of x Φ(x) is taken for Φ(x), and the x φ(x) of the product rule is forgotten."""
     y, _ = layers.gelu(x, "erf")
     return y, lambda dy: dy * 0.5 * (1 + erf(x / math.sqrt(2)))
 
 
-@mistake(lambda x: layers.gelu(x, "tanh"), draw(4, 5))
+@mistake(lambda x: layers.gelu(x, "tanh"), draw(4, 5), chapter=8)
 def gelu_of_the_other_kind(x):
     """Forward has the tanh form, backward the slope of the exact one."""
     return layers.gelu(x, "tanh")[0], layers.gelu(x, "erf")[1]
@@ -545,14 +546,14 @@ def pool_patches(z):
     return y, pullback
 
 
-@mistake(pool_patches, draw(2, 4, 3))
+@mistake(pool_patches, draw(2, 4, 3), chapter=10)
 def pooled_by_the_wrong_count(z):
     """Backward divides by T tokens, where forward took the mean of the T - 1 patches."""
     y, back = pool_patches(z)
     return y, lambda dy: back(dy) * (z.shape[1] - 1) / z.shape[1]
 
 
-@mistake(pool_patches, draw(2, 4, 3))
+@mistake(pool_patches, draw(2, 4, 3), chapter=10)
 def class_token_pooled_too(z):
     """Backward hands the class token a share, and forward did not."""
     y, _ = pool_patches(z)
@@ -562,7 +563,7 @@ def class_token_pooled_too(z):
 head = layers.pretraining_head, draw(3, 5), weights(5, 4), weights(4, 2)
 
 
-@mistake(*head)
+@mistake(*head, chapter=10)
 def hidden_layer_detached(y, hidden, head):
     """The hidden layer's output is copied out of the graph: nothing below the head learns."""
     logits, back = layers.pretraining_head(y, hidden, head)
@@ -574,7 +575,7 @@ def hidden_layer_detached(y, hidden, head):
     return logits, pullback
 
 
-@mistake(*head)
+@mistake(*head, chapter=10)
 def slope_of_tanh_forgotten(y, hidden, head):
     """The gradient passes the tanh unchanged."""
     h, hidden_back = layers.linear(y, **hidden)
@@ -588,21 +589,21 @@ def slope_of_tanh_forgotten(y, hidden, head):
     return logits, pullback
 
 
-@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]))
+@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]), chapter=2)
 def loss_not_divided_by_the_batch(logits, labels):
     """The loss is a mean, its gradient that of a sum: the learning rate grows with the batch."""
     loss, back = layers.cross_entropy(logits, labels)
     return loss, lambda dloss: back(dloss) * len(logits)
 
 
-@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]), 0.1)
+@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]), 0.1, chapter=2)
 def smoothing_forgotten_in_backward(logits, labels, smoothing):
     """The loss is smoothed, its gradient is softmax minus one-hot."""
     loss, _ = layers.cross_entropy(logits, labels, smoothing)
     return loss, layers.cross_entropy(logits, labels)[1]
 
 
-@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]))
+@mistake(layers.cross_entropy, draw(3, 4), np.array([2, 0, 3]), chapter=2)
 def softmax_counted_twice(logits, labels):
     """softmax minus one-hot already is the gradient of the logits; it is pulled through softmax."""
     loss, back = layers.cross_entropy(logits, labels)
@@ -610,7 +611,7 @@ def softmax_counted_twice(logits, labels):
     return loss, lambda dloss: softmax_back(back(dloss))
 
 
-@mistake(layers.mean_squared_error, draw(3, 4), draw(3, 4))
+@mistake(layers.mean_squared_error, draw(3, 4), draw(3, 4), chapter="A")
 def square_without_its_two(y, target):
     """The slope of e² is taken for e."""
     loss, back = layers.mean_squared_error(y, target)

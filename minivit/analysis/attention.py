@@ -1,4 +1,4 @@
-"""Where does the model look? Attention maps per head, and attention rollout."""
+"""Where does the model look? Attention maps per head, rollout, and how far the heads look."""
 
 from ..arrays import Array, array_module
 
@@ -11,15 +11,22 @@ def patch_maps(attention: Array, grid: tuple[int, int]) -> Array:
     Without a class token (T = gh gw) it is the mean over all patches that look. Raises ValueError
     if T fits neither.
     """
-    gh, gw = grid
-    T = attention.shape[-1]
-    if gh * gw == T:
-        row = attention.mean(-2)
-    elif gh * gw + 1 == T:
+    if has_class_token(attention.shape[-1], grid):
         row = attention[..., 0, 1:]
     else:
+        row = attention.mean(-2)
+    return row.reshape(*row.shape[:-1], *grid)
+
+
+def has_class_token(T: int, grid: tuple[int, int]) -> bool:
+    """Whether T tokens are a class token and the patches of a grid (gh, gw), or these alone.
+
+    Raises ValueError if they are neither.
+    """
+    gh, gw = grid
+    if T not in (gh * gw, gh * gw + 1):
         raise ValueError(f"{T} tokens do not fit a grid of {gh} x {gw} patches")
-    return row.reshape(*row.shape[:-1], gh, gw)
+    return gh * gw != T
 
 
 def rollout(attention: Array) -> Array:
@@ -36,3 +43,38 @@ def rollout(attention: Array) -> Array:
     for A in attention.mean(2):                               # (B, T, T), the first layer first
         flow = ((A + identity) / 2) @ flow
     return flow
+
+
+def mean_attention_distance(
+    attention: Array, grid: tuple[int, int], patch_size: int, renormalise: bool = False
+) -> Array:
+    """How far each head looks: the distance from query to key, weighted by the attention.
+
+    attention (L, B, k, T, T), grid (gh, gw), patch side P  ->  (L, k) in pixels.
+
+    Σ_j A_ij D_ij, with D_ij the distance between the centres of patches i and j; then the mean
+    over queries i and over images. The class token has no place: its row and its column are left
+    out. What a patch gives to the class token thus counts as distance zero, unless `renormalise`
+    lets each row sum to one again (a row that sums to nothing stays zero). Raises ValueError if
+    T does not fit the grid. (Figure 7 right and Figure 11; S. Kornblith's formula, as quoted in
+    the Keras examples)
+    """
+    xp = array_module(attention)
+    gh, gw = grid
+    start = int(has_class_token(attention.shape[-1], grid))
+    place = xp.arange(gh * gw)
+    rows, columns = place // gw, place % gw                   # (N,) each
+    squares = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    distances = patch_size * xp.sqrt(squares.astype(attention.dtype))  # (N, N)
+    layers = []
+    for every in attention:                                   # (B, k, T, T)
+        A = every[..., start:, start:]                        # (B, k, N, N)
+        if renormalise:
+            A = divided(A, A.sum(-1, keepdims=True))
+        layers.append((A * distances).sum(-1).mean((0, 2)))   # (k,)
+    return xp.stack(layers)
+
+
+def divided(x: Array, total: Array) -> Array:
+    """x / total, and zero where the total, and with it all that was added up, is zero."""
+    return x / (total + (total == 0))

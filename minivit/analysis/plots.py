@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 
 from ..arrays import Array
 from .attention import patch_maps, rollout
+from .gradients import gradient_weighted
 
 matplotlib.use("Agg")
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 
 METADATA = {"Software": None}  # no version in the file: the same figure is the same bytes
@@ -22,30 +25,34 @@ def plot_attention(
     path: str | Path,
     titles: Sequence[str] = (),
     layer: int = -1,
+    gradients: Array | None = None,
+    boxes: Array | None = None,
 ) -> None:
     """One row for each image: the image, the rollout, and each head of one layer.
 
     images (B, H, W, C) in [-1, 1], attention (L, B, k, T, T), grid (gh, gw). Each map is scaled
-    to its own largest value.
+    to its own largest value. With gradients (L, B, k, T, T) there is one more column, the
+    gradient-weighted attention; boxes (B, 4) in pixels are outlined on the image and the maps.
     """
-    flow = patch_maps(rollout(attention), grid)               # (B, gh, gw)
+    maps = {"rollout": patch_maps(rollout(attention), grid)}  # (B, gh, gw) each
+    if gradients is not None:
+        maps["gradient-weighted"] = patch_maps(gradient_weighted(attention, gradients), grid)
     heads = patch_maps(attention[layer], grid)                # (B, k, gh, gw)
-    B, k = heads.shape[:2]
     number = range(len(attention))[layer] + 1
-    names = ["image", "rollout", *(f"layer {number}, head {h + 1}" for h in range(k))]
-    figure, axes = plt.subplots(
-        B, k + 2, figsize=(1.5 * (k + 2), 1.55 * B + 0.35), squeeze=False, layout="constrained"
-    )
+    maps |= {f"layer {number}, head {h + 1}": heads[:, h] for h in range(heads.shape[1])}
+    rows, columns = len(images), len(maps) + 1
+    size = (1.5 * columns, 1.55 * rows + 0.35)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for b, row in enumerate(axes):
         show_image(row[0], images[b])
         if b < len(titles):
             row[0].set_ylabel(titles[b], fontsize=9)
-        for axis, one in zip(row[1:], [flow[b], *heads[b]], strict=True):
-            axis.imshow(one, cmap="viridis", vmin=0)
-    for axis, name in zip(axes[0], names, strict=True):
+        for axis, one in zip(row[1:], maps.values(), strict=True):
+            show_map(axis, one[b], images.shape[1:3], cmap="viridis", vmin=0)
+        if boxes is not None:
+            outline(row, boxes[b])
+    for axis, name in zip(axes[0], ["image", *maps], strict=True):
         axis.set_title(name, fontsize=9)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
     save_figure(figure, path)
 
 
@@ -53,9 +60,26 @@ def show_image(axis: plt.Axes, image: Array) -> None:
     """Draw one image (H, W, C), C = 1 in grey or 3 in colour, from [-1, 1]."""
     shown = np.clip((np.asarray(image, dtype=np.float64) + 1) / 2, 0, 1)
     if shown.shape[-1] == 3:
-        axis.imshow(shown)
+        show_map(axis, shown, shown.shape[:2])
     else:
-        axis.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=1)
+        show_map(axis, shown.mean(-1), shown.shape[:2], cmap="gray", vmin=0, vmax=1)
+
+
+def show_map(axis: plt.Axes, shown: Array, size: tuple[int, int], **colours: Any) -> None:
+    """Draw one map over the area of an image of size (H, W), in its pixels, without ticks."""
+    H, W = size
+    axis.imshow(shown, extent=(0, W, H, 0), **colours)
+    axis.set(xticks=[], yticks=[])
+
+
+def outline(axes: Sequence[plt.Axes], box: Array) -> None:
+    """Draw a box (top, left, bottom, right in pixels), white between black: seen on any colour."""
+    top, left, bottom, right = (float(edge) for edge in box)
+    for axis in axes:
+        frame = plt.Rectangle((left, top), right - left, bottom - top, fill=False, ec="white")
+        frame.set(linewidth=1.2, clip_on=False, in_layout=False)
+        frame.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
+        axis.add_patch(frame)
 
 
 def plot_curves(log: Sequence[dict[str, float]], path: str | Path, baseline: float) -> None:

@@ -5,6 +5,8 @@ small squares cut out of other digits. To name the digit, a model has to find it
 model, which has one weight for each pixel, cannot.
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from ..arrays import Array
@@ -12,13 +14,14 @@ from .dataset import Dataset
 from .digits import digits
 
 SIDE = 8  # of a digit, in pixels
+SCATTERED_MODEL = Path(__file__).with_name("scattered.npz")  # `train --data scattered` made it
 
 
 def scattered(
-    n: int = 20_000,
+    n: int = 100_000,
     held_out: int = 2_000,
     size: int = 24,
-    scraps: int = 8,
+    scraps: int = 6,
     scrap_size: int = 4,
     seed: int = 0,
 ) -> Dataset:

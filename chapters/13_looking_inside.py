@@ -1,0 +1,256 @@
+# %% [markdown]
+# # 13. Looking inside
+#
+# A trained ViT names a digit. What did it look at? The paper answers with pictures: where the
+# attention flows (Figures 6 and 14), how far each head looks (Figures 7 and 11), which places the
+# positions hold to be alike (Figures 7 and 10), which patches the embedding looks for (Figure 7).
+# This chapter makes all of them, by hand. And because a picture of attention is easy to believe,
+# it asks each map a question with a known answer.
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import minivit
+from minivit import analysis, data
+from minivit.analysis import patch_maps, rollout, save_figure
+from minivit.training import evaluate, logistic_regression
+
+# %% [markdown]
+# ## A task with a known answer
+#
+# The 8 x 8 digits will not do. A linear model on their raw pixels already reads 97.5% of them, and
+# 4 x 4 patches make a poor map. So one digit is put at a random place in an image of 24 x 24, among
+# scraps cut out of other digits. To name it one must find it first; a linear model, with one
+# weight a pixel, cannot. And where it lies, its *box*, is known.
+#
+# The model comes with minivit. `python -m minivit train --data scattered` made it: patches of 4 x 4
+# pixels, so a grid of 6 x 6 and a class token, four blocks, four heads.
+
+# %%
+scattered = data.scattered(n=5000)                            # of the images for training, a few
+images, labels = scattered.held_out_images, scattered.held_out_labels
+boxes = scattered.held_out_boxes                              # (B, 4): top, left, bottom, right
+model = minivit.ViT.load(data.SCATTERED_MODEL)
+grid, P = model.config.grid, model.config.patch_size
+accuracy = evaluate(model, images, labels).accuracy
+baseline = logistic_regression(scattered, steps=50)
+print(f"the ViT: {accuracy:.1%} of {len(images)} held-out images (a linear model: {baseline:.0%})")
+assert accuracy > 0.85
+assert baseline < 0.25
+
+# %% [markdown]
+# ## One head at a time
+#
+# Chapter 6 called the probabilities $A$: row $i$ says from which tokens token $i$ takes. The class
+# token's row is the one that decides. Without the class token's own entry it is a map over the
+# patches, one for each layer, image and head.
+
+# %%
+A = model.attention(images)                                   # (L, B, k, T, T)
+L, B, k, T, _ = A.shape
+maps = patch_maps(A, grid)                                    # (L, B, k, 6, 6)
+assert abs(A.sum(-1) - 1).max() < 1e-5                        # each row sums to one
+assert np.array_equal(maps[2, 5, 1], A[2, 5, 1, 0, 1:].reshape(grid))
+
+# %% [markdown]
+# ## Attention rollout
+#
+# One layer's map tells what that layer takes from its own input; but a token of layer 3 is itself
+# a mixture of what it took before. Abnar and Zuidema (2020) follow the flow. Take the mean $A_l$ of
+# a layer's heads. The residual of Equation 2 lets each token pass unchanged as well, so let half of
+# it pass; then multiply the layers, each new one from the left:
+#
+# $$ R_l = (A_l + I) / 2 · R_{l-1}, \qquad R_0 = I $$
+#
+# Each row of $R_L$ sums to 1 again, and its entry $j$ says how much of patch $j$ arrives.
+
+# %%
+def naive_rollout(A):
+    R = np.eye(T)
+    for A_l in A:                                             # (k, T, T), of one image
+        flow = np.zeros((T, T))
+        for i in range(T):
+            for j in range(T):
+                arriving = sum(A_l[:, i, m].mean() * R[m, j] for m in range(T))
+                flow[i, j] = (arriving + R[i, j]) / 2
+        R = flow
+    return R
+
+flow = rollout(A)                                             # (B, T, T)
+one = A[:, :1, :1].astype("float64")                          # one image, one head
+assert abs(rollout(one)[0] - naive_rollout(one[:, 0])).max() < 1e-13
+assert abs(flow.sum(-1) - 1).max() < 1e-5
+
+# %% [markdown]
+# ## What raises the answer
+#
+# Attention tells where a head looks, not whether it matters. The backward pass knows. On its way it
+# computes $dA$, how strongly the loss reacts to each probability; nothing has to be added, only
+# watched. Send back 1 for the logit of the model's answer, and 0 for the others. Where $A · dA$ is
+# positive, the look spoke for the answer. Chefer et al. (2021) add these up through the layers as
+# rollout does:
+#
+# $$ Ā_l = \mathrm{mean}_h(\mathrm{max}(A · dA, 0)), \qquad R_l = R_{l-1} + Ā_l R_{l-1} $$
+
+# %%
+A_few, dA = analysis.attention_gradients(model, images[:200])         # (L, 200, k, T, T) each
+weighted = analysis.gradient_weighted(A_few, dA)              # (200, T, T)
+assert (weighted >= 0).all()
+# A softmax forgets what is added to a whole row of scores; so A · dA, less its part along A, is
+# what the scores receive, and sums to zero (chapter 5).
+dscores = A_few * (dA - (A_few * dA).sum(-1, keepdims=True))
+assert abs(dscores.sum(-1)).max() < 1e-4
+
+# %% [markdown]
+# ## The question with a known answer
+#
+# How much of a map's mass lies inside the box? A map without any idea has as much there as the box
+# takes of the image, 64 of 576 pixels. Over all held-out images:
+
+# %%
+shares = analysis.shares_inside(model, images, boxes)
+for name, share in shares.items():
+    print(f"{name:18} {share:.1%} inside the box, {share / shares['chance']:.1f} times chance")
+assert shares["rollout"] > 1.5 * shares["chance"]
+assert shares["gradient-weighted"] > 2 * shares["chance"]
+
+# %% [markdown]
+# The maps do point at the digit, those weighted by the gradient more sharply. Rollout gives every
+# layer and head the same voice, and half of the flow never moves: some of it must end elsewhere.
+#
+# ## How far does a head look?
+#
+# The mean attention distance (Figure 7, right) is to a head what the size of its filter is to a
+# convolution. Let $D_{ij}$ be the distance between the centres of patches $i$ and $j$ in pixels.
+# Leave the class token out, weigh the distances by the attention, and take the mean over queries
+# and images.
+
+# %%
+def naive_distance(A, gw, P):
+    T = len(A)                                                # one head, one image
+    total = 0
+    for i in range(1, T):
+        for j in range(1, T):
+            (r, c), (s, d) = divmod(i - 1, gw), divmod(j - 1, gw)      # row, column
+            total += A[i, j] * P * math.hypot(r - s, c - d)
+    return total / (T - 1)
+
+
+distances = analysis.mean_attention_distance(A, grid, P)      # (L, k) in pixels
+one = analysis.mean_attention_distance(A[:, :1], grid, P)[3, 2]
+assert abs(one - naive_distance(A[3, 0, 2].astype("float64"), grid[1], P)) < 1e-4
+print(f"from {distances.min():.1f} to {distances.max():.1f} pixels")
+
+# %% [markdown]
+# For comparison, a head that looks everywhere alike, here and in a ViT of the paper:
+
+# %%
+def everywhere(gh, gw, P):
+    A = np.full((1, 1, 1, gh * gw, gh * gw), 1 / (gh * gw))
+    return analysis.mean_attention_distance(A, (gh, gw), P)[0, 0]
+
+uniform = everywhere(*grid, P)
+print(f"everywhere alike: {uniform:.3f} pixels here, {everywhere(14, 14, 16):.3f} in a ViT-B/16")
+assert abs(everywhere(14, 14, 16) - 116.492) < 0.01
+
+# %% [markdown]
+# That is the top of the paper's figure, near 120 pixels: its heads in the last layers look almost
+# everywhere.
+#
+# ## Positions and filters
+#
+# For each place, the cosine between its position and all others: are neighbours alike, though
+# nobody told the model which places are neighbours? And the columns of $E$: their principal
+# components are the patterns that the embedding tells apart best, found by a singular value
+# decomposition.
+
+# %%
+similarity = analysis.position_similarity(analysis.position_table(model), grid)
+E = model.params["patch_embedding"]["kernel"]                 # (16, D)
+filters, explained = analysis.patch_filters(E, P, count=14)   # (14, P, P, 1)
+places = np.stack(np.meshgrid(range(6), range(6), indexing="ij"), -1).reshape(36, 2)
+steps = abs(places[:, None] - places).sum(-1)                 # (36, 36), from place to place
+cosines = similarity.reshape(36, 36)
+near, far = cosines[steps == 1].mean(), cosines[steps > 4].mean()
+print(f"cosine of neighbours {near:.2f}, of places far apart {far:.2f}")
+print(f"the first 14 of 16 components explain {explained.sum():.0%} of the filters")
+assert near > far + 0.1
+
+# %%
+def show(axis, picture, b=None, **how):
+    axis.imshow(picture, extent=(0, 24, 24, 0), **how)
+    axis.set(xticks=[], yticks=[])
+    if b is not None:
+        top, left, bottom, right = boxes[b]
+        frame = plt.Rectangle((left, top), right - left, bottom - top, fill=False, lw=2, ec="C1")
+        axis.add_patch(frame)
+
+
+figure = plt.figure(figsize=(9, 8), layout="constrained")
+upper, lower = figure.subfigures(2, 1, height_ratios=[1.45, 1])
+rows = upper.subplots(3, 6)
+named = ["image", "rollout", "by gradient", *(f"layer {L}, head {h + 1}" for h in range(3))]
+for row, b in zip(rows, (0, 1, 2), strict=True):
+    show(row[0], images[b, :, :, 0], b, cmap="gray")
+    every = [patch_maps(flow[b], grid), patch_maps(weighted[b], grid), *maps[-1, b, :3]]
+    for axis, one in zip(row[1:], every, strict=True):
+        show(axis, one, b, cmap="viridis", vmin=0)
+for axis, name in zip(rows[0], named, strict=True):
+    axis.set_title(name, fontsize=10)
+
+# %%
+left, middle, right = lower.subplots(1, 3, width_ratios=[1.3, 1.3, 1])
+tiles = np.pad(filters[..., 0], ((0, 0), (0, 1), (0, 1)), constant_values=1)     # (14, 5, 5)
+left.imshow(tiles.reshape(2, 7, 5, 5).swapaxes(1, 2).reshape(10, 35), cmap="gray")
+left.set(xticks=[], yticks=[], xlabel="components of the filters")
+tiles = np.pad(similarity, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+mosaic = tiles.swapaxes(1, 2).reshape(42, 42)
+shown = middle.imshow(mosaic, cmap="PuOr", vmin=-1, vmax=1)
+middle.set(xticks=[], yticks=[], xlabel="similarity of each place to all others")
+lower.colorbar(shown, ax=middle, shrink=0.8, ticks=[-1, 0, 1])
+for layer in range(L):
+    right.plot([layer + 1] * k, distances[layer], "o", color="C0", mec="w", ms=8)
+right.axhline(uniform, color="0.4", ls="--")
+right.annotate("everywhere alike", (1, uniform + 0.3), color="0.3")
+right.set(xlabel="layer", ylabel="mean attention distance (pixels)", xticks=range(1, L + 1))
+right.set(ylim=(0, 1.25 * uniform))
+save_figure(figure, "figures/13_looking_inside.png")
+
+# %% [markdown]
+# ![Above, three images with the box of the digit, rollout, the gradient-weighted map and three
+# heads. Below, the paper's panels: filters, positions,
+# distances.](../figures/13_looking_inside.png)
+#
+# ## Yours
+#
+# **Predict.** Paint the four patches that a map marks highest black, and let the model read what is
+# left. How many images does it still read, for each map, and for four patches drawn at random?
+
+# %%
+def still_read(maps):
+    """The accuracy after the four highest patches of each map (200, 6, 6) are painted black."""
+    highest = maps.reshape(200, 36).argsort(1)[:, -4:]        # (200, 4)
+    patches, unfold = minivit.layers.patchify(images[:200].copy(), P)     # (200, 36, 16)
+    patches[np.arange(200)[:, None], highest] = -1
+    return evaluate(model, unfold(patches), labels[:200]).accuracy
+
+
+random = np.random.default_rng(0).random((200, 6, 6))
+by_rollout, by_gradient = (patch_maps(one, grid) for one in (flow[:200], weighted))
+read = [still_read(one) for one in (random, by_rollout, by_gradient)]
+print("random {:.0%}, rollout {:.0%}, gradient-weighted {:.0%}".format(*read))
+assert read[2] < read[0] - 0.2
+
+# %% [markdown]
+# The patches marked by the gradient are the ones that the answer hangs on. (The pullback of
+# `patchify` puts patches back to an image; chapter 1. It serves here as its inverse.)
+#
+# **Write.** `attention_entropy(A)`: the mean over queries of $-Σ_j A_{ij} · \mathrm{log} A_{ij}$,
+# for each head, and its pullback. It is 0 for a head that looks at one token only, and the
+# logarithm of $T$ for one that looks everywhere. `python -m minivit exercise 13 --start` puts a
+# frame into `exercises/`; `python -m minivit exercise 13` grades it; `--hint` helps.
+#
+# **Take away.** In `naive_rollout` and in the library's, leave out the identity.

@@ -1,0 +1,247 @@
+# %% [markdown]
+# # 14. Eight models
+#
+# Eight Vision Transformers were trained on the digits, five times each, by chapter 12's recipe
+# without its shifts (`python chapters/measured/eight_models.py`). Given the same parameters, all
+# eight return the same logits: forward, nothing is wrong. Backward, seven of them have one mistake
+# each, of the kinds that people make. In one of them every pullback is right:
+#
+# $$ dparams = ∂loss / ∂params $$
+#
+# Which one? Learning curves are what one looks at first; then comes the code, then the checker.
+
+# %%
+import inspect
+import math
+from unittest.mock import patch
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import minivit
+from minivit import layers
+from minivit.analysis import save_figure
+from minivit.layers import layer_norm, mlp, self_attention
+from minivit.models import initialise, vit
+from minivit.training import AdamW, descend, packed_gradients
+
+# %%
+rows = np.genfromtxt("chapters/measured/eight_models.csv", delimiter=",", names=True,
+                     dtype=None, encoding="utf-8")
+curves = {name: 100 * rows["accuracy"][rows["model"] == name].reshape(5, 20) for name in "ABCDEFGH"}
+means = {name: curve[:, -1].mean() for name, curve in curves.items()}
+figure, axes = plt.subplots(2, 4, figsize=(9, 4.4), layout="constrained", sharex=True, sharey=True)
+for axis, (name, curve) in zip(axes.flat, curves.items(), strict=True):
+    errors, epochs = 100 - curve, np.arange(1, 21)            # (seeds, epochs)
+    axis.fill_between(epochs, errors.min(0), errors.max(0), color="C0", alpha=0.25, lw=0)
+    axis.plot(epochs, errors.mean(0), color="C0")
+    axis.set(yscale="log", ylim=(0.5, 100), yticks=[1, 2, 5, 10, 20, 50], xticks=[1, 10, 20])
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_title(f"{name}: {means[name]:.1f}% right at last", fontsize=10)
+figure.supxlabel("epoch", fontsize=10)
+figure.supylabel("errors on the held-out digits (%)", fontsize=10)
+save_figure(figure, "figures/14_eight_models.png")
+
+# %% [markdown]
+# ![Eight panels of errors by epoch, mean and range of five trainings each. One of them stays far
+# above the others.](../figures/14_eight_models.png)
+#
+# **Guess before you read on.** Which model is right? Which others can you call wrong?
+#
+# ## What they do
+#
+# Each has one function in the place of the library's. Now that you see them: which one is right?
+
+# %%
+def add_positions_a(z, table):
+    return z + table, lambda dz: (dz, {"table": dz.mean(0)})
+
+
+def gelu_b(x, kind):
+    cdf = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return x * cdf, lambda dy: dy * cdf
+
+# %%
+def encoder_block_c(z, params, config, generator=None, watch=None):
+    normed1, norm1_back = layer_norm(z, **params["norm1"])
+    mixed, attention_back = self_attention(normed1, **params["attention"], heads=config.heads)
+    mid = z + mixed                                           # (2)
+    normed2, norm2_back = layer_norm(mid, **params["norm2"])
+    thought, mlp_back = mlp(normed2, **params["mlp"])
+
+    def pullback(dout):
+        dnormed2, dmlp = mlp_back(dout)
+        dmid, dnorm2 = norm2_back(dnormed2 + dout)
+        dnormed1, dattention = attention_back(dmid)
+        dz, dnorm1 = norm1_back(dnormed1 + dmid)
+        return dz, {"norm1": dnorm1, "attention": dattention, "norm2": dnorm2, "mlp": dmlp}
+
+    return mid + thought, pullback                            # (3)
+
+# %%
+def layer_norm_with(formula):
+    def changed(x, scale, bias, eps):
+        y, norm_back = layer_norm(x, scale, bias, eps)
+        c = x - mean(x)
+        sigma = (mean(c * c) + eps) ** 0.5
+        return y, lambda dy: (formula(dy * scale, c / sigma, sigma), norm_back(dy)[1])
+
+    return changed
+
+
+def mean(x):
+    return x.mean(-1, keepdims=True)
+
+# %%
+def attend_e(q, k, v, bias=None, watch=None):
+    y, attend_back = layers.attend(q, k, v, bias, watch)
+
+    def pullback(dy, out=(None, None, None)):
+        dq, dk, dv, dscores = attend_back(dy, out)
+        dq *= math.sqrt(q.shape[-1])
+        return dq, dk, dv, dscores
+
+    return y, pullback
+
+# %%
+def softmax_g(x):
+    p, _ = layers.softmax(x)
+    return p, lambda dp: p * (1 - p) * dp
+
+
+def class_token_h(x, class_token):
+    z, _ = layers.prepend_class_token(x, class_token)
+    return z, lambda dz: (dz[:, 1:], {"class_token": 0 * class_token})
+
+# %%
+VIT, ATTENTION, MLP = map(inspect.getmodule, (vit, self_attention, mlp))
+MODELS = {
+    "A": (VIT, "add_positions", add_positions_a),
+    "B": (MLP, "gelu", gelu_b),
+    "C": (VIT, "encoder_block", encoder_block_c),
+    "D": (VIT, "layer_norm", layer_norm_with(lambda g, x_hat, sigma: (g - mean(g)) / sigma)),
+    "E": (ATTENTION, "attend", attend_e),
+    "F": (VIT, "layer_norm", layer_norm_with(
+        lambda g, x_hat, sigma: (g - mean(g) - x_hat * mean(g * x_hat)) / sigma)),
+    "G": (ATTENTION, "softmax", softmax_g),
+    "H": (VIT, "prepend_class_token", class_token_h),
+}  # fmt: skip
+
+# %% [markdown]
+# For the time of a `with`, `patch.object(file, "gelu", gelu_b)` from Python's library exchanges
+# what a file calls by that name. Here are the eight on 256 digits, after two epochs of plain
+# descent with the right gradient. All have the same loss. And the gradients? The cosine of the
+# angle to the right one is 1 for the same direction and 0 for a right angle.
+
+# %%
+digits = minivit.data.digits()
+config = minivit.ViTConfig(image_size=8, patch_size=2, channels=1, classes=10, width=32, depth=4,
+                           heads=4, mlp_width=64, position_std=1.0)
+model, batch = minivit.ViT.create(config, seed=0), (digits.images[:256], digits.labels[:256])
+descend(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
+loss, _, truth = packed_gradients(model, *batch, shards=2)
+for name, replacement in MODELS.items():
+    with patch.object(*replacement):
+        again, _, wrong = packed_gradients(model, *batch, shards=2)
+    cosine = truth @ wrong / math.sqrt((truth @ truth) * (wrong @ wrong))
+    print(f"{name}: {cosine:.2f}")
+    assert abs(again - loss) < 1e-5
+    assert cosine > 0.7
+
+# %% [markdown]
+# That is why they learn: each of these gradients still points downhill, and a falling loss says
+# no more than that. Nor does the cosine tell who will suffer.
+#
+# ## What the checker says
+#
+# Chapter 11's check of a whole model: float64, two blocks, all parameters far from their first
+# values, two random directions for each. A cross stands where a gradient is off by more than
+# $10^{-12}$. Backward runs from the top to the bottom.
+
+# %%
+small = minivit.ViTConfig(image_size=4, patch_size=2, channels=1, classes=5, width=12, depth=2,
+                          heads=4, mlp_width=7)
+rng = np.random.default_rng(0)
+images, params, reports = rng.normal(size=(2, 4, 4, 1)), initialise(small, 0, "float64"), {}
+for leaf in minivit.flatten(params).values():
+    leaf += 0.3 * rng.normal(size=leaf.shape)
+for name, replacement in MODELS.items():
+    with patch.object(*replacement):
+        reports[name] = minivit.gradcheck(
+            lambda images, params: vit(images, params, small), images, params, directions=2)
+assert [name for name, report in reports.items() if report.worst < 1e-12] == ["F"]
+assert min(report.worst for name, report in reports.items() if name != "F") > 0.1
+
+# %%
+block = "mlp/out", "mlp/hidden", "norm2", "attention/out", "attention/qkv", "norm1"
+parts = ["params/head", "params/norm", *(f"params/blocks/{i}/{part}" for i in (1, 0)
+         for part in block), "params/positions", "params/class_token", "images"]
+print(f"{'':29}", *MODELS)
+for part in parts:
+    worst = [max(error for argument, error in report.items() if argument.startswith(part))
+             for report in reports.values()]
+    print(f"{part:29}", *("x" if error > 1e-12 else "." for error in worst))
+
+# %% [markdown]
+# F is right. **How to read a column:** above a mistake all is right, below it all is wrong. So look
+# at the highest cross.
+#
+# - A and H have only one: what they hand down is right, their own parameter's gradient is not.
+# - B: `mlp/out` is right, `mlp/hidden` is not. Between them is the GELU.
+# - C: the MLP is right, the second norm's own gradients are not: what it receives is wrong.
+# - D: the last norm's own gradients are right, and all below is wrong: it is the $dx$ handed down.
+# - E and G: wrong from the queries, keys and values on; what follows them is `attend`.
+#
+# To tell E from G, have `attend` checked by itself, entry by entry. And the positions of A:
+
+# %%
+for name in "EG":
+    with patch.object(*MODELS[name]):
+        print(name, minivit.gradcheck(ATTENTION.attend, *rng.normal(size=(3, 2, 4, 8))))
+print("A", minivit.gradcheck(add_positions_a, rng.normal(size=(4, 3, 5)), rng.normal(size=(3, 5))))
+
+# %% [markdown]
+# In E the queries alone are wrong, by √8, which is √Dh. In G the keys are wrong too but not the
+# values, which do not pass the softmax on their way back. In A the mean over 4 images was taken.
+# This is how each is mended:
+#
+# - A: `dz.sum(0)`. Every image uses the table and adds its share.
+# - B: $Φ$ is not all of the slope of $x Φ(x)$; $x$ times the slope of $Φ$ is missing.
+# - C: `norm2_back(dnormed2) + dout`. The residual passes by the norm. The same for `norm1_back`.
+# - D: the part along $\hat x$ must go as well, as in F.
+# - E: without the line `dq *= ...`. (In other code, such a factor is forgotten.)
+# - G: `p * dp - p * (p * dp).sum(-1, keepdims=True)`; $p (1 - p)$ is the Jacobian's diagonal only.
+# - H: `dz[:, 0].sum(0)`, not zeros.
+
+# %%
+near = [name for name in means if name != "F" and abs(means[name] - means["F"]) < 1]
+print(f"within a point of F's {means['F']:.1f}%: {', '.join(near)}")
+
+# %% [markdown]
+# LESSON
+#
+# ## Yours
+#
+# **Predict.** In a batch of 64, A's gradient of the positions is 64 times too small. How much more
+# slowly do its positions learn with AdamW?
+
+# %%
+ends = []
+for factor in (1, 1 / 64):
+    table, generator = {"table": np.zeros(5)}, np.random.default_rng(1)
+    optimiser = AdamW(table)
+    for _ in range(100):
+        optimiser.update(factor * generator.normal(size=5), rate=0.01)
+    ends.append(table["table"])
+print(abs(ends[0] - ends[1]).max() < 1e-5 < abs(ends[0]).max())
+assert abs(ends[0] - ends[1]).max() < 1e-5 < abs(ends[0]).max()
+
+# %% [markdown]
+# Not at all: AdamW forgets a factor that all steps share (chapter 12). It hides such a mistake.
+#
+# **Write.** Mend the `layer_norm` that the exercise hands over. With scale 1, as models begin, all
+# its gradients are right. `python -m minivit exercise 14 --start` puts it into `exercises/`;
+# `python -m minivit exercise 14` grades it; `--hint` helps.
+#
+# **Take away.** In the check, take away the loop that moves the parameters from their first values
+# (and the two asserts). I saw no cross at all: the head starts at zero, and nothing passes it.

@@ -1,0 +1,198 @@
+"""Make the book's pages: run every chapter and write what it says, does, prints and draws.
+
+    python chapters/build.py               every chapter, and the equations in chapters/README.md
+    python chapters/build.py 04 A          these chapters, and the equations
+    python chapters/build.py --equations   only the equations
+
+A chapter is a script in Jupytext's percent format. Its page, chapters/pages/NN_name.md, has its
+text, its code, and below each code cell what that cell printed. The equations are collected from
+the docstrings of minivit and from the chapters, wherever one says "Equation 5" or "Equations 5 to
+7". `tests/test_chapters.py` finds what is stale. Needs jupytext: `pip install -e .[book]`.
+"""
+
+import argparse
+import ast
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jupytext
+
+CHAPTERS = Path(__file__).resolve().parent
+PAGES, README = CHAPTERS / "pages", CHAPTERS / "README.md"
+BEGIN, END = "<!-- equations: made by chapters/build.py -->", "<!-- end of the equations -->"
+LABEL = re.compile(r"\b(?:Equations?|Eqs?\.) (\d(?!\d)(?:(?:, | and | to )\d(?!\d))*)")
+EQUATIONS = range(1, 9)
+
+
+class ChapterError(Exception):
+    """A chapter failed; the message says where and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("chapters", nargs="*", help="such as 04 or A; all, if none is named")
+    parser.add_argument("--equations", action="store_true", help="only chapters/README.md")
+    parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)  # how a page asks for them
+    args = parser.parse_args(arguments)
+    if args.outputs:
+        print(json.dumps(run(args.outputs)))
+        return
+    by_number = {path.stem.partition("_")[0]: path for path in chapters(CHAPTERS)}
+    if unknown := set(args.chapters) - set(by_number):
+        parser.error(f"no chapter {', '.join(sorted(unknown))}: choose from {' '.join(by_number)}")
+    PAGES.mkdir(exist_ok=True)
+    for number in [] if args.equations else args.chapters or by_number:
+        path = by_number[number]
+        try:
+            (PAGES / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
+        except ChapterError as error:
+            sys.exit(str(error))
+    text = with_equations(README.read_text(encoding="utf-8"), equations(CHAPTERS.parent))
+    README.write_text(text, encoding="utf-8")
+
+
+def chapters(folder: Path) -> list[Path]:
+    """The book in its order: the files named 00_... to 14_..., then A_..."""
+    return sorted(path for path in folder.glob("*.py") if re.match(r"(\d\d|[A-Z])_", path.name))
+
+
+def cells(text: str) -> list[Any]:
+    """The cells of a script in percent format; each has `cell_type` and `source`."""
+    return jupytext.reads(text, fmt="py:percent").cells
+
+
+def title(path: Path) -> str:
+    """What stands in a chapter's first heading: "4. Layer norm"."""
+    return re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
+def run(path: Path) -> list[str] | str:
+    """Run a chapter in this process: what each code cell prints or, if one fails, how."""
+    text = path.read_text(encoding="utf-8")
+    namespace, printed, end = {"__name__": "__main__", "__file__": str(path)}, [], 0
+    for number, cell in enumerate(cells(text), 1):
+        if cell.cell_type != "code":
+            continue
+        start = max(text.find(f"# %%\n{cell.source}", end), end) + len("# %%\n")
+        end = start + len(cell.source)
+        above = text.count("\n", 0, start)                    # lines, so that tracebacks are right
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile("\n" * above + cell.source, str(path), "exec"), namespace)
+        except (Exception, SystemExit) as error:
+            error.__traceback__ = error.__traceback__.tb_next  # without this file
+            where = f"{path.name}, cell {number}, line {above + 1}: failed\n\n"
+            return where + "".join(traceback.format_exception(error))
+        printed.append(out.getvalue())
+    return printed
+
+
+def outputs(path: Path, timeout: float | None = None) -> list[str]:
+    """What each code cell prints, run by a new process in the folder above that of the chapter.
+
+    Raises ChapterError if a cell fails, or if it takes longer than `timeout` seconds.
+    """
+    command = [sys.executable, "-X", "utf8", __file__, "--outputs", str(path)]
+    how = {"env": {**os.environ, "MPLBACKEND": "Agg"}, "capture_output": True, "encoding": "utf-8"}
+    try:
+        done = subprocess.run(command, cwd=path.parent.parent, timeout=timeout, **how)
+    except subprocess.TimeoutExpired:
+        raise ChapterError(f"{path.name}: not finished after {timeout:g} seconds") from None
+    if done.returncode:
+        raise ChapterError(f"{path.name}: ended with {done.returncode}\n\n{done.stderr.strip()}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if isinstance(answer, str):
+        raise ChapterError(answer)
+    return answer
+
+
+def page(path: Path, timeout: float | None = None) -> str:
+    """A chapter, freshly run, as Markdown. Raises ChapterError as `outputs` does."""
+    number = path.stem.partition("_")[0]
+    printed = iter(outputs(path, timeout))
+    parts = [f"*Made from [{path.name}](../{path.name}) by `python chapters/build.py {number}`.*"]
+    for cell in cells(path.read_text(encoding="utf-8")):
+        if cell.cell_type != "code":
+            parts.append(one_deeper(cell.source))
+            continue
+        parts.append(f"```python\n{cell.source.strip()}\n```")
+        if output := "\n".join(line.rstrip() for line in next(printed).splitlines()).strip("\n"):
+            parts.append(f"```text\n{output}\n```")
+    return "\n\n".join([*parts, "---", neighbours(path)]) + "\n"
+
+
+def one_deeper(text: str) -> str:
+    """A cell's text with its links as they are seen from `pages`; to chapters, as their pages."""
+    text = re.sub(r"(?<!\w)(\[[^]]*\]\()(?!\w+:|#)", r"\1../", text)
+    return re.sub(r"\]\(\.\./((?:\d\d|[A-Z])_\w+)\.py\)", r"](\1.md)", text)
+
+
+def neighbours(path: Path) -> str:
+    """Links to the page before, to the contents, and to the page after."""
+    book = chapters(path.parent)
+    i = book.index(path)
+    before = [f"Before: [{title(p)}]({p.stem}.md)" for p in book[:i][-1:]]
+    after = [f"Next: [{title(p)}]({p.stem}.md)" for p in book[i + 1 :][:1]]
+    return " · ".join([*before, "[Contents](../README.md)", *after])
+
+
+def with_equations(readme: str, table: str) -> str:
+    """The text of chapters/README.md with this table between its two markers."""
+    before, _, rest = readme.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
+
+
+def equations(root: Path) -> str:
+    """For each equation of the paper, where the library and where the book name it."""
+    rows = ["| equation | in the library | in the book |", "|---|---|---|"]
+    labels = list(library_labels(root)), list(book_labels(root))
+    for n in EQUATIONS:
+        named = [", ".join(link for number, link in where if number == n) for where in labels]
+        rows.append(f"| ({n}) | {named[0]} | {named[1]} |")
+    return "\n".join(rows)
+
+
+def equations_named(text: str) -> set[int]:
+    """The numbers in "Equation 1", "Eq. 4", "Equations 6 and 7" and "Equations 5 to 8"."""
+    named = set()
+    for label in LABEL.findall(" ".join(text.split())):
+        numbers = [int(n) for n in re.findall(r"\d", label)]
+        named |= set(range(numbers[0], numbers[-1] + 1) if " to " in label else numbers)
+    return named
+
+
+def library_labels(root: Path) -> Iterator[tuple[int, str]]:
+    """(equation, a link to the file) for each file of minivit whose docstrings name it."""
+    library = root / "minivit"
+    for path in sorted(set(library.rglob("*.py")) - set(library.glob("exercises/*"))):
+        where = path.relative_to(library).as_posix()
+        every = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        nodes = [n for n in every if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+        docs = [(getattr(n, "name", ""), ast.get_docstring(n) or "") for n in nodes]
+        for n in EQUATIONS:
+            if names := [name for name, doc in docs if n in equations_named(doc)]:
+                functions = ", ".join(f"`{name}`" for name in names if name)
+                yield n, f"[`{where}`](../minivit/{where})" + f" ({functions})" * bool(functions)
+
+
+def book_labels(root: Path) -> Iterator[tuple[int, str]]:
+    """(equation, a link to the page) for each chapter that names it, or writes it: $$ ... (5) $$"""
+    for path in chapters(root / "chapters"):
+        every = cells(path.read_text(encoding="utf-8"))
+        text = "\n".join(cell.source for cell in every if cell.cell_type == "markdown")
+        for n in equations_named(text) | set(map(int, re.findall(r"\(([1-8])\) \$\$", text))):
+            yield n, f"[{title(path)}](pages/{path.stem}.md)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""From a model to a figure: all that `python -m minivit attention` draws."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..arrays import Array
+from ..data import Dataset
+from .attention import mean_attention_distance
+from .embedding import patch_filters, position_similarity, position_table
+from .figures import plot_distances, plot_filters, plot_gradients, plot_similarity
+from .gradients import attention_gradients
+from .plots import plot_attention
+
+if TYPE_CHECKING:
+    from ..model import ViT
+
+KINDS = {
+    "maps": "what each head of one layer looks at, the rollout, the gradient-weighted one",
+    "distance": "how far each head looks, layer by layer (Figure 7 right)",
+    "positions": "how alike two position embeddings are (Figure 7 centre)",
+    "filters": "principal components of the patch embedding's filters (Figure 7 left)",
+    "gradients": "what the heads of one layer look at, and which looks speak for the class",
+}
+OF_IMAGES = ("maps", "distance", "gradients")  # the others show the parameters alone
+OF_A_LAYER = ("maps", "gradients")
+EXAMPLES = 128  # images of which the distances are a mean, as in Figure 11
+FILTERS = 28  # components of Figure 7
+
+
+def draw(
+    model: "ViT",
+    kind: str,
+    path: str | Path,
+    images: Array | None = None,
+    titles: Sequence[str] = (),
+    layer: int = -1,
+    boxes: Array | None = None,
+) -> None:
+    """Write the figure of one of the KINDS.
+
+    Those OF_IMAGES need images (B, H, W, C); titles, the layer and boxes (B, 4) in pixels are for
+    those OF_A_LAYER. Gradients are of each image's likeliest class. Raises ValueError for another
+    kind, and for positions that have no table.
+    """
+    c = model.config
+    if kind == "positions":
+        plot_similarity(position_similarity(position_table(model), c.grid), path)
+    elif kind == "filters":
+        kernel = model.params["patch_embedding"]["kernel"]
+        count = min(FILTERS, len(kernel), c.width - 1)
+        plot_filters(*patch_filters(kernel, c.patch_size, count), path)
+    elif kind == "distance":
+        uniform = np.full((1, 1, 1, c.tokens, c.tokens), 1 / c.tokens)
+        distances, level = (
+            mean_attention_distance(A, c.grid, c.patch_size)
+            for A in (model.attention(images), uniform)
+        )
+        plot_distances(distances, float(level[0, 0]), path)
+    elif kind in OF_A_LAYER:
+        A, dA = attention_gradients(model, images)
+        if kind == "maps":
+            plot_attention(images, A, c.grid, path, titles, layer, dA, boxes)
+        else:
+            plot_gradients(images, A, dA, c.grid, path, titles, layer, boxes)
+    else:
+        raise ValueError(f"unknown kind {kind!r}: choose {', '.join(KINDS)}")
+
+
+def draw_held_out(
+    model: "ViT", dataset: Dataset, path: str | Path, kind: str = "maps", layer: int = -1
+) -> None:
+    """Write a figure OF_IMAGES: the first held-out image of some classes, or many for distances."""
+    images, labels, boxes = dataset.held_out_images, dataset.held_out_labels, dataset.held_out_boxes
+    if kind not in OF_A_LAYER:
+        return draw(model, kind, path, images[:EXAMPLES])
+    shown = (0, 2, 3, 4, 8) if kind == "maps" else (2, 3, 8)  # gradients take two rows for each
+    firsts = [int(np.argmax(labels == c)) for c in shown]
+    answers = model(images[firsts]).argmax(-1)
+    titles = [f"a {label}, read as {c}" for label, c in zip(labels[firsts], answers, strict=True)]
+    boxes = None if boxes is None else boxes[firsts]
+    return draw(model, kind, path, images[firsts], titles, layer, boxes)
