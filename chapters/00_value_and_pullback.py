@@ -30,13 +30,12 @@ import numpy as np
 import minivit
 from minivit.analysis import save_figure
 
-
 def nudge(f, x, dy, h=1e-6):
-    dx = np.zeros_like(x)
+    y, dx = f(x), np.zeros_like(x)
     for j in range(x.size):
         moved = x.copy()
         moved[j] += h
-        dx[j] = (dy * (f(moved) - f(x))).sum() / h
+        dx[j] = (dy * (f(moved) - y)).sum() / h
     return dx
 
 # %% [markdown]
@@ -75,10 +74,8 @@ def sigmoid_backward(dy, cache):
 # %%
 def sigmoid(x):
     s = 1 / (1 + np.exp(-x))
-
     def pullback(dy):
         return dy * s * (1 - s)
-
     return s, pullback
 
 x, dy = np.array([0.0, 1.0, -3.0]), np.array([2.0, -1.0, 0.5])
@@ -93,7 +90,7 @@ assert abs(dx - nudge(lambda x: sigmoid(x)[0], x, dy)).max() < 1e-5
 # long as the inner function lives. This is a *closure*. `minivit.keeps` shows what one holds.
 #
 # So nothing is packed or unpacked: what the way back needs are the local names of the way forth.
-# Nor is there a state. Each call makes a pullback of its own; an object remembers its last call:
+# Nor is there any state. Each call makes a pullback of its own; an object remembers its last call:
 
 # %%
 print(minivit.keeps(sigmoid_back))
@@ -106,14 +103,15 @@ print(np.array_equal(wrong, dx), np.array_equal(sigmoid_back(dy), dx))
 assert not np.allclose(wrong, dx)
 
 # %% [markdown]
-# These kept arrays are where training's memory goes. Who does not train drops the pullbacks, and
-# the arrays go with them.
+# These kept arrays are where training's memory goes. Whoever does not train drops the pullbacks,
+# and the arrays go with them.
 #
 # ## The chain rule
 #
-# A gradient goes through a chain backwards, one pullback after another: that of $g(f(x))$ is
-# `f_back(g_back(dy))`. Take the sigmoid of $x^2$. The square is a product whose two inputs happen
-# to be the same, so the product comes first.
+# A gradient goes through a chain backwards, one pullback after another. In $g(f(x))$, `g_back(dy)`
+# is how strongly the loss reacts to the input of $g$. This input is the output of $f$, so `f_back`
+# takes it on: the pullback of the chain is `f_back(g_back(dy))`. Take the sigmoid of $x^2$. The
+# square is a product whose two inputs happen to be the same, so the product comes first.
 
 # %%
 def product(a, b):
@@ -121,11 +119,9 @@ def product(a, b):
 
 def square(x):
     y, product_back = product(x, x)
-
     def pullback(dy):
         da, db = product_back(dy)
         return da + db
-
     return y, pullback
 
 # %% [markdown]
@@ -159,8 +155,9 @@ def scaled(x, scale):                             # x (B, D), scale (D,)
 # %% [markdown]
 # ## The complex step
 #
-# `nudge` is right to 8 digits at best: the difference of two nearly equal numbers loses the rest.
-# But nudge $x$ by $ih$, along the imaginary axis, and Taylor's series reads
+# `nudge` is right to 8 digits at best. Over a large step a function bends; after a small one, the
+# difference of two nearly equal numbers loses its digits. But nudge $x$ by $ih$, along the
+# imaginary axis, and Taylor's series reads
 #
 # $$ f(x + ih) = f(x) + ih f'(x) - h^2 f''(x) / 2 - ... $$
 #
@@ -188,10 +185,12 @@ axis.legend(loc="center right")
 save_figure(figure, "figures/00_value_and_pullback.png")
 
 # %% [markdown]
-# ![The difference of two values is best at h = 1e-8. The complex step's error falls as h squared
-# until rounding. Below 1e-17, it is drawn at 1e-17.](../figures/00_value_and_pullback.png)
+# ![The step shrinks to the right. The difference is best at h = 1e-8; the complex step's error
+# falls as h squared, down to rounding (1e-17 stands for less).](../figures/00_value_and_pullback.png)
 #
-# `minivit.gradcheck(f, x, ...)` does this for every entry of every argument, with a random `dy`.
+# `minivit.gradcheck(f, x, ...)` compares a pullback with the complex step, at every entry of every
+# argument, for a random `dy`. (All that `f` does must make sense for complex numbers.) It returns
+# each argument's worst error, as a share of the argument's largest slope; `.worst` is the worst.
 
 # %%
 x2, scale = np.random.default_rng(0).normal(size=(4, 3)), np.array([1.0, 2.0, 3.0])
@@ -236,7 +235,9 @@ def half_square(x):
     y, product_back = product(x, x)
     return y, lambda dy: product_back(dy)[0]
 
-print(minivit.gradcheck(half_square, x))
+errors = minivit.gradcheck(half_square, x)
+print(errors)
+assert abs(errors.worst - 0.5) < 1e-12
 
 # %% [markdown]
 # Half of the gradient at every entry: one of two equal ways is missing.
@@ -245,5 +246,5 @@ print(minivit.gradcheck(half_square, x))
 # and one of them leads through the sigmoid. `python -m minivit exercise 0 --start` puts a frame
 # into `exercises/`; `python -m minivit exercise 0` grades it; `--hint` helps.
 #
-# **Take away.** Ask `complex_slope` for h = 1e-320, among the last numbers before zero, where
-# only a few digits fit: its error was 7e-4. At 1e-300 it was still 2e-16.
+# **Take away.** Almost all of the step: for h = 1e-320, among the last numbers before zero, where
+# only a few digits fit, `complex_slope` was off by 7e-4. At 1e-300 its error was still 2e-16.

@@ -20,13 +20,14 @@ from minivit.analysis import save_figure
 from minivit.layers import patchify, unpatchify
 
 digits = minivit.data.digits()
-images = digits.images                            # (B, H, W, C)
+images = digits.images                            # (B, H, W, C): B images
 print(images.shape, digits.held_out_images.shape, images.min(), images.max())
 
 # %% [markdown]
-# These are the images of the whole book: handwritten digits of 8 x 8 pixels, from the UCI
-# repository. 1,437 are for training; 360 are *held out*: no model is trained on them, and each is
-# judged by them. Ink was counted from 0 to 16 in each pixel and then scaled to go from -1 to 1.
+# These are the images of the whole book: handwritten digits of 8 x 8 pixels, from the UCI Machine
+# Learning Repository. 1,437 are for training; 360 are *held out*: no model is trained on them, and
+# every model is judged by them. The ink of a pixel was counted from 0 to 16; here it is scaled to
+# go from -1 to 1.
 #
 # Now the naive way to patches, in loops: patch after patch, from left to right and from top to
 # bottom; inside a patch, its pixels in the same order.
@@ -67,12 +68,13 @@ assert np.array_equal(table, patches)
 # ## The way back
 #
 # `patchify` computes nothing. Each number of an image appears in exactly one place of the table,
-# unchanged. Write $n(i)$ for the place where pixel number $i$ ends up: $y_{n(i)} = x_i$. The loss
-# reacts to $x_i$ through that one output, so the pullback is
+# unchanged. Let $x_i$ be the image's number $i$, counted along its rows, and $r(i)$ the place in the
+# table $y$ where it ends up: $y_{r(i)} = x_i$. The loss reacts to $x_i$ through that one output, so
+# the pullback is
 #
-# $$ dx_i = dy_{n(i)} $$
+# $$ dx_i = dy_{r(i)} $$
 #
-# Each gradient goes back to the place its pixel came from. In other words, the pullback of cutting
+# Each gradient goes back to the place its number came from. In other words, the pullback of cutting
 # is folding back, and folding back has a name of its own, `unpatchify`.
 
 # %%
@@ -81,10 +83,12 @@ dimages = patchify_back(dpatches)
 assert np.array_equal(dimages, unpatchify(dpatches, 2, height=8, width=8)[0])
 assert np.array_equal(unpatchify(patches, 2, height=8, width=8)[0], images)
 print(minivit.keeps(patchify_back))
+assert minivit.keeps(patchify_back).bytes == 0
 
 # %% [markdown]
 # The pullback keeps no array. All it must know is P, H and W. And the other way round, the pullback
-# of folding back is cutting. The check moves every pixel of one image, as in chapter 0:
+# of folding back is cutting. The checker of chapter 0 moves every number of a small image, one at a
+# time:
 
 # %%
 small = np.random.default_rng(2).normal(size=(1, 4, 6, 3))
@@ -99,8 +103,9 @@ assert back_errors.worst < 1e-12
 # With P = 1, every pixel would be a token. What forbids it is *attention*, the part of the model in
 # which each token looks at all others. Chapters 5 and 6 derive it. Here it is enough to count:
 # every token is compared with every token, itself included, and each comparison gives one number,
-# a *score*. That makes $N^2$ scores, for one image, in one *head*; a head is one such
-# comparison, and ViT-Base has 12 in each of its 12 layers. A float32 has 4 bytes:
+# a *score*. That makes $N^2$ scores, for one image, in one *head*. A head compares all tokens once;
+# ViT-Base, the smallest model of the paper, has 12 of them in each of its 12 layers. A float32 has
+# 4 bytes:
 
 # %%
 def score_bytes(side, P):
@@ -141,7 +146,7 @@ strip = np.full((2, 3 * 16 + 1), np.nan)
 for n in range(16):
     strip[:, 3 * n + 1 : 3 * n + 3] = patches[5, n].reshape(2, 2)
     place = (2 * (n % 4) - 0.3, 2 * (n // 4) - 0.35)
-    axes["digit"].annotate(n + 1, place, va="top", size=7, bbox={"fc": "w", "lw": 0, "pad": 1})
+    axes["digit"].annotate(n + 1, place, va="top", size=8, bbox={"fc": "w", "lw": 0, "pad": 1})
 axes["digit"].set(xticks=[1.5, 3.5, 5.5], xticklabels=[], yticks=[1.5, 3.5, 5.5], yticklabels=[])
 axes["digit"].grid(color="C1", lw=2)
 axes["strip"].imshow(strip, cmap="gray")
@@ -172,8 +177,8 @@ save_figure(figure, "figures/01_patches.png")
 # Halving P halves the squares both ways: 4 times the tokens, 16 times the scores. (On the right the
 # curve ends flat: for few tokens, what remains is the constant cost of calling NumPy.)
 #
-# So large patches are cheap. What do they cost? Nothing yet: every number of the image is still
-# there, in another order. But a pixel's place in its patch is now only a column of the table, and a
+# So large patches are cheap. Is anything lost with them? Nothing yet: every number of the image is
+# still there, in another order. But a pixel's place in its patch is now only a column of the table, and a
 # patch's place in the image only a row number. Chapters 2 and 3 show what becomes of each.
 
 # %% [markdown]
@@ -190,7 +195,7 @@ for P in (4, 2, 1):
     assert (table.size, N) == (64, (8 // P) ** 2)
 
 # %% [markdown]
-# The sequence never grows. Only the comparisons do.
+# There are always 64 numbers. But halve P, and they make 4 times the tokens, 16 times the scores.
 #
 # **Write.** `overlapping_patches(images, patch_size, stride)`: squares of `patch_size`, one every
 # `stride` pixels, so that neighbours share a border. A pixel may now lie in several patches; its
@@ -199,5 +204,5 @@ for P in (4, 2, 1):
 #
 # **Take away.** Leave out the line with `swapaxes`. The assert below it fails: of 64 numbers, 48
 # stand elsewhere, and the first "patch" is a strip of four pixels in one row. Yet a version of
-# `patchify` written so, with its own way back, passes `gradcheck` with an error of 5e-17: it proves
+# `patchify` written so, with its own way back, passes `gradcheck` with an error of 1e-16: it proves
 # that a pullback belongs to its function, not that the function is the one you meant.

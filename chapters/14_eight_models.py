@@ -37,14 +37,14 @@ for axis, (name, curve) in zip(axes.flat, curves.items(), strict=True):
     axis.plot(epochs, errors.mean(0), color="C0")
     axis.set(yscale="log", ylim=(0.5, 100), yticks=[1, 2, 5, 10, 20, 50], xticks=[1, 10, 20])
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.set_title(f"{name}: {means[name]:.1f}% right at last", fontsize=10)
+    axis.set_title(f"{name}: {means[name]:.1f}% in the end", fontsize=10)
 figure.supxlabel("epoch", fontsize=10)
 figure.supylabel("errors on the held-out digits (%)", fontsize=10)
 save_figure(figure, "figures/14_eight_models.png")
 
 # %% [markdown]
-# ![Eight panels of errors by epoch, mean and range of five trainings each. One of them stays far
-# above the others.](../figures/14_eight_models.png)
+# ![Errors by epoch, mean and range of five trainings each. Seven panels are alike, and in G some
+# trainings fail.](../figures/14_eight_models.png)
 #
 # **Guess before you read on.** Which model is right? Which others can you call wrong?
 #
@@ -128,10 +128,10 @@ MODELS = {
 }  # fmt: skip
 
 # %% [markdown]
-# For the time of a `with`, `patch.object(file, "gelu", gelu_b)` from Python's library exchanges
-# what a file calls by that name. Here are the eight on 256 digits, after two epochs of plain
-# descent with the right gradient. All have the same loss. And the gradients? The cosine of the
-# angle to the right one is 1 for the same direction and 0 for a right angle.
+# For the time of a `with`, Python's `patch.object(file, "gelu", gelu_b)` exchanges what a file calls
+# by that name. Here are the eight on 256 digits, after two epochs of plain descent with the right
+# gradient. All have the same loss. And the gradients? I print the cosine of the angle between each
+# and the right one: 1 is the same direction, 0 a right angle.
 
 # %%
 digits = minivit.data.digits()
@@ -150,7 +150,7 @@ for name, replacement in MODELS.items():
 
 # %% [markdown]
 # That is why they learn: each of these gradients still points downhill, and a falling loss says
-# no more than that. Nor does the cosine tell who will suffer.
+# no more than that. Nor does the angle tell who will suffer: G's is smaller than E's.
 #
 # ## What the checker says
 #
@@ -205,20 +205,23 @@ print("A", minivit.gradcheck(add_positions_a, rng.normal(size=(4, 3, 5)), rng.no
 # values, which do not pass the softmax on their way back. In A the mean over 4 images was taken.
 # This is how each is mended:
 #
-# - A: `dz.sum(0)`. Every image uses the table and adds its share.
+# - A: `dz.sum(0)`, for every image uses the table. Likewise H: `dz[:, 0].sum(0)`.
 # - B: $Φ$ is not all of the slope of $x Φ(x)$; $x$ times the slope of $Φ$ is missing.
 # - C: `norm2_back(dnormed2) + dout`. The residual passes by the norm. The same for `norm1_back`.
 # - D: the part along $\hat x$ must go as well, as in F.
 # - E: without the line `dq *= ...`. (In other code, such a factor is forgotten.)
 # - G: `p * dp - p * (p * dp).sum(-1, keepdims=True)`; $p (1 - p)$ is the Jacobian's diagonal only.
-# - H: `dz[:, 0].sum(0)`, not zeros.
 
 # %%
-near = [name for name in means if name != "F" and abs(means[name] - means["F"]) < 1]
-print(f"within a point of F's {means['F']:.1f}%: {', '.join(near)}")
+near = [name for name in "ABCDEGH" if abs(means[name] - means["F"]) < 0.6]
+print("of the wrong ones, near F:", *near, "and better:", *(n for n in near if means[n] > means["F"]))
+assert near == list("ABCDEH")
 
 # %% [markdown]
-# LESSON
+# **The lesson.** Six of the seven wrong models end within 0.6 points of the right one's 98.3%, and
+# F's own seeds lie 1.1 apart. A and H end above F. Only G gives itself away, and not always: its
+# seeds end between 22% and 97%. A curve may tell that something is wrong, but never that all is
+# right. The checker needs no training: F's worst error is below $10^{-12}$, the others' above 0.1.
 #
 # ## Yours
 #
@@ -233,7 +236,7 @@ for factor in (1, 1 / 64):
     for _ in range(100):
         optimiser.update(factor * generator.normal(size=5), rate=0.01)
     ends.append(table["table"])
-print(abs(ends[0] - ends[1]).max() < 1e-5 < abs(ends[0]).max())
+print(ends[0].round(3), ends[1].round(3))
 assert abs(ends[0] - ends[1]).max() < 1e-5 < abs(ends[0]).max()
 
 # %% [markdown]

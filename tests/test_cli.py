@@ -19,7 +19,7 @@ import minivit
 from minivit import ViT, ViTConfig, cli, data, flatten, layers, options, proofs, training, weights
 from minivit.analysis import drawing, shares_inside
 from minivit.cli import main
-from minivit.options import DIGITS, build_parser
+from minivit.options import DIGITS, PRESETS, build_parser
 from minivit.training import loop, read_log
 
 SMALL = ["--depth", "1", "--width", "16", "--heads", "2", "--mlp-width", "16"]
@@ -171,6 +171,17 @@ def test_without_paths_all_commands_agree_on_one_folder(tmp_path, monkeypatch, q
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.png", "runs"]
 
 
+def test_evaluate_takes_the_data_set_that_fits(tmp_path, monkeypatch):
+    few = data.scattered(n=1, held_out=20)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda: few)
+    shape = PRESETS["scattered"][0] | {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+    model = ViT.create(ViTConfig(**shape), seed=0)
+    model.save(tmp_path / "model.npz")
+    result = run("evaluate", "--weights", tmp_path / "model.npz")
+    right = int((model(few.held_out_images).argmax(1) == few.held_out_labels).sum())
+    assert result.out.splitlines()[0] == f"{right} of 20 held-out images right: {right / 20:.2%}"
+
+
 def another(name, choices):
     """A choice that is not the default."""
     defaults = DIGITS | dataclasses.asdict(training.Recipe())
@@ -212,6 +223,18 @@ def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
     assert (out, threads) == (tmp_path, 3)
     first = flatten(ViT.create(model.config, seed=91).params)
     assert all(np.array_equal(first[name], leaf) for name, leaf in flatten(model.params).items())
+
+
+def test_scattered_digits_have_a_model_a_recipe_and_a_folder_of_their_own(called, monkeypatch):
+    few = data.scattered(n=10, held_out=10)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda: few)
+    assert run("train", "--data", "scattered", "--epochs", 3).status == 0
+    ((model, recipe, out, _),) = called
+    assert model.config.image_size == few.images.shape[1:3]
+    shape, how = PRESETS["scattered"]
+    assert model.config == ViTConfig(**shape)
+    assert recipe == training.Recipe(**how | {"epochs": 3})
+    assert (recipe.shift, out) == (0, Path("runs/scattered"))
 
 
 def test_without_options_the_defaults_hold(called, tmp_path):

@@ -86,7 +86,7 @@ def plot_curves(log: Sequence[dict[str, float]], path: str | Path, baseline: flo
     """Losses and held-out accuracy by epoch; `baseline` is a linear model's accuracy (0 to 1)."""
     epochs = [row["epoch"] for row in log]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot(epochs, [row["loss"] for row in log], label="training (smoothed labels)")
+    left.plot(epochs, [row["loss"] for row in log], label="training, as minimised")
     left.plot(epochs, [row["held_out_loss"] for row in log], "--", label="held out")
     left.set(xlabel="epoch", ylabel="cross-entropy (nats)", ylim=(0, None))
     left.legend()
