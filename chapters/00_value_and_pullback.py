@@ -185,8 +185,8 @@ axis.legend(loc="center right")
 save_figure(figure, "figures/00_value_and_pullback.png")
 
 # %% [markdown]
-# ![The step shrinks to the right. The difference is best at h = 1e-8; the complex step's error
-# falls as h squared, down to rounding (1e-17 stands for less).](../figures/00_value_and_pullback.png)
+# ![Steps shrink to the right. The difference is best at h = 1e-8. The complex step's error falls as
+# h squared, down to rounding (1e-17 stands for less).](../figures/00_value_and_pullback.png)
 #
 # `minivit.gradcheck(f, x, ...)` compares a pullback with the complex step, at every entry of every
 # argument, for a random `dy`. (All that `f` does must make sense for complex numbers.) It returns

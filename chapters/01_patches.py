@@ -68,9 +68,9 @@ assert np.array_equal(table, patches)
 # ## The way back
 #
 # `patchify` computes nothing. Each number of an image appears in exactly one place of the table,
-# unchanged. Let $x_i$ be the image's number $i$, counted along its rows, and $r(i)$ the place in the
-# table $y$ where it ends up: $y_{r(i)} = x_i$. The loss reacts to $x_i$ through that one output, so
-# the pullback is
+# unchanged. Let $x_i$ be the image's number $i$, counted along its rows, and $r(i)$ the place in
+# the table $y$ where it ends up: $y_{r(i)} = x_i$. The loss reacts to $x_i$ through that one
+# output, so the pullback is
 #
 # $$ dx_i = dy_{r(i)} $$
 #
@@ -178,8 +178,8 @@ save_figure(figure, "figures/01_patches.png")
 # curve ends flat: for few tokens, what remains is the constant cost of calling NumPy.)
 #
 # So large patches are cheap. Is anything lost with them? Nothing yet: every number of the image is
-# still there, in another order. But a pixel's place in its patch is now only a column of the table, and a
-# patch's place in the image only a row number. Chapters 2 and 3 show what becomes of each.
+# still there, in another order. But a pixel's place in its patch is now only a column of the table,
+# and a patch's place in the image only a row number. Chapters 2 and 3 show what becomes of each.
 
 # %% [markdown]
 # ## Yours

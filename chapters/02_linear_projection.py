@@ -26,7 +26,7 @@ from minivit.training import descend, logistic_regression
 # added to every token. In loops, and by the library's `linear`, which calls the matrix `kernel`:
 
 # %%
-def linear_by_hand(x, E, b):                                  # x (N, I), E (I, D), b (D,)
+def linear_by_hand(x, E, b):                              # x (N, I), E (I, D), b (D,): I in, D out
     y = np.zeros((len(x), E.shape[1]))
     for n in range(len(x)):
         for d in range(E.shape[1]):
@@ -48,8 +48,7 @@ assert abs(y - linear_by_hand(x, E, b)).max() < 1e-13
 #
 # - $E_{id}$ enters $y_{nd}$ for every row $n$, with the factor $x_{ni}$. So
 #   $dE_{id} = Σ_n x_{ni} dy_{nd}$, a sum over all rows, all patches of all images.
-# - $x_{ni}$ enters $y_{nd}$ for every $d$, with the factor $E_{id}$. So
-#   $dx_{ni} = Σ_d dy_{nd} E_{id}$.
+# - $x_{ni}$ enters $y_{nd}$ for every $d$, with factor $E_{id}$: $dx_{ni} = Σ_d dy_{nd} E_{id}$.
 # - $b_d$ enters $y_{nd}$ for every row, with the factor 1: $db_d = Σ_n dy_{nd}$.
 #
 # $$ dE = x^T dy, \qquad dx = dy E^T, \qquad db = \mathrm{sum}(dy) $$
@@ -67,8 +66,8 @@ assert minivit.gradcheck(linear, x, E, b).worst < 1e-12
 # ## The same thing is a convolution
 #
 # Much code calls this layer a convolution: a small window slides over the image, and at each stop
-# its pixels are multiplied by weights and summed, D times with different weights. If the window is
-# a patch and each stride as long as the patch, the stops are the patches, and the weights are $E$.
+# its pixels are multiplied by weights and summed, D times with different weights. If the window and
+# its step (the *stride*) are as large as a patch, the stops are the patches, the weights are $E$.
 
 # %%
 def convolution(images, weights, stride):                     # weights (P, P, C, D)
@@ -96,7 +95,7 @@ assert abs(tokens - stops).max() < 1e-13
 # $$ p_c = e^{y_c} / Σ_j e^{y_j}, \qquad \mathrm{loss} = -\mathrm{log}(p_t) $$
 
 # %% [markdown]
-# The logarithm takes the quotient apart: the loss is $\mathrm{log}(Σ_j e^{y_j}) - y_t$. By $y_c$,
+# The logarithm takes the quotient apart: the loss is $\mathrm{log}(Σ_j e^{y_j}) - y_t$. Along $y_c$
 # the first term has the slope $e^{y_c} / Σ_j e^{y_j}$, which is $p_c$ again. The second takes away
 # 1, at $c = t$ only. So the gradient is what the model says minus what is true (`target` is 1 at
 # the right class and 0 elsewhere), and the mean over the images divides it by $B$:
@@ -117,7 +116,7 @@ assert minivit.gradcheck(cross_entropy, logits, labels).worst < 1e-12
 #
 # The gradient says in which direction the loss grows. So go a little way in the other one, and
 # again: *gradient descent*. The *rate* says how far. Here it is in full, for the smallest model
-# there is: $E$ has ten columns, and what it makes of an image's patch are the logits at once.
+# there is: $E$ has ten columns, and a patch times $E$ gives the ten logits at once.
 
 # %%
 def gradient_descent(x, labels, steps=100, rate=0.1):
@@ -126,7 +125,7 @@ def gradient_descent(x, labels, steps=100, rate=0.1):
         logits, linear_back = linear(x, E, b)
         loss, loss_back = cross_entropy(logits, labels)
         if step % 33 == 0:
-            print(f"step {step:2}: loss {loss:.3f}")
+            print(f"{len(E)} inputs, step {step:2}: loss {loss:.3f}")
         _, gradients = linear_back(loss_back())
         E -= rate * gradients["kernel"]
         b -= rate * gradients["bias"]
@@ -167,16 +166,18 @@ save_figure(figure, "figures/02_linear_projection.png")
 # can be seen in E.](../figures/02_linear_projection.png)
 #
 # A column of E is a template with which a patch is compared. In a larger model the columns stand
-# for no class, but for what serves the layers above. (The paper's Figure 7 shows their main ones.)
+# for no class, but for what serves the layers above. (The paper's Figure 7 shows what kinds occur.)
 #
-# `minivit.training.descend` is this loop, but each step looks at a *batch* of 64 images only,
-# which is cheaper. Once through all images, 23 batches, is an *epoch*.
+# `minivit.training.descend` is this loop, but each step looks at a *batch* of at most 64 images,
+# drawn at random, which is cheaper. Once through all of them, 23 batches, is an *epoch*. It changes
+# the parameters in place and returns the share of held-out images named rightly, epoch by epoch.
 
 # %% [markdown]
 # ## The model so far
 #
-# Now with small patches, P = 2, and D = 32. A classifier wants one vector for each image: average
-# the tokens (`mean_pool`), and let a second `linear`, the *head*, make the logits.
+# Now with small patches, P = 2, and D = 32. A classifier wants one vector for each image: take the
+# mean of the tokens (`mean_pool`; on the way back each of the N receives dy / N), and let a second
+# `linear` make the logits. It is called *head* too, but is no kin to the heads of chapter 1.
 
 # %%
 def model(images, params):
@@ -185,12 +186,10 @@ def model(images, params):
     z, embedding_back = linear(patches, **params["embedding"])  # (B, N, D)
     y, pool_back = mean_pool(z)                               # (B, D)
     logits, head_back = linear(y, **params["head"])           # (B, K)
-
     def pullback(dlogits):
         dy, dhead = head_back(dlogits)
         dpatches, dembedding = embedding_back(pool_back(dy))
         return patchify_back(dpatches), {"embedding": dembedding, "head": dhead}
-
     return logits, pullback
 
 # %%
@@ -201,7 +200,7 @@ def draw(P, D=32, K=10):
     return {"embedding": embedding, "head": head}
 
 params = draw(P=2)
-head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}
+head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}  # zeros would hide dE
 assert minivit.gradcheck(model, images[:1, :4, :4, :1], params | {"head": head}).worst < 1e-12
 
 accuracy = descend(model, params, digits, epochs=20, batch=64, rate=0.1, seed=0)[-1]
@@ -210,8 +209,8 @@ print(f"the model so far: {accuracy:.1%} of the held-out digits "
 assert 0.11 < accuracy < 0.25
 
 # %% [markdown]
-# Guessing gives 10%. (97.5% is easy here: on digits this small, a linear model that sees every
-# pixel in its place knows nearly all.) Why so bad? The same E serves every patch, so
+# Guessing gives 10%. (*Logistic regression* is our first model, P = 8, trained longer. Digits this
+# small are easy if each pixel is seen in its place.) Why so bad? The same E serves every patch, so
 #
 # $$ \mathrm{mean}(x_p^n E + b) = \mathrm{mean}(x_p^n) E + b $$
 #
@@ -246,5 +245,5 @@ assert accuracy > 0.95
 # `python -m minivit exercise 2` grades it; `--hint` helps.
 #
 # **Take away.** Leave E out of `model`: the head reads the mean patch itself. Two linear maps in a
-# row are one, so E adds nothing that the head could not do; it learns faster. After 20 epochs we
-# measured 10.3% without E; after 200, at rate 0.5, 20.6% without and 20.3% with.
+# row are one, so E adds nothing that the head could not do; only, with it the model learns faster.
+# After 20 epochs we measured 10.3% without E; after 200, at rate 0.5, 20.6% without, 20.3% with.

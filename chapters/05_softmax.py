@@ -79,7 +79,7 @@ assert np.array_equal(softmax(large)[0], softmax(large - 1000)[0])
 #
 # $$ J_{ij} = ∂p_i / ∂x_j = p_i δ_{ij} - p_i p_j, \qquad J = \mathrm{diag}(p) - p p^T $$
 #
-# Here $δ_{ij}$ is 1 if $i = j$ and else 0. Each row sums to $p_i - p_i Σ_j p_j = 0$: a shift of all
+# Here $δ_{ij}$ is 1 if $i = j$ and else 0, and diag(p) has $p$ on its diagonal. Each row sums to $p_i - p_i Σ_j p_j = 0$: a shift of all
 # scores does nothing. $J$ is symmetric, so each column sums to zero too: what one weight gains, the
 # others lose.
 
@@ -100,7 +100,7 @@ assert abs(J - J.swapaxes(-1, -2)).max() < 1e-13
 #
 # $$ dx_j = p_j dp_j - p_j Σ_i p_i dp_i = p_j (dp_j - Σ_i p_i dp_i) $$
 #
-# The last sum is the mean of $dp$, each entry taken with its weight. A score counts for the loss
+# The last sum is the mean of $dp$, each entry counted with its weight. A score counts for the loss
 # as far as $dp$ at its place differs from that mean, and in proportion to its weight. There is no
 # need to build $J$: with it a row costs $n^2$ products, without it $2 n$.
 
@@ -132,7 +132,7 @@ assert worst > 0.5
 # ## Why the scores are divided
 #
 # How large is a score? Let the entries of $q$ and $k$ be independent, with mean 0 and variance 1.
-# (Layer norm, followed by a kernel with entries of variance $1 / D$, begins about there.) A product
+# (Layer norm, and then a kernel with entries of variance $1 / D$, makes them so at the start.) A product
 # $q_i k_i$ has mean 0 and variance $\mathrm{mean}(q_i^2) · \mathrm{mean}(k_i^2) = 1$. The variances
 # of independent terms add up: $q · k$ has the variance $D_h$, and $q · k / \sqrt{D_h}$ has 1.
 #
@@ -151,7 +151,7 @@ rng = np.random.default_rng(2)
 widths, rows = [1, 4, 16, 64, 256, 1024], []
 for Dh in widths:
     q, k = rng.normal(size=(1000, 1, Dh)), rng.normal(size=(1000, 16, Dh))
-    scores = (q * k).sum(-1)                                  # (1000, 16): 1000 times 16 keys
+    scores = (q * k).sum(-1)                                  # (1000, 16): 1000 rows
     plain, scaled = reaction(scores), reaction(scores / math.sqrt(Dh))
     rows.append([scores.var() / Dh, plain.mean(), np.median(plain), scaled.mean()])
     print(f"Dh = {Dh:4}: variance of q · k {scores.var():6.1f}, mean norm of J", end=" ")
@@ -170,7 +170,7 @@ axis.semilogx(widths, median, "^:C1", base=2)
 axis.text(80, 0.315, "divided by √Dh, mean")
 axis.text(80, 0.18, "not divided, mean")
 axis.text(58, 0.05, "not divided, median", ha="right")
-axis.set(xlabel="Dh", xticks=widths, xticklabels=widths)
+axis.set(xlabel="Dh, the entries of a row of q or k", xticks=widths, xticklabels=widths)
 axis.set(ylabel="Frobenius norm of the Jacobian", ylim=(0, 0.38))
 save_figure(figure, "figures/05_softmax.png")
 
@@ -180,7 +180,7 @@ save_figure(figure, "figures/05_softmax.png")
 #
 # With the division the norm stays near 0.3 for any $D_h$. Without it, it falls, and its mean still
 # flatters: it comes from the few draws in which two scores lie close together. For the typical
-# draw, the median, hardly a gradient is left at $D_h = 256$. ViT-B has $D_h = 64$.
+# draw, the median, hardly any gradient is left at $D_h = 256$. ViT-B has $D_h = 64$.
 #
 # ## Yours
 #
@@ -207,4 +207,4 @@ assert abs(gradients[1]).min() > 1e-4
 #
 # **Take away.** Leave out the root, and divide by $D_h$. For $D_h = 1024$ the norm of $J$ was then
 # 0.24, not bad. But the largest of the 16 weights, `softmax(scores / Dh)[0].max(-1).mean()`, was
-# 0.066, hardly more than 1/16, where the root gives 0.25. Nothing is saturated or chosen.
+# 0.066, hardly more than 1/16, where the root gives 0.25. Nothing is saturated, and nothing chosen.

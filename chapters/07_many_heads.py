@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 7. Many heads
 #
-# Chapter 6 ended with a count: half of the queries gave 94% or more of their weight to one token.
-# But to know a stroke, a patch may need its left neighbour and its right one, each for itself. How
-# can a token ask several questions at once? By Equation 8: $k$ heads ask, their answers are put
-# side by side, and one more matrix, $U_{msa} ∈ ℝ^{D × D}$, mixes them.
+# Chapter 6 ended with a count: half of the queries gave over 90% of their weight to one token. But
+# to know a stroke, a patch may need its left neighbour and its right one, each for itself. How can
+# a token ask several questions at once? By Equation 8: $k$ heads ask, their answers are put side by
+# side, and one more matrix, $U_{msa} ∈ ℝ^{D × D}$, mixes them.
 #
 # $$ \mathrm{MSA}(z) = [\mathrm{SA}_1(z); \mathrm{SA}_2(z); ...; \mathrm{SA}_k(z)] U_{msa} $$
+#
+# (The paper calls the number of heads $k$, like the keys. Which is meant will be clear.)
 
 # %%
 import math
@@ -23,8 +25,8 @@ from minivit.layers import attend, linear, self_attention, single_head_attention
 # ## What one head cannot say
 #
 # A head hands back one weighted mean. Let the token to the left have the value 3 and the one to
-# the right 5. A head that looks at both returns 4, and the same 4 if they change places. With other
-# weights it is another mixture, but still one. Two heads, one for each side, keep them apart.
+# the right 5. A head that looks at both alike returns 4, and the same 4 if they change places.
+# Other weights give another mixture, but one number still. Two heads, one a side, keep them apart.
 
 # %%
 values = np.array([3.0, 5.0])                                 # of the left and the right token
@@ -68,9 +70,10 @@ assert abs(y - one_after_the_other(z, qkv, out, heads)).max() < 1e-13
 # %% [markdown]
 # ## All at once
 #
-# The library has no loop over the heads. It makes all of $[q, k, v]$ by one product, and `reshape`
-# gives every head an axis of its own, next to the batch. `attend` works on the last two axes and
-# takes those before them as they come: to it, $k$ heads are $k$ times as many images.
+# The library has no loop over the heads. It makes all of $[q, k, v]$ by one product; `reshape`
+# gives the heads an axis of their own, and `transpose` puts it next to the batch. `attend` works on
+# the last two axes and takes those before them as they come: to it, $k$ heads are $k$ times as many
+# images.
 
 # %%
 packed, _ = linear(z, **qkv)                                  # (B, T, 3 D)
@@ -82,7 +85,7 @@ assert abs(joined @ out["kernel"] + out["bias"] - y).max() < 1e-13
 # %% [markdown]
 # **What do more heads cost?** Count the multiplications for one image. A head's scores take
 # $T · T · D_h$, so $k$ heads of $D_h = D / k$ take $T · T · D$, however many they are; the weighted
-# means take the same. In a layer of ViT-B/16 (196 patches, $D = 768$), in millions:
+# means take the same. In a layer of ViT-B/16 ($T = 197$, $D = 768$), in millions:
 
 # %%
 def multiplications(T, D, k):
@@ -114,9 +117,9 @@ assert abs(sum(shares) + out["bias"] - y).max() < 1e-13
 #
 # $$ dY = dy · U_{msa}^T, \qquad dU_{msa} = Y^T · dy $$
 #
-# Cut $dY$ as the answers are joined: each head gets the gradient of its own, for its own pullback,
-# chapter 6's. All heads read the same $z$, so their gradients of $z$ are added. Each column of
-# $U_{qkv}$ belongs to one head, so their gradients are put side by side again.
+# Cut $dY$ where the answers were joined: each head gets the gradient of its own answer and hands it
+# to its own pullback, that of chapter 6. All heads read the same $z$, so their gradients of $z$ are
+# added. Each column of $U_{qkv}$ belongs to one head, so theirs are put side by side again.
 
 # %%
 dy = rng.normal(size=y.shape)                                 # (B, T, D)
@@ -139,7 +142,7 @@ assert errors.worst < 1e-12
 # ## Four heads look at a digit
 #
 # Chapter 6's model with $U_{msa}$ and $k = 4$ heads of $D_h = 8$, beside the same with one head of
-# 32. Both have the same number of parameters and of multiplications.
+# $D_h = 32$. Both have the same number of parameters and of multiplications.
 
 # %%
 from minivit.layers import add_positions, mean_pool, patch_embedding
@@ -183,8 +186,9 @@ for heads in (1, 4):
 assert accuracy[4] > 0.84
 
 # %% [markdown]
-# Here is where one patch looks, the framed one, in four held-out digits; and how many of all
-# held-out digits have the largest weight of its row at that head's favourite patch.
+# Where does one patch look, with each head? In each held-out digit, take the patch that gets the
+# largest weight in its row of $A$. The one that wins most often is the head's favourite; here is in
+# how many of all digits it wins. The figure then shows four digits, and the asking patch framed.
 
 # %%
 seen, i = {}, 5                                               # the query: row 2, column 2
@@ -208,12 +212,12 @@ figure.colorbar(shown, ax=axes, label="weight", shrink=0.6)
 save_figure(figure, "figures/07_many_heads.png")
 
 # %% [markdown]
-# ![Four digits with one patch framed, and the row of that patch in A of four heads: mostly four
-# different patches.](../figures/07_many_heads.png)
+# ![Four digits with one patch framed, and where that patch looks with each of four heads: in every
+# row, at four different patches.](../figures/07_many_heads.png)
 #
-# Each head still points, but to a place of its own. Heads 1 and 3 point at the same patch, whatever
-# digit it is, in 81% and 87% of all images: they ask for a place. Head 4 does so in only 30%; it
-# asks for what stands there, too. Nothing but their random start tells the heads apart.
+# Each head still points, but to a place of its own. Head 1 points at its favourite in about 81% of
+# all digits, head 3 in 87%, whatever they show: they ask for a place. Head 4 does so in only 30%;
+# it asks for what stands there, too. Nothing but the random start told the heads apart.
 #
 # ## Yours
 #
@@ -230,15 +234,15 @@ print(f"columns of U_qkv {abs(of_qkv).max():.0f}, rows of U_msa {abs(of_msa).max
 assert abs(of_qkv).max() == 0 < abs(of_msa).max()
 
 # %% [markdown]
-# Only the first. Nobody hears head 2, so nothing tells it what to change. But its answers are still
-# there, and the gradient of $U_{msa}$ sees them: one step, and the head is heard again.
+# The first only. Nobody hears head 2, so nothing tells its queries, keys and values what to change.
+# But its answers are there, and the gradient of $U_{msa}$ sees them: one step, and it is heard.
 #
 # **Write.** `multi_query_attention(q, k, v)`: the $k$ heads of queries share one head of keys and
 # values (Shazeer, 2019). A language model then has $k$ times fewer of them to keep in memory.
 # `python -m minivit exercise 7 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 7` grades it; `--hint` helps.
 #
-# **Take away.** Train with other numbers of heads. I saw, for the seeds 0, 1 and 2 of `create` and
-# `descend`, 78.1, 88.1 and 85.6% with one head; 83.3, 82.8, 91.7% with 2; 94.4, 88.3, 93.3% with 4;
-# 93.3, 95.3, 95.0% with 8; and with 32 heads of one number each 96.7, 95.0, 96.7%. On these digits
-# more was better, on average, to the end. In the paper's models $D_h$ is 64, in ViT-H 80.
+# **Take away.** Train with other numbers of heads. With the seeds 0, 1 and 2 of `create` and
+# `descend`, one head gave 78.1, 88.1 and 85.6%; 2 heads 83.3, 82.8 and 91.7%; 4 heads 94.4, 88.3
+# and 93.3%; 8 heads 93.3, 95.3 and 95.0%; and 32 heads of one number each 96.7, 95.0 and 96.7%. On
+# these digits more was better, on average, to the end. In ViT-B and ViT-L $D_h$ is 64, in ViT-H 80.

@@ -94,15 +94,16 @@ assert abs(flow.sum(-1) - 1).max() < 1e-5
 # rollout does:
 #
 # $$ Ā_l = \mathrm{mean}_h(\mathrm{max}(A · dA, 0)), \qquad R_l = R_{l-1} + Ā_l R_{l-1} $$
+#
+# The library returns $R_L - I$: what a token owes to itself for being itself is left out.
 
 # %%
 A_few, dA = analysis.attention_gradients(model, images[:200])         # (L, 200, k, T, T) each
 weighted = analysis.gradient_weighted(A_few, dA)              # (200, T, T)
 assert (weighted >= 0).all()
-# A softmax forgets what is added to a whole row of scores; so A · dA, less its part along A, is
-# what the scores receive, and sums to zero (chapter 5).
-dscores = A_few * (dA - (A_few * dA).sum(-1, keepdims=True))
-assert abs(dscores.sum(-1)).max() < 1e-4
+naive = np.mean([np.maximum(A_few[0, 7, h] * dA[0, 7, h], 0) for h in range(k)], axis=0)
+by_one_layer = analysis.gradient_weighted(A_few[:1], dA[:1])  # (200, T, T)
+assert abs(by_one_layer[7] - naive).max() < 1e-6
 
 # %% [markdown]
 # ## The question with a known answer
@@ -138,14 +139,10 @@ def naive_distance(A, gw, P):
             total += A[i, j] * P * math.hypot(r - s, c - d)
     return total / (T - 1)
 
-
 distances = analysis.mean_attention_distance(A, grid, P)      # (L, k) in pixels
 one = analysis.mean_attention_distance(A[:, :1], grid, P)[3, 2]
 assert abs(one - naive_distance(A[3, 0, 2].astype("float64"), grid[1], P)) < 1e-4
 print(f"from {distances.min():.1f} to {distances.max():.1f} pixels")
-
-# %% [markdown]
-# For comparison, a head that looks everywhere alike, here and in a ViT of the paper:
 
 # %%
 def everywhere(gh, gw, P):
@@ -157,8 +154,8 @@ print(f"everywhere alike: {uniform:.3f} pixels here, {everywhere(14, 14, 16):.3f
 assert abs(everywhere(14, 14, 16) - 116.492) < 0.01
 
 # %% [markdown]
-# That is the top of the paper's figure, near 120 pixels: its heads in the last layers look almost
-# everywhere.
+# The last is the top of the paper's figure, near 120 pixels, which its last layers reach: there
+# most heads look almost everywhere.
 #
 # ## Positions and filters
 #
@@ -188,12 +185,11 @@ def show(axis, picture, b=None, **how):
         frame = plt.Rectangle((left, top), right - left, bottom - top, fill=False, lw=2, ec="C1")
         axis.add_patch(frame)
 
-
 figure = plt.figure(figsize=(9, 8), layout="constrained")
 upper, lower = figure.subfigures(2, 1, height_ratios=[1.45, 1])
 rows = upper.subplots(3, 6)
 named = ["image", "rollout", "by gradient", *(f"layer {L}, head {h + 1}" for h in range(3))]
-for row, b in zip(rows, (0, 1, 2), strict=True):
+for b, row in enumerate(rows):
     show(row[0], images[b, :, :, 0], b, cmap="gray")
     every = [patch_maps(flow[b], grid), patch_maps(weighted[b], grid), *maps[-1, b, :3]]
     for axis, one in zip(row[1:], every, strict=True):
@@ -207,16 +203,15 @@ tiles = np.pad(filters[..., 0], ((0, 0), (0, 1), (0, 1)), constant_values=1)    
 left.imshow(tiles.reshape(2, 7, 5, 5).swapaxes(1, 2).reshape(10, 35), cmap="gray")
 left.set(xticks=[], yticks=[], xlabel="components of the filters")
 tiles = np.pad(similarity, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
-mosaic = tiles.swapaxes(1, 2).reshape(42, 42)
-shown = middle.imshow(mosaic, cmap="PuOr", vmin=-1, vmax=1)
+shown = middle.imshow(tiles.swapaxes(1, 2).reshape(42, 42), cmap="PuOr", vmin=-1, vmax=1)
 middle.set(xticks=[], yticks=[], xlabel="similarity of each place to all others")
 lower.colorbar(shown, ax=middle, shrink=0.8, ticks=[-1, 0, 1])
 for layer in range(L):
     right.plot([layer + 1] * k, distances[layer], "o", color="C0", mec="w", ms=8)
 right.axhline(uniform, color="0.4", ls="--")
 right.annotate("everywhere alike", (1, uniform + 0.3), color="0.3")
-right.set(xlabel="layer", ylabel="mean attention distance (pixels)", xticks=range(1, L + 1))
-right.set(ylim=(0, 1.25 * uniform))
+right.set(xlabel="layer", xticks=range(1, L + 1))
+right.set(ylabel="mean attention distance (pixels)", ylim=(0, 1.25 * uniform))
 save_figure(figure, "figures/13_looking_inside.png")
 
 # %% [markdown]

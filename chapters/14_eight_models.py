@@ -4,7 +4,7 @@
 # Eight Vision Transformers were trained on the digits, five times each, by chapter 12's recipe
 # without its shifts (`python chapters/measured/eight_models.py`). Given the same parameters, all
 # eight return the same logits: forward, nothing is wrong. Backward, seven of them have one mistake
-# each, of the kinds that people make. In one of them every pullback is right:
+# each, of the kinds that people make. In the eighth every pullback is right:
 #
 # $$ dparams = ∂loss / ∂params $$
 #
@@ -128,10 +128,10 @@ MODELS = {
 }  # fmt: skip
 
 # %% [markdown]
-# For the time of a `with`, Python's `patch.object(file, "gelu", gelu_b)` exchanges what a file calls
-# by that name. Here are the eight on 256 digits, after two epochs of plain descent with the right
-# gradient. All have the same loss. And the gradients? I print the cosine of the angle between each
-# and the right one: 1 is the same direction, 0 a right angle.
+# For the time of a `with`, Python's `patch.object(file, "gelu", gelu_b)` exchanges what a file
+# calls by that name. Here are the eight on 256 digits, after two epochs of plain descent with the
+# right gradient. All have the same loss. And the gradients? I print the cosine of the angle between
+# each and the right one: 1 is the same direction, 0 a right angle.
 
 # %%
 digits = minivit.data.digits()
@@ -156,7 +156,7 @@ for name, replacement in MODELS.items():
 #
 # Chapter 11's check of a whole model: float64, two blocks, all parameters far from their first
 # values, two random directions for each. A cross stands where a gradient is off by more than
-# $10^{-12}$. Backward runs from the top to the bottom.
+# $10^{-12}$ of its size. Backward runs from the top to the bottom.
 
 # %%
 small = minivit.ViTConfig(image_size=4, patch_size=2, channels=1, classes=5, width=12, depth=2,
@@ -214,7 +214,7 @@ print("A", minivit.gradcheck(add_positions_a, rng.normal(size=(4, 3, 5)), rng.no
 
 # %%
 near = [name for name in "ABCDEGH" if abs(means[name] - means["F"]) < 0.6]
-print("of the wrong ones, near F:", *near, "and better:", *(n for n in near if means[n] > means["F"]))
+print("near F:", *near, "and better:", *(name for name in near if means[name] > means["F"]))
 assert near == list("ABCDEH")
 
 # %% [markdown]

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from minivit.data import digits, scattered
+from minivit import ViT, ViTConfig
+from minivit.analysis import shares_inside
+from minivit.data import SCATTERED_MODEL, digits, scattered
 from minivit.data.scattered import scenes
-from minivit.training import logistic_regression
+from minivit.options import PRESETS
+from minivit.training import evaluate, logistic_regression
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +100,38 @@ def test_what_does_not_fit_is_refused(fields):
 def test_a_linear_model_stays_near_chance():
     """One weight for each pixel cannot look for the digit first."""
     assert 0.05 < logistic_regression(scattered(n=3000, held_out=1000), steps=100) < 0.25
+
+
+# The checkpoint that comes with the package
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return ViT.load(SCATTERED_MODEL), scattered(n=1)
+
+
+def test_the_shipped_model_finds_and_names_the_digit(shipped):
+    model, d = shipped
+    assert evaluate(model, d.held_out_images, d.held_out_labels).accuracy >= 0.85
+
+
+def test_its_maps_lie_on_the_digit_at_twice_the_share_of_chance(shipped):
+    model, d = shipped
+    shares = shares_inside(model, d.held_out_images[:500], d.held_out_boxes[:500])
+    assert shares["chance"] == pytest.approx(64 / 576)
+    assert shares["rollout"] > 2 * shares["chance"]
+    assert shares["gradient-weighted"] > 3 * shares["chance"]
+
+
+def test_an_untrained_model_s_maps_lie_anywhere(shipped):
+    model, d = shipped
+    fresh = ViT.create(model.config, seed=0)
+    fresh.params["head"] = model.params["head"]
+    shares = shares_inside(fresh, d.held_out_images[:200], d.held_out_boxes[:200])
+    assert shares["rollout"] < 1.5 * shares["chance"]
+
+
+def test_it_is_of_the_model_that_the_command_makes_and_small(shipped):
+    model, _ = shipped
+    assert model.config == ViTConfig(**PRESETS["scattered"][0])
+    assert SCATTERED_MODEL.stat().st_size < 1_000_000
