@@ -30,6 +30,7 @@ import numpy as np
 import minivit
 from minivit.analysis import save_figure
 
+
 def nudge(f, x, dy, h=1e-6):
     y, dx = f(x), np.zeros_like(x)
     for j in range(x.size):
@@ -108,10 +109,9 @@ assert not np.allclose(wrong, dx)
 #
 # ## The chain rule
 #
-# A gradient goes through a chain backwards, one pullback after another. In $g(f(x))$, `g_back(dy)`
-# is how strongly the loss reacts to the input of $g$. This input is the output of $f$, so `f_back`
-# takes it on: the pullback of the chain is `f_back(g_back(dy))`. Take the sigmoid of $x^2$. The
-# square is a product whose two inputs happen to be the same, so the product comes first.
+# In a chain $g(f(x))$, `g_back(dy)` is how strongly the loss reacts to the input of $g$, which is
+# the output of $f$. So `f_back` takes it on: the chain's pullback is `f_back(g_back(dy))`. Take the
+# sigmoid of $x^2$. The square is a product whose inputs are the same, so the product comes first.
 
 # %%
 def product(a, b):

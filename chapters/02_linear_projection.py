@@ -166,7 +166,7 @@ save_figure(figure, "figures/02_linear_projection.png")
 # can be seen in E.](../figures/02_linear_projection.png)
 #
 # A column of E is a template with which a patch is compared. In a larger model the columns stand
-# for no class, but for what serves the layers above. (The paper's Figure 7 shows what kinds occur.)
+# for no class, but for what serves the layers above. (Figure 7 of the paper: their main patterns.)
 #
 # `minivit.training.descend` is this loop, but each step looks at a *batch* of at most 64 images,
 # drawn at random, which is cheaper. Once through all of them, 23 batches, is an *epoch*. It changes

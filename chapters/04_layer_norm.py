@@ -3,10 +3,9 @@
 #
 # A token will pass through dozens of layers. A layer whose matrix makes its input a little too
 # long, or a little too short, is followed by the next, which does the same. How does a token keep
-# a sensible size? In Equations 2, 3 and 4 of the paper (chapters 9 and 10) each layer begins with LN.
-# It (Ba et al., 2016) gives each token $x ∈ ℝ^D$ the mean 0 and the variance 1, and then a scale and
-# a bias for each of its entries, learned, which start at 1 and 0. ($σ$ is the standard deviation
-# here, not chapter 0's sigmoid.)
+# a sensible size? In Equations 2, 3 and 4 of the paper (chapters 9 and 10) layer norm, LN, comes
+# first. It gives each token $x ∈ ℝ^D$ the mean 0 and the variance 1, and then each entry a learned
+# scale and bias, at first 1 and 0 (Ba et al., 2016). Here $σ$ is the deviation, not the sigmoid:
 #
 # $$ \hat x = (x - μ) / σ, \qquad y = \mathrm{scale} · \hat x + \mathrm{bias} $$
 #
@@ -24,9 +23,9 @@ from minivit.layers import layer_norm
 
 # %% [markdown]
 # First, the trouble. If the entries of a kernel have mean 0 and variance $1 / D$, a token keeps its
-# size, the root of $\mathrm{mean}(x^2)$: an output is the sum of $D$ products of variance $x_i^2 / D$,
-# and the variances of independent terms add up, to $\mathrm{mean}(x^2)$. Now let the entries be a
-# tenth too large, or too small, in 24 layers.
+# size, the root of $\mathrm{mean}(x^2)$: an output is the sum of $D$ products, each of variance
+# $x_i^2 / D$, and variances of independent terms add up. Now let the entries be a tenth too large,
+# or too small, in 24 layers.
 
 # %%
 D = 256

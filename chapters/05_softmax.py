@@ -79,9 +79,9 @@ assert np.array_equal(softmax(large)[0], softmax(large - 1000)[0])
 #
 # $$ J_{ij} = ∂p_i / ∂x_j = p_i δ_{ij} - p_i p_j, \qquad J = \mathrm{diag}(p) - p p^T $$
 #
-# Here $δ_{ij}$ is 1 if $i = j$ and else 0, and diag(p) has $p$ on its diagonal. Each row sums to $p_i - p_i Σ_j p_j = 0$: a shift of all
-# scores does nothing. $J$ is symmetric, so each column sums to zero too: what one weight gains, the
-# others lose.
+# Here $δ_{ij}$ is 1 if $i = j$ and else 0, and $\mathrm{diag}(p)$ has $p$ on its diagonal. Each row
+# sums to $p_i - p_i Σ_j p_j = 0$: a shift of all scores does nothing. $J$ is symmetric, so each
+# column sums to zero too: what one weight gains, the others lose.
 
 # %%
 def jacobian(p):
@@ -132,9 +132,10 @@ assert worst > 0.5
 # ## Why the scores are divided
 #
 # How large is a score? Let the entries of $q$ and $k$ be independent, with mean 0 and variance 1.
-# (Layer norm, and then a kernel with entries of variance $1 / D$, makes them so at the start.) A product
-# $q_i k_i$ has mean 0 and variance $\mathrm{mean}(q_i^2) · \mathrm{mean}(k_i^2) = 1$. The variances
-# of independent terms add up: $q · k$ has the variance $D_h$, and $q · k / \sqrt{D_h}$ has 1.
+# (Layer norm and then a kernel with entries of variance $1 / D$ give about that, before training.)
+# A product $q_i k_i$ has mean 0 and variance $\mathrm{mean}(q_i^2) · \mathrm{mean}(k_i^2) = 1$. The
+# variances of independent terms add up: $q · k$ has the variance $D_h$, and $q · k / \sqrt{D_h}$
+# has 1.
 #
 # So with a larger $D_h$ the scores lie further apart. One weight comes near 1 and all others near
 # 0, and each entry of $J$, a product $p_i (1 - p_i)$ or $-p_i p_j$, has a factor near 0. The
@@ -170,7 +171,7 @@ axis.semilogx(widths, median, "^:C1", base=2)
 axis.text(80, 0.315, "divided by √Dh, mean")
 axis.text(80, 0.18, "not divided, mean")
 axis.text(58, 0.05, "not divided, median", ha="right")
-axis.set(xlabel="Dh, the entries of a row of q or k", xticks=widths, xticklabels=widths)
+axis.set(xlabel="Dh, the length of a row of q or k", xticks=widths, xticklabels=widths)
 axis.set(ylabel="Frobenius norm of the Jacobian", ylim=(0, 0.38))
 save_figure(figure, "figures/05_softmax.png")
 

@@ -2,13 +2,11 @@
 # # 8. GELU and the MLP
 #
 # Attention carries values from token to token. What does a token do with what it got? In Equation 3
-# it goes through an MLP, a multi-layer perceptron: two matrices, and between them a bend, GELU,
-# which acts on each entry by itself.
+# it goes through an MLP (multi-layer perceptron): two matrices, and a bend of each entry between.
 #
 # $$ \mathrm{MLP}(x) = \mathrm{GELU}(x W_1 + b_1) W_2 + b_2 $$
 #
-# $W_1$ widens a token from $D$ entries to $M$ (often $4 D$), $W_2$ brings it back. Why the bend, and
-# what is GELU?
+# $W_1$ widens a token from $D$ entries to $M$, often $4 D$; $W_2$ brings it back. Why the bend?
 
 # %%
 import math
@@ -24,8 +22,8 @@ from minivit.layers import gelu, linear, mlp, self_attention
 # %% [markdown]
 # ## Why a bend
 #
-# Without it the second matrix is wasted. Two linear layers in a row are one linear layer, and its
-# matrix is $D$ by $D$, however large $M$ is:
+# Without it the second matrix is wasted. Two linear layers in a row are one, and its matrix is $D$
+# by $D$, however large $M$ is:
 #
 # $$ (x W_1 + b_1) W_2 + b_2 = x (W_1 W_2) + (b_1 W_2 + b_2) $$
 
@@ -49,7 +47,7 @@ assert abs(twice - once).max() < 1e-12
 # or computed by the error function: $Φ(x) = (1 + \mathrm{erf}(x / \sqrt{2})) / 2$, where
 # $\mathrm{erf}(z)$ is the area under $2 e^{-t^2} / \sqrt{π}$ from 0 to $z$.
 #
-# The authors' code has tanh instead. $a = \sqrt{2 / π}$ gives this $Φ$ the right slope at 0, and the
+# The authors' code has tanh instead. $a = \sqrt{2 / π}$ gives this $Φ$ the right slope at 0; the
 # term with $x^3$ bends it into shape further out:
 #
 # $$ \mathrm{GELU}(x) = x · (1 + \mathrm{tanh}(u)) / 2, \qquad u = a (x + 0.044715 x^3) $$
@@ -99,8 +97,7 @@ for kind in ("erf", "tanh"):
     assert errors.worst < 1e-12
 
 # %% [markdown]
-# **How far apart are the two?** The libraries timm and Hugging Face offer the authors' weights, but
-# with erf. So one should know.
+# **How far apart are the two?** timm and Hugging Face offer the authors' weights, but with erf.
 
 # %%
 x_wide = np.linspace(-5, 5, 100_001)
@@ -130,7 +127,7 @@ save_figure(figure, "figures/08_gelu_and_mlp.png")
 # differences ten thousand times enlarged.](../figures/08_gelu_and_mlp.png)
 #
 # **The exact form, by tanh as well.** With the right function $p$, the exact $Φ(x)$ is
-# $(1 + \mathrm{tanh}(x · p(x^2))) / 2$. The authors' $p$ is a polynomial with two coefficients. With
+# $(1 + \mathrm{tanh}(x · p(x^2))) / 2$. The authors' $p$ is a polynomial of two coefficients. With
 # seven, fitted once, it is exact to what float32 can hold, in a quarter of the time SciPy takes for
 # erf alone (`python tests/benchmarks/gelu.py`). In float64 the library integrates instead.
 
@@ -162,8 +159,7 @@ assert errors.worst < 1e-12
 # %% [markdown]
 # Each token is by itself. Shuffle the tokens and the outputs are shuffled; change one and only its
 # own output changes. Only attention lets tokens meet. Yet most of the work is here: chapter 7
-# counted 349 + 30 + 30 + 116 = 525 million multiplications for a layer's attention in ViT-B/16. The
-# MLP's two products take $2 · T · D · M$, with $M = 3072$:
+# counted 349 + 30 + 30 + 116 = 525 million multiplications for a layer's attention in ViT-B/16.
 
 # %%
 order = rng.permutation(T)
@@ -172,7 +168,7 @@ changed = x.copy()
 changed[2, 0] += 1
 moved = abs(mlp(changed, hidden, out)[0] - y).max(-1) > 1e-13
 assert moved.tolist() == [False, False, True, False, False]
-print(f"{2 * 197 * 768 * 3072 / 1e6:.0f} million multiplications")
+print(f"MLP of ViT-B/16: {2 * 197 * 768 * 3072 / 1e6:.0f} million multiplications")  # 2 T D M
 
 # %% [markdown]
 # ## The model so far
@@ -234,8 +230,7 @@ assert accuracies[0] < 0.3 < 0.6 < accuracies[1] < 0.84 < min(accuracies[2:])
 #
 # ## Yours
 #
-# **Predict.** ReLU's slope is 0 or 1. Where is GELU's slope largest? And what do its slopes at $x$
-# and at $-x$ add up to?
+# **Predict.** ReLU's slope is 0 or 1. Where is GELU's largest? And what is $y'(x) + y'(-x)$?
 
 # %%
 print(f"from {slope.min():.3f} to {slope.max():.3f}, largest at {x_wide[slope.argmax()]:.3f}")

@@ -228,9 +228,9 @@ save_figure(figure, "figures/13_looking_inside.png")
 def still_read(maps):
     """The accuracy after the four highest patches of each map (200, 6, 6) are painted black."""
     highest = maps.reshape(200, 36).argsort(1)[:, -4:]        # (200, 4)
-    patches, unfold = minivit.layers.patchify(images[:200].copy(), P)     # (200, 36, 16)
+    patches, fold = minivit.layers.patchify(images[:200].copy(), P)     # (200, 36, 16)
     patches[np.arange(200)[:, None], highest] = -1
-    return evaluate(model, unfold(patches), labels[:200]).accuracy
+    return evaluate(model, fold(patches), labels[:200]).accuracy
 
 
 random = np.random.default_rng(0).random((200, 6, 6))

@@ -12,7 +12,7 @@ import numpy as np
 from minivit import layers
 from minivit.arrays import row_dot, row_mean, sum_rows
 from minivit.layers.gelu import erf
-from minivit.layers.patches import fold
+from minivit.layers.patches import unfold
 
 rng = np.random.default_rng(0)
 
@@ -290,7 +290,7 @@ def rows_and_columns_swapped(patches, patch_size, height, width):
     images, _ = layers.unpatchify(patches, patch_size, height, width)
 
     def pullback(dimages):
-        return fold(dimages.reshape(len(dimages), width, height, -1), patch_size)
+        return unfold(dimages.reshape(len(dimages), width, height, -1), patch_size)
 
     return images, pullback
 

@@ -13,9 +13,9 @@ def patchify(images: Array, patch_size: int) -> tuple[Array, Pullback]:
 
     def pullback(dpatches: Array) -> Array:
         # Every pixel lies in exactly one patch, so each gradient just goes back to its place.
-        return unfold(dpatches, patch_size, H, W)
+        return fold(dpatches, patch_size, H, W)
 
-    return fold(images, patch_size), pullback
+    return unfold(images, patch_size), pullback
 
 
 def unpatchify(
@@ -30,12 +30,12 @@ def unpatchify(
         raise ValueError(f"{N} patches of {P} x {P} do not make {height} x {width} pixels")
 
     def pullback(dimages: Array) -> Array:
-        return fold(dimages, patch_size)
+        return unfold(dimages, patch_size)
 
-    return unfold(patches, patch_size, height, width), pullback
+    return fold(patches, patch_size, height, width), pullback
 
 
-def fold(images: Array, P: int) -> Array:
+def unfold(images: Array, P: int) -> Array:
     """images (B, H, W, C)  ->  patches (B, N, P P C)"""
     B, H, W, C = images.shape
     if H % P or W % P:
@@ -44,7 +44,7 @@ def fold(images: Array, P: int) -> Array:
     return grid.swapaxes(2, 3).reshape(B, -1, P * P * C)      # (B, N, P P C)
 
 
-def unfold(patches: Array, P: int, H: int, W: int) -> Array:
+def fold(patches: Array, P: int, H: int, W: int) -> Array:
     """patches (B, N, P P C)  ->  images (B, H, W, C)"""
     B, _, PPC = patches.shape
     grid = patches.reshape(B, H // P, W // P, P, P, PPC // (P * P))
