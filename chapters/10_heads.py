@@ -22,8 +22,8 @@ from minivit.analysis import save_figure
 #
 # Why should a token that shows no patch know the image? Because it may ask: in each block its
 # query meets all keys, and it takes what it needs. At first it is the same for every image; all
-# that it knows of one came through attention. (BERT has such a token, named [CLS].) The other way is
-# the mean over all patches; then there is no class token, and $T = N$. In loops:
+# that it knows of one came through attention. (BERT has such a token, [CLS].) The other way is the
+# mean over all patches; then there is no class token, and $T = N$. In loops:
 
 # %%
 rng = np.random.default_rng(10)
@@ -134,8 +134,8 @@ def forward(images, params, config):
 
 # %% [markdown]
 # `minivit.ViT` holds a config and the tree of parameters, drawn as the authors draw them, with a
-# zero head; only the positions are larger, of deviation 1 (see the end of chapter 3). To compare
-# anything but zeros, the head is drawn here.
+# zero head; but the positions have the deviation 1 (see chapter 3). The head is drawn here, to
+# compare more than zeros.
 
 # %%
 digits = minivit.data.digits()
@@ -239,13 +239,12 @@ assert not dA[1:].any()
 
 # %% [markdown]
 # The class token's query only, but all keys and values, for that query met them all. The MLP is
-# like the queries: its 16 other rows are, as $dz$ is 0 there, computed for nothing.
+# like the queries: as $dz$ is 0 in the other 16 rows, those are computed for nothing.
 #
 # **Write.** `attention_pool(z, probe)`: a learned vector $p$ asks all tokens. The weights are the
 # softmax of $z · p / \sqrt{D}$ over the tokens, and $y$ is the weighted mean: between the class
 # token, which asks, and the mean, which does not. `python -m minivit exercise 10 --start` puts a
 # frame into `exercises/`; `python -m minivit exercise 10` grades it; `--hint` helps.
 #
-# **Take away.** Pool by the mean, and change `rate`. At 0.05, 0.1 and 0.2 the class token gave
-# 98.3, 97.5 and 97.2%, the mean 93.3, 96.4 and 96.9%. As in the paper each wants its own rate, but
-# here the mean wants the larger one.
+# **Take away.** Pool by the mean, and change `rate`. At 0.05, 0.1 and 0.2 the class token gave 98.3,
+# 97.5 and 97.2%, the mean 93.3, 96.4 and 96.9%: here it is the mean that wants the larger rate.

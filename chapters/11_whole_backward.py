@@ -138,8 +138,8 @@ save_figure(figure, "figures/11_whole_backward.png")
 # the complex step's falls to 1e-16 and stays. Below 1e-17, it is drawn
 # there](../figures/11_whole_backward.png)
 #
-# As derived, and for the whole model. (Rounding is as large as $f$ wants it, however small the slope
-# is. So small entries come out worse: the pixels above were right to about 1e-9 of the largest.)
+# As derived, and for the whole model. (How large the rounding is depends on $f$, not on the slope.
+# So small entries come out worse: the pixels above were right to about 1e-9 of the largest.)
 #
 # **What $f$ must be** for this: made of functions that have a power series. `abs`, `var`, `vdot`
 # and conjugates drop the imaginary part or turn its sign; an array of a real dtype cannot hold it;
@@ -163,8 +163,8 @@ print(f"{len(errors)} arguments, worst error {errors.worst:.0e}")
 assert errors.worst < 1e-12
 
 # %% [markdown]
-# **A random cotangent.** Chapter 5's pullback that returns zeros passed a check of the *sum* of the
-# outputs. With the random cotangent of `gradcheck` it did not.
+# **A random cotangent.** A check of the *sum* of the outputs would pass chapter 5's pullback that
+# returns zeros. So `gradcheck` draws a $dy$ instead, and that pullback does not get by.
 #
 # **What is the error?** Not each entry's own quotient: the key's bias has no gradient (chapter 6),
 # so there one would divide rounding by rounding. It is the largest |analytic - numeric| of an
@@ -178,12 +178,13 @@ assert abs(key_bias).max() < 1e-13 * max(abs(leaf).max() for leaf in slopes.valu
 # ## What the pullbacks keep
 #
 # Every pullback waits for its turn with what it will need in its closure. That memory grows with
-# the batch $B$ and with the depth $L$. (The parameters are in it too: they would remain at $B = 0$.)
+# the batch $B$ and the depth $L$. (The parameters are in it too: they would remain at $B = 0$.)
 
 # %%
 def create(L, dtype="float32", patch_size=2):
-    sizes = {"image_size": 8, "channels": 1, "classes": 10, "width": 32, "heads": 4, "mlp_width": 64}
-    return minivit.ViT.create(minivit.ViTConfig(patch_size=patch_size, depth=L, **sizes), dtype=dtype)
+    sizes = {"image_size": 8, "channels": 1, "width": 32, "heads": 4, "mlp_width": 64}
+    config = minivit.ViTConfig(patch_size=patch_size, depth=L, **sizes)
+    return minivit.ViT.create(config, dtype=dtype)
 
 digits = minivit.data.digits()
 for L in (2, 4, 8):
@@ -227,18 +228,19 @@ assert all(abs(parts[n] - leaf).max() < 1e-12 for n, leaf in minivit.flatten(who
 # ## Yours
 #
 # **Predict.** With patches of one pixel instead of 2 x 2 there are 65 tokens instead of 17. By what
-# factor does the memory that the pullbacks keep grow? And what share of it do the matrices $A$ have?
+# factor does the memory grow that the pullbacks keep? And how does the share of the matrices $A$?
 
 # %%
-for patch_size in (2, 1):
-    _, back = create(4, patch_size=patch_size).forward(digits.images[:64])
-    kept = minivit.keeps(back)
-    A = sum(array.nbytes for name, array in kept.items() if name.endswith("/A"))
-    print(f"P = {patch_size}: {kept.bytes / 1e6:.1f} MB, of which A {A / kept.bytes:.0%}")
+of_A = {}
+for P in (2, 1):
+    kept = minivit.keeps(create(4, patch_size=P).forward(digits.images[:64])[1])
+    of_A[P] = sum(array.nbytes for name, array in kept.items() if name.endswith("/A"))
+    print(f"P = {P}: {kept.bytes / 1e6:.1f} MB, of which A {of_A[P] / kept.bytes:.0%}")
+assert of_A[1] * 17**2 == of_A[2] * 65**2
 
 # %% [markdown]
-# About five-fold: more than the tokens, less than their square. What is kept for each token grows
-# 3.8-fold and $A$, with $T^2$ numbers a head, 14.6-fold. So its share grows, as chapter 1 counted.
+# About five-fold. What is kept for each token grows 3.8-fold, and $A$, with $T^2$ numbers a head,
+# 14.6-fold, as chapter 1 counted: from an eighth of the memory to a third.
 #
 # **Write.** `complex_step(f, x, v)`, the directional derivative of `f` at `x` along `v`: the heart
 # of the checker, in one line. `python -m minivit exercise 11 --start` puts a frame into
