@@ -26,7 +26,7 @@ from minivit.layers import attend, linear, self_attention, single_head_attention
 #
 # A head hands back one weighted mean. Let the token to the left have the value 3 and the one to
 # the right 5. A head that looks at both alike returns 4, and the same 4 if they change places.
-# Other weights give another mixture, but one number still. Two heads, one a side, keep them apart.
+# Other weights give another mixture, but still one number. Two heads keep them apart.
 
 # %%
 values = np.array([3.0, 5.0])                                 # of the left and the right token

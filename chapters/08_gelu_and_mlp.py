@@ -97,7 +97,7 @@ for kind in ("erf", "tanh"):
     assert errors.worst < 1e-12
 
 # %% [markdown]
-# **How far apart are the two?** timm and Hugging Face offer the authors' weights, but with erf.
+# **How far apart are the two?** The libraries timm and Hugging Face run the same weights with erf.
 
 # %%
 x_wide = np.linspace(-5, 5, 100_001)

@@ -166,11 +166,11 @@ assert 1e-8 < found["post-norm"][23, 1] < 1e-3 < 0.1 < found["pre-norm"][:, 1].m
 # ![Gradients in four kinds of stacks of 24 blocks. Left, none vanishes. Right, the bare stacks' are
 # rounding error from block 7 on, and post-norm's fall slowly](../figures/09_encoder_block.png)
 #
-# On the left nothing vanishes: each norm brings the tokens back to one scale, and the gradients
-# with them. On the right, in the bare stacks, queries and keys get no gradient from block 7 on.
-# Attention averages. After a few averages of averages all tokens of an image are the same, and
-# who attends to whom no longer matters. In post-norm, where each norm shrinks the residual path,
-# this comes slowly. In pre-norm a token keeps what it was, and each block adds to it.
+# On the left nothing vanishes: each norm brings the tokens back to one scale, and gradients with
+# them. (In pre-norm each block adds some.) On the right, in bare stacks, queries and keys get no
+# gradient from block 7 on. Attention averages. After a few averages of averages all tokens of an
+# image are the same, and who attends to whom no longer matters. In post-norm, where each norm
+# shrinks the residual path, this comes slowly. In pre-norm a token keeps what it was.
 
 # %% [markdown]
 # ## The model so far

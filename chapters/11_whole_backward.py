@@ -182,8 +182,8 @@ assert abs(key_bias).max() < 1e-13 * max(abs(leaf).max() for leaf in slopes.valu
 
 # %%
 def create(L, dtype="float32", patch_size=2):
-    sizes = {"image_size": 8, "channels": 1, "width": 32, "heads": 4, "mlp_width": 64}
-    config = minivit.ViTConfig(patch_size=patch_size, depth=L, **sizes)
+    sizes = {"image_size": 8, "channels": 1, "classes": 10, "width": 32, "mlp_width": 64}
+    config = minivit.ViTConfig(**sizes, patch_size=patch_size, depth=L, heads=4)
     return minivit.ViT.create(config, dtype=dtype)
 
 digits = minivit.data.digits()

@@ -4,11 +4,12 @@
 # Eight Vision Transformers were trained on the digits, five times each, by chapter 12's recipe
 # without its shifts (`python chapters/measured/eight_models.py`). Given the same parameters, all
 # eight return the same logits: forward, nothing is wrong. Backward, seven of them have one mistake
-# each, of the kinds that people make. In the eighth every pullback is right:
+# each, of the kinds that people make. Only one returns what a pullback should, for every parameter
+# $p$:
 #
-# $$ dparams = ∂loss / ∂params $$
+# $$ dp = ∂\mathrm{loss} / ∂p $$
 #
-# Which one? Learning curves are what one looks at first; then comes the code, then the checker.
+# Which one? One looks at the learning curves first. Then comes the code, and then the checker.
 
 # %%
 import inspect
@@ -43,10 +44,10 @@ figure.supylabel("errors on the held-out digits (%)", fontsize=10)
 save_figure(figure, "figures/14_eight_models.png")
 
 # %% [markdown]
-# ![Errors by epoch, mean and range of five trainings each. Seven panels are alike, and in G some
+# ![Errors by epoch, mean and range of five trainings each. Seven panels end alike, and in G some
 # trainings fail.](../figures/14_eight_models.png)
 #
-# **Guess before you read on.** Which model is right? Which others can you call wrong?
+# **Guess before you read on.** Which model is right? Which ones can you call wrong?
 #
 # ## What they do
 #
@@ -55,7 +56,6 @@ save_figure(figure, "figures/14_eight_models.png")
 # %%
 def add_positions_a(z, table):
     return z + table, lambda dz: (dz, {"table": dz.mean(0)})
-
 
 def gelu_b(x, kind):
     cdf = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
@@ -68,39 +68,33 @@ def encoder_block_c(z, params, config, generator=None, watch=None):
     mid = z + mixed                                           # (2)
     normed2, norm2_back = layer_norm(mid, **params["norm2"])
     thought, mlp_back = mlp(normed2, **params["mlp"])
-
     def pullback(dout):
         dnormed2, dmlp = mlp_back(dout)
         dmid, dnorm2 = norm2_back(dnormed2 + dout)
         dnormed1, dattention = attention_back(dmid)
         dz, dnorm1 = norm1_back(dnormed1 + dmid)
         return dz, {"norm1": dnorm1, "attention": dattention, "norm2": dnorm2, "mlp": dmlp}
-
     return mid + thought, pullback                            # (3)
 
 # %%
-def layer_norm_with(formula):
+def mean(x):
+    return x.mean(-1, keepdims=True)
+
+def layer_norm_with(formula):                                 # for D and F: formula gives dx
     def changed(x, scale, bias, eps):
         y, norm_back = layer_norm(x, scale, bias, eps)
         c = x - mean(x)
         sigma = (mean(c * c) + eps) ** 0.5
         return y, lambda dy: (formula(dy * scale, c / sigma, sigma), norm_back(dy)[1])
-
     return changed
 
-
-def mean(x):
-    return x.mean(-1, keepdims=True)
-
 # %%
-def attend_e(q, k, v, bias=None, watch=None):
+def attend_e(q, k, v, bias=None, watch=None):                 # q has been divided by √Dh
     y, attend_back = layers.attend(q, k, v, bias, watch)
-
     def pullback(dy, out=(None, None, None)):
         dq, dk, dv, dscores = attend_back(dy, out)
         dq *= math.sqrt(q.shape[-1])
         return dq, dk, dv, dscores
-
     return y, pullback
 
 # %%
@@ -108,13 +102,12 @@ def softmax_g(x):
     p, _ = layers.softmax(x)
     return p, lambda dp: p * (1 - p) * dp
 
-
 def class_token_h(x, class_token):
     z, _ = layers.prepend_class_token(x, class_token)
     return z, lambda dz: (dz[:, 1:], {"class_token": 0 * class_token})
 
 # %%
-VIT, ATTENTION, MLP = map(inspect.getmodule, (vit, self_attention, mlp))
+VIT, ATTENTION, MLP = map(inspect.getmodule, (vit, self_attention, mlp))    # the library's files
 MODELS = {
     "A": (VIT, "add_positions", add_positions_a),
     "B": (MLP, "gelu", gelu_b),
@@ -128,10 +121,10 @@ MODELS = {
 }  # fmt: skip
 
 # %% [markdown]
-# For the time of a `with`, Python's `patch.object(file, "gelu", gelu_b)` exchanges what a file
-# calls by that name. Here are the eight on 256 digits, after two epochs of plain descent with the
-# right gradient. All have the same loss. And the gradients? I print the cosine of the angle between
-# each and the right one: 1 is the same direction, 0 a right angle.
+# For the time of a `with`, Python's `patch.object(file, "gelu", gelu_b)` exchanges what the file
+# calls by that name. Here are the eight on 256 digits, all with the parameters that two epochs of
+# plain descent by the right gradient gave. All have the same loss. And the gradients? The numbers
+# are cosines of the angle between each and the right one: 1 is the same direction, 0 a right angle.
 
 # %%
 digits = minivit.data.digits()
@@ -140,23 +133,24 @@ config = minivit.ViTConfig(image_size=8, patch_size=2, channels=1, classes=10, w
 model, batch = minivit.ViT.create(config, seed=0), (digits.images[:256], digits.labels[:256])
 descend(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
 loss, _, truth = packed_gradients(model, *batch, shards=2)
+cosines = {}
 for name, replacement in MODELS.items():
     with patch.object(*replacement):
-        again, _, wrong = packed_gradients(model, *batch, shards=2)
-    cosine = truth @ wrong / math.sqrt((truth @ truth) * (wrong @ wrong))
-    print(f"{name}: {cosine:.2f}")
+        again, _, found = packed_gradients(model, *batch, shards=2)
+    cosines[name] = truth @ found / math.sqrt((truth @ truth) * (found @ found))
     assert abs(again - loss) < 1e-5
-    assert cosine > 0.7
+print(*(f"{name}: {cosine:.2f}" for name, cosine in cosines.items()))
+assert 0.7 < min(cosines.values()) <= cosines["E"] < cosines["G"] < cosines["F"]
 
 # %% [markdown]
 # That is why they learn: each of these gradients still points downhill, and a falling loss says
-# no more than that. Nor does the angle tell who will suffer: G's is smaller than E's.
+# no more than that. Nor does the angle tell which model will fail: G's is smaller than E's.
 #
 # ## What the checker says
 #
 # Chapter 11's check of a whole model: float64, two blocks, all parameters far from their first
 # values, two random directions for each. A cross stands where a gradient is off by more than
-# $10^{-12}$ of its size. Backward runs from the top to the bottom.
+# $10^{-12}$ of its size. The way back runs from the top row to the bottom.
 
 # %%
 small = minivit.ViTConfig(image_size=4, patch_size=2, channels=1, classes=5, width=12, depth=2,
@@ -175,7 +169,8 @@ assert min(report.worst for name, report in reports.items() if name != "F") > 0.
 # %%
 block = "mlp/out", "mlp/hidden", "norm2", "attention/out", "attention/qkv", "norm1"
 parts = ["params/head", "params/norm", *(f"params/blocks/{i}/{part}" for i in (1, 0)
-         for part in block), "params/positions", "params/class_token", "images"]
+         for part in block), "params/positions", "params/class_token",
+         "params/patch_embedding", "images"]
 print(f"{'':29}", *MODELS)
 for part in parts:
     worst = [max(error for argument, error in report.items() if argument.startswith(part))
@@ -183,33 +178,38 @@ for part in parts:
     print(f"{part:29}", *("x" if error > 1e-12 else "." for error in worst))
 
 # %% [markdown]
-# F is right. **How to read a column:** above a mistake all is right, below it all is wrong. So look
-# at the highest cross.
+# F is right. **How to read a column:** above a mistake all is right. Below it all is wrong, if the
+# $dx$ that it hands down is wrong. So look at the highest cross.
 #
 # - A and H have only one: what they hand down is right, their own parameter's gradient is not.
 # - B: `mlp/out` is right, `mlp/hidden` is not. Between them is the GELU.
 # - C: the MLP is right, the second norm's own gradients are not: what it receives is wrong.
-# - D: the last norm's own gradients are right, and all below is wrong: it is the $dx$ handed down.
-# - E and G: wrong from the queries, keys and values on; what follows them is `attend`.
+# - D: the last norm's own gradients are right, and all below is wrong: it is the norm's $dx$.
+# - E and G: `attention/out` is right, queries, keys and values are not. Between them is `attend`.
 #
 # To tell E from G, have `attend` checked by itself, entry by entry. And the positions of A:
 
 # %%
 for name in "EG":
     with patch.object(*MODELS[name]):
-        print(name, minivit.gradcheck(ATTENTION.attend, *rng.normal(size=(3, 2, 4, 8))))
-print("A", minivit.gradcheck(add_positions_a, rng.normal(size=(4, 3, 5)), rng.normal(size=(3, 5))))
+        report = minivit.gradcheck(ATTENTION.attend, *rng.normal(size=(3, 2, 4, 8)))
+    print(f"{name}:\n{report}")
+    assert [report[argument] > 0.1 for argument in "qkv"] == [True, name == "G", False]
+report = minivit.gradcheck(add_positions_a, rng.normal(size=(4, 3, 5)), rng.normal(size=(3, 5)))
+print(f"A:\n{report}")
+assert abs(report["table"] - 0.75) < 1e-12
 
 # %% [markdown]
-# In E the queries alone are wrong, by √8, which is √Dh. In G the keys are wrong too but not the
-# values, which do not pass the softmax on their way back. In A the mean over 4 images was taken.
-# This is how each is mended:
+# In E the queries alone are wrong, 2.83 times too large: by $\sqrt{D_h}$, with $D_h = 8$. In G the
+# keys are wrong too, but not the values: their gradient does not pass the softmax. In A the table
+# has a quarter: a mean over 4 images. This is how each is mended:
 #
 # - A: `dz.sum(0)`, for every image uses the table. Likewise H: `dz[:, 0].sum(0)`.
 # - B: $Φ$ is not all of the slope of $x Φ(x)$; $x$ times the slope of $Φ$ is missing.
-# - C: `norm2_back(dnormed2) + dout`. The residual passes by the norm. The same for `norm1_back`.
+# - C: `dout` is added to what `norm2_back(dnormed2)` hands down: the residual passes by the norm.
+#   Likewise `dmid` to what comes from `norm1_back(dnormed1)`.
 # - D: the part along $\hat x$ must go as well, as in F.
-# - E: without the line `dq *= ...`. (In other code, such a factor is forgotten.)
+# - E: without the line `dq *= ...`. It undoes the division that `self_attention` makes of `dq`.
 # - G: `p * dp - p * (p * dp).sum(-1, keepdims=True)`; $p (1 - p)$ is the Jacobian's diagonal only.
 
 # %%
@@ -219,14 +219,14 @@ assert near == list("ABCDEH")
 
 # %% [markdown]
 # **The lesson.** Six of the seven wrong models end within 0.6 points of the right one's 98.3%, and
-# F's own seeds lie 1.1 apart. A and H end above F. Only G gives itself away, and not always: its
-# seeds end between 22% and 97%. A curve may tell that something is wrong, but never that all is
+# F's own seeds lie 1.1 apart. A and H even end above F. Only G gives itself away, and not always:
+# its seeds end between 22% and 97%. A curve may tell that something is wrong, but never that all is
 # right. The checker needs no training: F's worst error is below $10^{-12}$, the others' above 0.1.
 #
 # ## Yours
 #
-# **Predict.** In a batch of 64, A's gradient of the positions is 64 times too small. How much more
-# slowly do its positions learn with AdamW?
+# **Predict.** In a batch of 64, not cut into shards, A's gradient of the positions is 64 times too
+# small. How much more slowly do its positions learn with AdamW?
 
 # %%
 ends = []
@@ -247,4 +247,4 @@ assert abs(ends[0] - ends[1]).max() < 1e-5 < abs(ends[0]).max()
 # `python -m minivit exercise 14` grades it; `--hint` helps.
 #
 # **Take away.** In the check, take away the loop that moves the parameters from their first values
-# (and the two asserts). I saw no cross at all: the head starts at zero, and nothing passes it.
+# (and the two asserts). We saw no cross at all: the head starts at zero, and nothing passes it.
