@@ -2,9 +2,9 @@
 # # A. Other positions, other attentions
 #
 # The ViT of this book learns one vector for each place (chapter 3), and lets every token look at
-# every other (chapter 6). Both were choices. This appendix tries the others that the paper speaks
-# of: positions that are waves, positions that are offsets, and attention that looks only along
-# rows and columns, or only within a window. For each the question is the same: what is gained?
+# every other (chapter 6). Both were choices. This appendix tries others: positions that are waves,
+# positions that are offsets, and attention that looks only along rows and columns, or only within a
+# window. For each the question is the same: what is gained?
 
 # %%
 import csv
@@ -20,9 +20,9 @@ from minivit.layers import add_positions_sincos2d, attend, relative_positions, s
 # %% [markdown]
 # ## Positions that are waves
 #
-# Nothing has to be learned to tell places apart. Give the patch in column $x$ and row $y$ the sines
-# and cosines of $x ω$ and $y ω$ for $D / 4$ frequencies, from fast to slow, each a quarter of the
-# width:
+# Nothing has to be learned to tell places apart. Take $D / 4$ frequencies $ω_j$, from fast to slow,
+# and give the patch in column $x$ and row $y$ the sines and cosines of all $x ω_j$ and all $y ω_j$.
+# Each of the four kinds fills a quarter of the width:
 #
 # $$ [\mathrm{sin}(xω), \mathrm{cos}(xω), \mathrm{sin}(yω), \mathrm{cos}(yω)] $$
 #
@@ -44,14 +44,15 @@ def naive_waves(gh, gw, D):
 
 N, D = 12, 16                                                 # a grid of 3 rows, 4 columns
 table = add_positions_sincos2d(np.zeros((1, N, D)), (3, 4))[0][0]
-assert abs(table - naive_waves(3, 4, D)).max() < 1e-14
+assert abs(table - naive_waves(3, 4, D)).max() < 1e-13
 errors = minivit.gradcheck(add_positions_sincos2d, np.ones((2, N, D)), (3, 4))
 assert errors.worst < 1e-12
 
 # %% [markdown]
-# What do waves know that a table of random vectors does not? Multiply the vectors of two places:
-# sin a sin b + cos a cos b is cos(a - b), so the product is a sum of cosines of $(x - x') ω$ and
-# of $(y - y') ω$. Only the *offset* is left. A move of both by one place changes nothing:
+# What do waves know that a table of random vectors does not? Take the dot product of the vectors of
+# two places. As $\mathrm{sin}(a) · \mathrm{sin}(b) + \mathrm{cos}(a) · \mathrm{cos}(b)$ is
+# $\mathrm{cos}(a - b)$, it is a sum of cosines of $(x - x') ω_j$ and $(y - y') ω_j$. Only the
+# *offset* from one place to the other is left. If both move alike, nothing changes:
 
 # %%
 grid = table.reshape(3, 4, D)
@@ -66,13 +67,14 @@ assert abs(here - there) < 1e-13 < abs(here - elsewhere)
 #
 # If the offset is what matters, why not learn a vector for each offset? Appendix D.4 of the paper
 # adds to the score of query $i$ and key $j$ a second product: the query with a learned vector $r$
-# for the offset $i - j$. Along the raster there are $2N - 1$ offsets, from $1 - N$ to $N - 1$:
+# for the offset $i - j$. In the *raster*, the patches in reading order, there are $2N - 1$ offsets,
+# from $1 - N$ to $N - 1$:
 #
 # $$ A = \mathrm{softmax}(q k^T / \sqrt{D_h} + b), \qquad b_{ij} = q_i · r_{i - j} / \sqrt{D_h} $$
 #
 # Nothing is added to the tokens. The paper leaves open how heads share the vectors and what the
-# class token's offsets are; here each head has its own part of the table, and the class token
-# three rows of its own.
+# class token's offsets are. Here each head has its own part of the table, and the class token three
+# rows of its own. The library has divided $q$ by $\sqrt{D_h}$ before, as for `attend`:
 
 # %%
 def naive_offsets(q, table):
@@ -89,12 +91,12 @@ def naive_offsets(q, table):
 rng = np.random.default_rng(0)
 q, table = rng.normal(size=(1, 2, 5, 3)), rng.normal(size=(9, 6))      # k = 2, N = 5, Dh = 3
 bias, _ = relative_positions(q, table, class_token=False)     # (1, 2, 5, 5)
-assert abs(bias[0] - naive_offsets(q[0], table)).max() < 1e-14
+assert abs(bias[0] - naive_offsets(q[0], table)).max() < 1e-13
 
 # %% [markdown]
-# The pullback of a product twice over: $q_i$ receives $Σ_j db_{ij} · r_{i - j}$, and each $r$ the
-# sum of $db_{ij} · q_i$ over *all* pairs with its offset, as a bias receives the sum over all
-# rows. The check, of the bias by itself and inside the attention:
+# Each entry $b_{ij}$ is a product of two vectors. So $q_i$ receives $Σ_j db_{ij} · r_{i - j}$, and
+# each $r$ the sum of $db_{ij} · q_i$ over *all* pairs with its offset: whatever is used more than
+# once sums its gradients. The check, of the bias by itself and inside the attention:
 
 # %%
 errors = minivit.gradcheck(relative_positions, q, table, False)
@@ -108,16 +110,18 @@ assert errors.worst < 1e-12
 
 # %% [markdown]
 # **Does it pay?** The paper's Table 8 compares them for ViT-B/16, by the accuracy of a linear model
-# on five ImageNet images a class: 61.4% without positions, 64.2% for one learned vector a place,
-# 64.0% for a half for the row and a half for the column, 64.0% for offsets. That a patch has a
-# place matters; how it is told hardly does. With 14 x 14 places there is little to learn.
-#
+# fitted to what the ViT makes of five ImageNet images a class: 61.4% without positions, 64.2% for
+# one learned vector a place, 64.0% for a half for the row and a half for the column, 64.0% for
+# offsets. That a patch has a place matters; how it is told hardly does. With 14 x 14 places there
+# is little to learn.
+
+# %% [markdown]
 # ## Attention along rows and columns
 #
-# Chapter 1 counted: global attention compares $N^2$ pairs. Axial attention (Ho et al., 2019) lets a
-# token look along its row, and in a second step along its column. On a grid of $G × G$ that is
-# $2 G$ partners instead of $G^2$. In this book's terms it needs no new mathematics: `attend` takes
-# any number of axes in front, so the rows may stand there, or the columns.
+# Chapter 1 counted: if all tokens look at all, which is called *global*, they compare $N^2$ pairs.
+# Axial attention (Ho et al., 2019) lets a token look along its row, and in a second step along its
+# column. On a grid of $G × G$ it has $2 G$ partners instead of $G^2$. No new mathematics is needed:
+# `attend` takes any number of axes in front, so the rows may stand there, or the columns.
 
 # %%
 def axial(q, k, v):
@@ -151,10 +155,10 @@ assert (abs(dv) > 0).all()                                    # ... and it has h
 # %% [markdown]
 # ## Operations saved, and time saved
 #
-# Attention in windows of 8 x 8 patches is cheaper still, but two windows never meet. On paper the
-# savings grow with the grid. What does a clock say? Both ways of global, axial and windowed
-# attention were timed in turns, for three heads of 64 dimensions on two cores, by
-# `python chapters/measured/attention_kinds.py`.
+# A third kind looks within windows of 8 x 8 patches. Each token has 64 partners, on however large a
+# grid, but two windows never meet. On paper the savings grow with the grid. What does a clock say?
+# The three kinds were timed in turns, forward and backward, for three heads with $D_h$ = 64 on one
+# core, by `python chapters/measured/attention_kinds.py`.
 
 # %%
 with open("chapters/measured/attention_kinds.csv") as file:
@@ -178,55 +182,60 @@ for (kind, (flops, times)), style in zip(saved.items(), looks, strict=True):
 axis.axhline(1, color="0.5", lw=0.8)
 axis.axvline(14, color="0.5", ls=":")
 axis.annotate("ViT-B/16 at 224 px", (14, 40), (4, 0), textcoords="offset points", color="0.3")
-axis.set(xlabel="patches along a side", ylabel="global attention costs so many times more")
+axis.set(xlabel="patches along a side", ylabel="cost of global attention / cost of this kind")
 axis.set_xticks(sides, [f"{side:.0f}" for side in sides])
-axis.set_yticks([1, 2, 5, 10, 20, 50], [1, 2, 5, 10, 20, 50])
+axis.set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, 100])
 axis.minorticks_off()
-axis.legend()
+axis.legend(loc="lower right")
 save_figure(figure, "figures/A_relatives.png")
 
 # %% [markdown]
-# ![What the cheaper attentions save against global attention. Dashed and hollow, the operations;
-# solid, the time. On small grids the time saved falls short.](../figures/A_relatives.png)
+# ![Global attention's cost as a multiple of that of axial and of windowed attention. Dashed and
+# hollow, operations; solid, time. On small grids axial attention saves less time than
+# operations.](../figures/A_relatives.png)
 #
-# On a small grid the cheaper kinds are many small matrix products, and rows and columns have to be
-# copied into place; a processor is at its best with few large ones. On a large grid the matrices
-# of scores no longer fit into the cache, and global attention pays for fetching them.
+# On a small grid axial attention is many small matrix products, and a processor is at its best with
+# few large ones; also, the columns have to be copied into place. On a large grid global attention
+# has a trouble of its own: its scores no longer fit into the cache, and it waits for memory.
 
 # %% [markdown]
-# And the attention's products are the smaller part of a block. Each token passes through linear
-# layers of $24 D^2$ operations (8 in the attention, 16 in the MLP) and meets $N$ others at $4 N D$:
+# And the attention's products are the smaller part of a block. With $M = 4 D$, as in the paper, a
+# token passes through linear layers of $24 D^2$ multiplications and additions (8 in the attention,
+# 16 in the MLP). To meet $N$ tokens, in scores and weighted mean, takes $4 N D$:
 
 # %%
 D, N = 768, 196                                               # ViT-B/16
 share = 4 * N * D / (24 * D * D + 4 * N * D)
-print(f"{share:.1%} of a block's operations are those that axial attention can save")
+print(f"{share:.1%} of a block's operations are all that another attention can save")
 assert 0.03 < share < 0.06
 
 # %% [markdown]
 # The paper built axial models too (appendix D.6). Each block became two, one for rows and one for
-# columns, each with an MLP of its own. They were more accurate and cost *more*, for the reason just
-# computed; and the axial ResNet, modest in operations, was very slow on the authors' hardware.
-# That is why the book, like the paper, stays with plain attention and large patches.
+# columns, each with an MLP of its own. They were more accurate and cost *more*: a second MLP costs
+# far more than short rows save. A convolutional network with axial attention was modest in
+# operations, but very slow on the authors' hardware. So this book stays with plain attention and
+# large patches, like the paper.
 #
 # ## Yours
 #
-# **Predict.** Two patches lie side by side, at the end of one row and at the beginning of the next.
-# Relative positions along the raster give them the offset 1. Which other pairs have it?
+# **Predict.** Of two patches, one ends a row and the other begins the next. In the raster they
+# follow one another, at an offset of 1. Which other pairs share this offset and its vector $r$?
 
 # %%
 gw = 4
-pairs = [(divmod(j, gw), divmod(j + 1, gw)) for j in range(2 * gw - 1)]
-print([f"{a}-{b}" for a, b in pairs if a[0] != b[0]])
+pairs = [(divmod(j, gw), divmod(j + 1, gw)) for j in range(2 * gw - 1)]  # two rows of four
+print("in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] == b[0]))
+print("not in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] != b[0]))
 assert sum(a[0] == b[0] for a, b in pairs) == 6               # true neighbours
 
 # %% [markdown]
-# All neighbours within a row. The offset along the raster cannot tell a neighbour from a line
-# break; that is the price of a 1-dimensional offset, and one more reason why little is gained.
+# All neighbours within a row. An offset in the raster cannot tell a neighbour from a line break.
+# That is the price of counting in one dimension, and may be one more reason why little is gained.
 #
 # **Write.** `windowed_attention(q, k, v, window)`: tokens (B, heads, T, Dh) see only those in their
 # own window of consecutive tokens. `python -m minivit exercise A --start` puts a frame into
 # `exercises/`; `python -m minivit exercise A` grades it; `--hint` helps.
 #
-# **Take away.** In `axial`, give the second attention `v` instead of `by_row` (and let `dv` be what
-# it returns). A quarter of the values then reach the corner: those of its own column.
+# **Take away.** In `axial`, give the second attention `v` instead of `by_row`, and let `dv` be what
+# `column_back` returns for it, axes swapped. The last assert fails: a quarter of the values reach
+# the corner, those of its own column.
