@@ -15,7 +15,7 @@ import numpy as np
 
 import minivit
 from minivit import analysis, data
-from minivit.analysis import patch_maps, rollout, save_figure
+from minivit.analysis import patch_maps, rollout
 from minivit.training import evaluate, logistic_regression
 
 # %% [markdown]
@@ -23,11 +23,10 @@ from minivit.training import evaluate, logistic_regression
 #
 # The 8 x 8 digits will not do. A linear model on their raw pixels already reads 97.5% of them, and
 # 4 x 4 patches make a poor map. So one digit is put at a random place in an image of 24 x 24, among
-# scraps cut out of other digits. To name it one must find it first; a linear model, with one
-# weight a pixel, cannot. And where it lies, its *box*, is known.
-#
-# The model comes with minivit. `python -m minivit train --data scattered` made it: patches of 4 x 4
-# pixels, so a grid of 6 x 6 and a class token, four blocks, four heads.
+# scraps cut out of other digits. To name it one must find it first, and a linear model, with one
+# weight a pixel, cannot: trained on 100,000 such images it reads 11.5%. And where the digit lies,
+# its *box*, is known. The ViT comes with minivit; `python -m minivit train --data scattered` made
+# it. Patches of 4 x 4 pixels make a grid of 6 x 6; a class token, four blocks, four heads.
 
 # %%
 scattered = data.scattered(n=5000)                            # of the images for training, a few
@@ -37,7 +36,7 @@ model = minivit.ViT.load(data.SCATTERED_MODEL)
 grid, P = model.config.grid, model.config.patch_size
 accuracy = evaluate(model, images, labels).accuracy
 baseline = logistic_regression(scattered, steps=50)
-print(f"the ViT: {accuracy:.1%} of {len(images)} held-out images (a linear model: {baseline:.0%})")
+print(f"the ViT: {accuracy:.1%} right (a linear model after 5000 images: {baseline:.0%})")
 assert accuracy > 0.85
 assert baseline < 0.25
 
@@ -99,10 +98,10 @@ assert abs(flow.sum(-1) - 1).max() < 1e-5
 # %%
 A_few, dA = analysis.attention_gradients(model, images[:200])         # (L, 200, k, T, T) each
 weighted = analysis.gradient_weighted(A_few, dA)              # (200, T, T)
-assert (weighted >= 0).all()
-naive = np.mean([np.maximum(A_few[0, 7, h] * dA[0, 7, h], 0) for h in range(k)], axis=0)
-by_one_layer = analysis.gradient_weighted(A_few[:1], dA[:1])  # (200, T, T)
-assert abs(by_one_layer[7] - naive).max() < 1e-6
+R = np.eye(T)
+for A_l, dA_l in zip(A_few[:, 7], dA[:, 7], strict=True):     # (k, T, T), of one image
+    R = R + np.maximum(A_l * dA_l, 0).mean(0) @ R
+assert abs(weighted[7] - (R - np.eye(T))).max() < 1e-5
 
 # %% [markdown]
 # ## The question with a known answer
@@ -116,22 +115,20 @@ for name, share in shares.items():
     print(f"{name:18} {share:.1%} inside the box, {share / shares['chance']:.1f} times chance")
 assert shares["rollout"] > 2 * shares["chance"]
 assert shares["gradient-weighted"] > 4 * shares["chance"]
-
 by_layer = [patch_maps(A_l.mean(1), grid) for A_l in A]       # the mean of the heads
 inside = [analysis.mass_inside(one, boxes, P).mean() for one in by_layer]
 print("layer by layer    ", *(f"{share:.0%}" for share in inside))
 
 # %% [markdown]
-# All maps do point at the digit, and those weighted by the gradient most of all. Rollout gives
-# every layer and every head the same voice, also those that look elsewhere. ("Gradient sum" is
-# $Σ_l Ā_l$, without the product through the layers.)
+# All maps point at the digit, and those weighted by the gradient most of all. ("Gradient sum" is
+# $Σ_l Ā_l$, without the product through the layers.) Rollout, the paper's map, points less well
+# than the attention of any single layer: with each product the flow spreads over more patches.
 #
 # ## How far does a head look?
 #
 # The mean attention distance (Figure 7, right) is to a head what the size of its filter is to a
-# convolution. Let $D_{ij}$ be the distance between the centres of patches $i$ and $j$ in pixels.
-# Leave the class token out, weigh the distances by the attention, and take the mean over queries
-# and images.
+# convolution. With $D_{ij}$ for the distance between the centres of patches $i$ and $j$ in pixels,
+# and without the class token, it is the mean over queries and images of $Σ_j A_{ij} D_{ij}$.
 
 # %%
 def naive_distance(A, gw, P):
@@ -168,14 +165,13 @@ assert abs(everywhere(14, 14, 16) - 116.492) < 0.01
 # components, by a singular value decomposition: the patterns the embedding tells apart best.
 
 # %%
-similarity = analysis.position_similarity(analysis.position_table(model), grid)
+similarity = analysis.position_similarity(model.params["positions"]["table"], grid)
 E = model.params["patch_embedding"]["kernel"]                 # (16, D)
-filters, explained = analysis.patch_filters(E, P, count=14)   # (14, P, P, 1)
+filters, _ = analysis.patch_filters(E, P, count=14)           # (14, P, P, 1), as images
 rows, columns = np.indices(grid).reshape(2, 36)
 steps = abs(rows[:, None] - rows) + abs(columns[:, None] - columns)   # (36, 36), between places
 near, far = (similarity.reshape(36, 36)[chosen].mean() for chosen in (steps == 1, steps > 4))
-print(f"cosine of neighbours {near:.2f}, of places far apart {far:.2f}; ", end="")
-print(f"14 of 16 components explain {explained.sum():.0%} of the filters")
+print(f"cosine of neighbours {near:.2f}, of places far apart {far:.2f}")
 assert near > far + 0.1
 
 # %%
@@ -185,6 +181,7 @@ def show(axis, picture, box, **how):
     axis.plot([left, right, right, left, left], [top, top, bottom, bottom, top], "C1", lw=2)
     axis.set(xticks=[], yticks=[], xlim=(0, 24), ylim=(24, 0))
 
+# %%
 figure = plt.figure(figsize=(9, 8), layout="constrained")
 upper, lower = figure.subfigures(2, 1, height_ratios=[1.45, 1])
 rows = upper.subplots(3, 6)
@@ -209,20 +206,22 @@ lower.colorbar(shown, ax=middle, shrink=0.8, ticks=[-1, 0, 1])
 for layer in range(L):
     right.plot([layer + 1] * k, distances[layer], "o", color="C0", mec="w", ms=8)
 right.axhline(uniform, color="0.4", ls="--")
-right.annotate("everywhere alike", (1, uniform + 0.3), color="0.3")
-right.set(xlabel="layer", xticks=range(1, L + 1))
-right.set(ylabel="mean attention distance (pixels)", ylim=(0, 1.25 * uniform))
-save_figure(figure, "figures/13_looking_inside.png")
+right.set(xlabel="layer", xticks=range(1, L + 1), ylim=(0, 1.25 * uniform))
+right.set_ylabel("mean attention distance (pixels)")
+analysis.save_figure(figure, "figures/13_looking_inside.png")
 
 # %% [markdown]
-# ![Above, three images with the box of the digit, rollout, the gradient-weighted map and three
-# heads. Below, the paper's panels: filters, positions,
-# distances.](../figures/13_looking_inside.png)
+# ![Above, three images with the digit's box, rollout, the gradient-weighted map and three heads:
+# most bright patches lie in the box. Below, filters, positions, distances (dashed: everywhere
+# alike).](../figures/13_looking_inside.png)
+#
+# Each small square in the middle is the map of one place: those inside are alike, and those along
+# an edge are. And every head looks far, for here a digit may be anywhere.
 #
 # ## Yours
 #
 # **Predict.** Paint the four patches that a map marks highest black, and let the model read what is
-# left. How many images does it still read, for each map, and for four patches drawn at random?
+# left. How many of 200 images does it still read, and how many without four random patches?
 
 # %%
 def still_read(maps):
@@ -236,15 +235,16 @@ random = np.random.default_rng(0).random((200, 6, 6))
 by_rollout, by_gradient = (patch_maps(one, grid) for one in (flow[:200], weighted))
 read = [still_read(one) for one in (random, by_rollout, by_gradient)]
 print("random {:.0%}, rollout {:.0%}, gradient-weighted {:.0%}".format(*read))
-assert read[2] < read[0] - 0.2
+assert max(read[1:]) < 0.3 < 0.7 < read[0]
 
 # %% [markdown]
-# The patches marked by the gradient are the ones that the answer hangs on. (The pullback of
-# `patchify` puts patches back to an image; chapter 1. It serves here as its inverse.)
+# The answer hangs on the few patches that the maps mark. (`fold`, the pullback of `patchify`, puts
+# patches together again; see chapter 1.)
 #
 # **Write.** `attention_entropy(A)`: the mean over queries of $-Σ_j A_{ij} · \mathrm{log} A_{ij}$,
 # for each head, and its pullback. It is 0 for a head that looks at one token only, and the
 # logarithm of $T$ for one that looks everywhere. `python -m minivit exercise 13 --start` puts a
 # frame into `exercises/`; `python -m minivit exercise 13` grades it; `--hint` helps.
 #
-# **Take away.** In `naive_rollout` and in the library's, leave out the identity.
+# **Take away.** Take layers from the rollout: with the first only, `rollout(A[:1])`, I measured 43%
+# of the mass in the boxes, with two 35%, with three 30%, where all four have 28%.

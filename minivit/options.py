@@ -18,7 +18,7 @@ DIGITS = {
 SCATTERED = DIGITS | {"image_size": 24, "patch_size": 4, "position_std": 0.1}
 PRESETS = {  # for each data set the model and what its recipe has of its own
     "digits": (DIGITS, {}),
-    "scattered": (SCATTERED, {"epochs": 8, "warmup": 0.3}),
+    "scattered": (SCATTERED, {"epochs": 6, "warmup": 0.3}),
 }
 WEIGHTS = Path("runs/digits/model.npz")
 
