@@ -214,7 +214,7 @@ save_figure(figure, "figures/12_training.png")
 recipe = training.Recipe(epochs=20, batch=64, rate=0.01, warmup=2, shards=2)  # the rest as above
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 with tempfile.TemporaryDirectory() as folder:
-    right = training.train(model, digits, recipe, folder).accuracy
+    right = training.train(model, digits, recipe, folder, threads=1).accuracy
 baseline = f"(logistic regression on the pixels: {training.logistic_regression(digits):.1%})"
 print(f"the model so far: {right:.1%} of the held-out digits {baseline}")
 assert right > 0.93
