@@ -161,7 +161,7 @@ def dataset_for(model: ViT, path: Path) -> data.Dataset:
     H, W, C = takes = (*model.config.image_size, model.config.channels)
     for name, (shape, _) in PRESETS.items():
         if takes == (shape["image_size"], shape["image_size"], shape["channels"]):
-            dataset = data.DATASETS[name]()
+            dataset = data.DATASETS[name](n=1)                # only the held-out part is wanted
             must_fit(model, dataset, path)
             return dataset
     raise ValueError(

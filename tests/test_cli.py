@@ -173,7 +173,7 @@ def test_without_paths_all_commands_agree_on_one_folder(tmp_path, monkeypatch, q
 
 def test_evaluate_takes_the_data_set_that_fits(tmp_path, monkeypatch):
     few = data.scattered(n=1, held_out=20)
-    monkeypatch.setitem(data.DATASETS, "scattered", lambda: few)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
     shape = PRESETS["scattered"][0] | {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     model = ViT.create(ViTConfig(**shape), seed=0)
     model.save(tmp_path / "model.npz")
@@ -227,7 +227,7 @@ def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
 
 def test_scattered_digits_have_a_model_a_recipe_and_a_folder_of_their_own(called, monkeypatch):
     few = data.scattered(n=10, held_out=10)
-    monkeypatch.setitem(data.DATASETS, "scattered", lambda: few)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
     assert run("train", "--data", "scattered", "--epochs", 3).status == 0
     ((model, recipe, out, _),) = called
     assert model.config.image_size == few.images.shape[1:3]
@@ -463,7 +463,7 @@ def test_attention_of_files_in_the_kinds_that_are_of_images(checkpoint, pictures
 def few_scattered(monkeypatch):
     """Forty scattered digits are held out, and the shipped checkpoint is one that never learned."""
     dataset = data.scattered(1, 40)
-    monkeypatch.setitem(data.DATASETS, "scattered", lambda: dataset)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: dataset)
     return dataset
 
 

@@ -27,6 +27,13 @@ def test_the_digits_come_in_two_parts(d):
     assert d.name == "digits"
 
 
+def test_fewer_may_be_asked_for_to_train_on(d):
+    few = digits(n=5)
+    assert np.array_equal(few.images, d.images[:5])
+    assert np.array_equal(few.labels, d.labels[:5])
+    assert np.array_equal(few.held_out_images, d.held_out_images)
+
+
 def test_each_class_is_counted(d):
     train = [139, 145, 130, 155, 139, 150, 144, 152, 144, 139]
     held_out = [39, 37, 47, 28, 42, 32, 37, 27, 30, 41]

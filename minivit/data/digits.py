@@ -15,15 +15,15 @@ FILE = Path(__file__).with_name("digits.npz")
 TRAIN = 1437  # the remaining 360 are held out
 
 
-def digits() -> Dataset:
-    """The handwritten digits: 1,437 for training, 360 held out; (n, 8, 8, 1) in [-1, 1]."""
+def digits(n: int = TRAIN) -> Dataset:
+    """The handwritten digits: n, at most 1,437, for training, 360 held out; 8 x 8 in [-1, 1]."""
     with np.load(FILE, allow_pickle=False) as file:
         ink, labels = file["images"], file["labels"].astype(np.int64)
     images = ink[..., None].astype(np.float32) / 8 - 1        # ink is counted from 0 to 16
     return Dataset(
         "digits",
-        images[:TRAIN],
-        labels[:TRAIN],
+        images[:TRAIN][:n],
+        labels[:TRAIN][:n],
         images[TRAIN:],
         labels[TRAIN:],
         classes=tuple("0123456789"),
