@@ -85,7 +85,7 @@ assert abs(joined @ out["kernel"] + out["bias"] - y).max() < 1e-13
 # %% [markdown]
 # **What do more heads cost?** Count the multiplications for one image. A head's scores take
 # $T · T · D_h$, so $k$ heads of $D_h = D / k$ take $T · T · D$, however many they are; the weighted
-# means take the same. In a layer of ViT-B/16 ($T = 197$, $D = 768$), in millions:
+# means take the same. In a layer of ViT-B/16, where $T = 197$ and $D = 768$, in millions:
 
 # %%
 def multiplications(T, D, k):

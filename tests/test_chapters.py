@@ -449,7 +449,7 @@ def inline_tex_renders(chapter: Chapter) -> Iterator[str]:
                 yield f"$$ does not have a line of its own: {line!r}"
         for match in re.finditer(r"(.?)\$([^$]+)\$(.?)", re.sub(r"\$\$.+?\$\$", "", text)):
             before, formula, after = match.groups()
-            if formula != formula.strip() or before.isalnum() or after.isalnum():
+            if formula != formula.strip() or before.strip() or after.isalnum():
                 yield f"GitHub does not read {match[0]!r} as TeX"
 
 
