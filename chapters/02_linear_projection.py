@@ -181,15 +181,15 @@ save_figure(figure, "figures/02_linear_projection.png")
 
 # %%
 def model(images, params):
-    P = math.isqrt(len(params["embedding"]["kernel"]))
+    P = math.isqrt(len(params["patch_embedding"]["kernel"]))
     patches, patchify_back = patchify(images, P)              # (B, N, P P)
-    z, embedding_back = linear(patches, **params["embedding"])  # (B, N, D)
+    z, embedding_back = linear(patches, **params["patch_embedding"])  # (B, N, D)
     y, pool_back = mean_pool(z)                               # (B, D)
     logits, head_back = linear(y, **params["head"])           # (B, K)
     def pullback(dlogits):
         dy, dhead = head_back(dlogits)
         dpatches, dembedding = embedding_back(pool_back(dy))
-        return patchify_back(dpatches), {"embedding": dembedding, "head": dhead}
+        return patchify_back(dpatches), {"patch_embedding": dembedding, "head": dhead}
     return logits, pullback
 
 # %%
@@ -197,7 +197,7 @@ def draw(P, D=32, K=10):
     E = np.random.default_rng(0).normal(size=(P * P, D)) / P  # 1 / √(inputs)
     embedding = {"kernel": E.astype("float32"), "bias": np.zeros(D, "float32")}
     head = {"kernel": np.zeros((D, K), "float32"), "bias": np.zeros(K, "float32")}
-    return {"embedding": embedding, "head": head}
+    return {"patch_embedding": embedding, "head": head}
 
 params = draw(P=2)
 head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}  # zeros would hide dE

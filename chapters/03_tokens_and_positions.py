@@ -113,14 +113,14 @@ NONE = {"table": np.zeros((16, 32), "float32")}               # no positions: ze
 def draw(rng):
     kernel, table = rng.normal(size=(4, 32)) / 2, rng.normal(size=(16, 32))
     return {
-        "embedding": {"kernel": kernel.astype("float32"), "bias": np.zeros(32, "float32")},
+        "patch_embedding": {"kernel": kernel.astype("float32"), "bias": np.zeros(32, "float32")},
         "positions": {"table": table.astype("float32")},
         "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")},
     }
 
 # %%
 def classify(images, params, power=1):
-    x, embedding_back = patch_embedding(images, **params["embedding"], patch_size=2)
+    x, embedding_back = patch_embedding(images, **params["patch_embedding"], patch_size=2)
     z, positions_back = add_positions(x, **params.get("positions", NONE))
     y, pool_back = mean_pool(z**power)                        # (B, D)
     logits, head_back = linear(y, **params["head"])           # (B, K)
@@ -129,7 +129,7 @@ def classify(images, params, power=1):
         dz = power * z ** (power - 1) * pool_back(dy)         # (B, N, D)
         dx, dpositions = positions_back(dz)
         dimages, dembedding = embedding_back(dx)
-        dparams = {"embedding": dembedding, "positions": dpositions, "head": dhead}
+        dparams = {"patch_embedding": dembedding, "positions": dpositions, "head": dhead}
         return dimages, {name: dparams[name] for name in params}
     return logits, pullback
 
@@ -160,7 +160,7 @@ assert abs(right - without) < 0.05 < 0.08 < right < 0.25
 # %%
 table, head = params["positions"]["table"], params["head"]
 moved = {"kernel": head["kernel"], "bias": head["bias"] + table.mean(0) @ head["kernel"]}
-with_bias, _ = classify(data.images, {"embedding": params["embedding"], "head": moved})
+with_bias, _ = classify(data.images, {"patch_embedding": params["patch_embedding"], "head": moved})
 assert abs(with_bias - classify(data.images, params)[0]).max() < 1e-5
 
 # %% [markdown]

@@ -142,7 +142,7 @@ digits, recipe = minivit.data.digits(), {"epochs": 20, "batch": 64, "rate": 0.1,
 
 # %%
 def model(images, params, mix=single_head_attention):
-    x, embedding_back = patch_embedding(images, **params["embedding"], patch_size=2)
+    x, embedding_back = patch_embedding(images, **params["patch_embedding"], patch_size=2)
     z, positions_back = add_positions(x, **params["positions"])         # (B, 16, 32)
     y, mix_back = mix(z, **params["attention"])
     pooled, pool_back = mean_pool(y)                          # (B, 32)
@@ -152,7 +152,7 @@ def model(images, params, mix=single_head_attention):
         dz, dattention = mix_back(pool_back(dpooled))
         dx, dpositions = positions_back(dz)
         dimages, dembedding = embedding_back(dx)
-        return dimages, {"embedding": dembedding, "positions": dpositions,
+        return dimages, {"patch_embedding": dembedding, "positions": dpositions,
                          "attention": dattention, "head": dhead}
     return logits, pullback
 
@@ -161,11 +161,11 @@ def create(seed=0):
     rng = np.random.default_rng(seed)
     def normal(*shape):
         return rng.normal(size=shape).astype("float32")
-    return {"embedding": {"kernel": normal(4, 32) / math.sqrt(4), "bias": np.zeros(32, "float32")},
+    zeros = partial(np.zeros, dtype="float32")
+    return {"patch_embedding": {"kernel": normal(4, 32) / math.sqrt(4), "bias": zeros(32)},
             "positions": {"table": normal(16, 32)},
-            "attention": {"kernel": normal(32, 96) / math.sqrt(32),
-                          "bias": np.zeros(96, "float32")},
-            "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")}}
+            "attention": {"kernel": normal(32, 96) / math.sqrt(32), "bias": zeros(96)},
+            "head": {"kernel": zeros((32, 10)), "bias": zeros(10)}}
 
 def nothing(z, **attention):
     return z, lambda dz: (dz, {})                             # no parameters, no gradients

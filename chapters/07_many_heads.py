@@ -152,7 +152,7 @@ digits, recipe = minivit.data.digits(), {"epochs": 20, "batch": 64, "rate": 0.1,
 
 # %%
 def model(images, params, heads, watch=None):
-    x, embedding_back = patch_embedding(images, **params["embedding"], patch_size=2)
+    x, embedding_back = patch_embedding(images, **params["patch_embedding"], patch_size=2)
     z, positions_back = add_positions(x, **params["positions"])         # (B, 16, 32)
     y, attention_back = self_attention(z, **params["attention"], heads=heads, watch=watch)
     pooled, pool_back = mean_pool(y)                          # (B, 32)
@@ -162,7 +162,7 @@ def model(images, params, heads, watch=None):
         dz, dattention = attention_back(pool_back(dpooled))
         dx, dpositions = positions_back(dz)
         dimages, dembedding = embedding_back(dx)
-        return dimages, {"embedding": dembedding, "positions": dpositions,
+        return dimages, {"patch_embedding": dembedding, "positions": dpositions,
                          "attention": dattention, "head": dhead}
     return logits, pullback
 
@@ -172,7 +172,7 @@ def create(seed=0):
     def layer(fan_in, fan_out):
         kernel = rng.normal(size=(fan_in, fan_out)) / math.sqrt(fan_in)
         return {"kernel": kernel.astype("float32"), "bias": np.zeros(fan_out, "float32")}
-    return {"embedding": layer(4, 32),
+    return {"patch_embedding": layer(4, 32),
             "positions": {"table": rng.normal(size=(16, 32)).astype("float32")},
             "attention": {"qkv": layer(32, 96), "out": layer(32, 32)},
             "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")}}

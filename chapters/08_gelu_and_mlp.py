@@ -186,7 +186,7 @@ digits, recipe = minivit.data.digits(), {"epochs": 20, "batch": 64, "rate": 0.1,
 # %%
 def model(images, params, layers):
     backs = {}
-    z, backs["embedding"] = patch_embedding(images, **params["embedding"], patch_size=2)
+    z, backs["patch_embedding"] = patch_embedding(images, **params["patch_embedding"], patch_size=2)
     z, backs["positions"] = add_positions(z, **params["positions"])     # (B, 16, 32)
     for name, layer in layers.items():
         z, backs[name] = layer(z, **params[name])
@@ -206,7 +206,7 @@ def create(seed=0):
     def layer(fan_in, fan_out):
         kernel = rng.normal(size=(fan_in, fan_out)) / math.sqrt(fan_in)
         return {"kernel": kernel.astype("float32"), "bias": np.zeros(fan_out, "float32")}
-    return {"embedding": layer(4, 32),
+    return {"patch_embedding": layer(4, 32),
             "positions": {"table": rng.normal(size=(16, 32)).astype("float32")},
             "attention": {"qkv": layer(32, 96), "out": layer(32, 32)},
             "mlp": {"hidden": layer(32, 64), "out": layer(64, 32)},

@@ -175,8 +175,8 @@ assert 1e-8 < found["post-norm"][23, 1] < 1e-3 < 0.1 < found["pre-norm"][:, 1].m
 # %% [markdown]
 # ## The model so far
 #
-# Patches with positions (the library's `embed`, chapter 3; it says `patch_embedding` for what was
-# `embedding`), blocks, mean, head. (These digits are easy for a linear model on the raw pixels.)
+# Patches with positions (chapter 3; the library's `embed`), blocks, mean, head. (These digits are
+# easy for a linear model on the raw pixels.)
 
 # %%
 sizes = minivit.ViTConfig(8, patch_size=2, channels=1, width=32, heads=4, pooling="mean")
