@@ -16,7 +16,7 @@ from .checker import PASS
 from .layers import softmax
 from .model import ViT
 from .models import ViTConfig
-from .options import PRESETS, build_parser
+from .options import PRESETS, WEIGHTS, build_parser
 from .tree import count
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
@@ -101,7 +101,7 @@ def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a checkpoint on the held-out images of the data set that it takes."""
-    model = ViT.load(args.weights)
+    model = load(args.weights)
     dataset = dataset_for(model, args.weights)
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
     n = len(dataset.held_out_labels)
@@ -112,7 +112,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     """Print the likeliest classes of each image file."""
-    model = ViT.load(args.weights)
+    model = load(args.weights)
     probabilities, _ = softmax(model(read_images(model, args)))
     for path, p in zip(args.images, probabilities, strict=True):
         best = np.argsort(-p)[: args.top]
@@ -167,6 +167,13 @@ def dataset_for(model: ViT, path: Path) -> data.Dataset:
     raise ValueError(
         f"{path} takes images of {H} x {W} x {C}, which no data set here has: name image files"
     )
+
+
+def load(path: Path) -> ViT:
+    """The model of a checkpoint. Raises FileNotFoundError that says how the usual one is made."""
+    if path == WEIGHTS and not path.exists():
+        raise FileNotFoundError(f"there is no {path} yet: `python -m minivit train` makes it")
+    return ViT.load(path)
 
 
 def load_for(dataset: data.Dataset, path: Path) -> ViT:

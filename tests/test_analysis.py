@@ -900,4 +900,5 @@ def test_a_figure_that_cannot_be_written_names_its_place_and_is_closed(draw, tmp
     with pytest.raises(FileNotFoundError) as error:
         draw(tmp_path / "nowhere" / "figure.png")
     assert error.value.filename == str(tmp_path / "nowhere" / "figure.png")
+    assert error.value.strerror.startswith(f"there is no folder {tmp_path / 'nowhere'}")
     assert plt.get_fignums() == []

@@ -171,6 +171,12 @@ def test_without_paths_all_commands_agree_on_one_folder(tmp_path, monkeypatch, q
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.png", "runs"]
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "digit.png"]])
+def test_without_a_training_the_commands_say_how_to_get_a_model(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    assert failed(run(*command), "runs/digits/model.npz yet: `python -m minivit train` makes it")
+
+
 def test_evaluate_takes_the_data_set_that_fits(tmp_path, monkeypatch):
     few = data.scattered(n=1, held_out=20)
     monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)

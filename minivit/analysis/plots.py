@@ -1,5 +1,6 @@
 """The figures: attention maps beside their images, and the curves of a training."""
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,15 @@ def plot_curves(log: Sequence[dict[str, float]], path: str | Path, baseline: flo
 
 
 def save_figure(figure: plt.Figure, path: str | Path) -> None:
-    """Write the figure as a PNG, the same bytes each time, and close it."""
+    """Write the figure as a PNG, the same bytes each time, and close it.
+
+    Raises FileNotFoundError if there is no such folder, as when a chapter is run from another.
+    """
+    folder = Path(path).parent
     try:
+        if not folder.is_dir():
+            reason = f"there is no folder {folder} in {Path.cwd()}"
+            raise FileNotFoundError(errno.ENOENT, reason, str(path))
         figure.savefig(path, dpi=120, format="png", metadata=METADATA)
     finally:
         plt.close(figure)
