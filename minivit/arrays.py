@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 1 << 17  # scalars
+BLOCK = 1 << 16  # scalars
+SMALL = 1_000_000  # multiplications: up to here OpenBLAS has kernels of its own
 
 Array = Any  # numpy.ndarray, cupy.ndarray, or anything that behaves like them
 Pullback = Callable[..., Any]  # gradient of a value -> gradients of what it was computed from
@@ -31,10 +32,12 @@ def to_host(x: Array) -> Array:
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """Many small products at once, (..., n, m) @ (..., m, p), as attention needs them.
 
-    BLAS is twice as slow on a small product whose second factor is transposed: copy it first.
+    BLAS is a third slower on a small product whose second factor is transposed: copy it first.
     """
     xp = array_module(a)
-    return xp.matmul(a, xp.ascontiguousarray(b) if is_transposed(b) else b, out=out)
+    if is_transposed(b) and a.shape[-2] * b.shape[-2] * b.shape[-1] <= SMALL:
+        b = xp.ascontiguousarray(b)
+    return xp.matmul(a, b, out=out)
 
 
 def is_transposed(x: Array) -> bool:
@@ -42,22 +45,21 @@ def is_transposed(x: Array) -> bool:
     return x.ndim > 1 and x.strides[-2] == x.itemsize and x.shape[-1] > 1
 
 
-def by_blocks(write: Callable[..., None], *arrays: Array, outputs: int = 1) -> Any:
-    """New arrays filled by write(*outputs, *arrays), entry by entry, in blocks that fit the cache.
+def by_blocks(write: Callable[..., None], *arrays: Array) -> Array:
+    """A new array filled by write(new, *arrays), entry by entry, in blocks that fit the cache.
 
     All arithmetic of `write` is done to one block before the next is fetched from memory: for
     ten operations on a large array that is twice as fast as ten passes over it. A GPU, which has
-    no such cache, gets one block. Returns the array, or a list of them if `outputs` > 1.
+    no such cache, gets one block.
     """
     xp = array_module(arrays[0])
     inputs = [a.reshape(-1) for a in arrays]
-    filled = [xp.empty_like(inputs[0]) for _ in range(outputs)]
-    size = BLOCK if xp is np else max(inputs[0].size, 1)
-    for start in range(0, inputs[0].size, size):
+    filled = xp.empty_like(inputs[0])
+    size = BLOCK if xp is np else max(filled.size, 1)
+    for start in range(0, filled.size, size):
         block = slice(start, start + size)
-        write(*(a[block] for a in filled), *(a[block] for a in inputs))
-    shaped = [a.reshape(arrays[0].shape) for a in filled]
-    return shaped if outputs > 1 else shaped[0]
+        write(filled[block], *(a[block] for a in inputs))
+    return filled.reshape(arrays[0].shape)
 
 
 def rows_dot(x: Array, w: Array) -> Array:

@@ -14,9 +14,12 @@ import numpy as np
 from . import layers
 from .arrays import Array
 from .checker import Errors, gradcheck
-from .models import ViTConfig, encoder_block, initialise, vit
+from .models import ViTConfig, bottleneck, encoder_block, initialise, vit
 from .models.config import GELUS, POOLINGS, POSITIONS
 from .tree import Tree, map_tree
+
+# The smallest width that 32 groups share, on sides that no stride divides; the map is 2 x 3.
+HYBRID = {"stem": (1, 1), "stem_width": 32, "image_size": (15, 22), "patch_size": 1, "depth": 1}
 
 
 class Proof(NamedTuple):
@@ -54,6 +57,8 @@ def layer_proofs() -> Iterator[Proof]:
     yield Proof("linear", layers.linear, (x(2, 3, 4), x(4, 5), x(5)))
     yield Proof("linear without bias", layers.linear, (x(2, 3, 4), x(4, 5)))
     yield Proof("patch_embedding", layers.patch_embedding, (images, x(12, 5), x(5), 2))
+    without = (images, x(12, 5), None, 2)
+    yield Proof("patch_embedding without bias", layers.patch_embedding, without)
     yield Proof("prepend_class_token", layers.prepend_class_token, (x(3, 4, 5), x(5)))
 
     yield Proof("add_positions", layers.add_positions, (x(3, 4, 5), x(4, 5)))
@@ -83,6 +88,7 @@ def layer_proofs() -> Iterator[Proof]:
 
     yield Proof("class_pool", layers.class_pool, (x(2, 4, 5),))
     yield Proof("mean_pool", layers.mean_pool, (x(2, 4, 5),))
+    yield Proof("hidden_layer", layers.hidden_layer, (x(3, 5), x(5, 4), x(4)))
     yield Proof("pretraining_head", layers.pretraining_head, (x(3, 5), affine(5, 4), affine(4, 6)))
     labels, soft = np.array([4, 0, 2]), rng.dirichlet(np.ones(5), size=3)
     yield Proof("cross_entropy", layers.cross_entropy, (x(3, 5), labels))
@@ -94,10 +100,41 @@ def layer_proofs() -> Iterator[Proof]:
         config = _config(dropout=dropout)
         block = moved(initialise(config, dtype="float64")["blocks"][0], rng)
         yield Proof(name, _block(config), (x(2, 5, 8), block))
+    yield from resnet_proofs()
+
+
+def resnet_proofs() -> Iterator[Proof]:
+    """The layers of a hybrid's stem, on maps whose sides are odd and even."""
+    rng = np.random.default_rng(4)
+
+    def x(*shape: int) -> Array:
+        return rng.normal(size=shape)
+
+    for side, stride in ((3, 1), (3, 2), (7, 2), (1, 1), (1, 2)):
+        name = f"convolution, {side} x {side}, stride {stride}"
+        yield Proof(name, layers.convolution, (x(2, 5, 6, 3), x(side, side, 3, 4), stride))
+    yield Proof("standardise", layers.standardise, (x(3, 3, 2, 4),))
+    yield Proof("standardise, small weights", layers.standardise, (1e-5 * x(3, 3, 2, 4),))
+    convolved = (x(2, 5, 6, 3), x(3, 3, 3, 4), 2)
+    yield Proof("standardised_convolution", layers.standardised_convolution, convolved)
+    yield Proof("group_norm", layers.group_norm, (x(2, 3, 4, 6), x(6), x(6), 2))
+    yield Proof("group_norm, single channels", layers.group_norm, (x(2, 3, 4, 3), x(3), x(3), 3))
+    yield Proof("relu", layers.relu, (x(3, 7),))
+    yield Proof("max_pool", layers.max_pool, (x(2, 5, 6, 3),))
+    config = _config(**HYBRID | {"stem": (2, 1)})
+    stem = moved(initialise(config, dtype="float64")["stem"], rng)
+    (first, second), (next_stage,) = stem["stages"]
+    for name, C, unit, stride in (
+        ("bottleneck, first unit", 32, first, 1),
+        ("bottleneck", 128, second, 1),
+        ("bottleneck, next stage", 128, next_stage, 2),
+    ):
+        yield Proof(name, _bottleneck(stride), (x(2, 3, 4, C), unit), directions=3)
 
 
 def model_proofs() -> Iterator[Proof]:
-    """The whole model: all positions x poolings x heads x GELUs, and one with dropout."""
+    """The whole model: all positions x poolings x heads x GELUs, one with dropout, some with less
+    than all layers, and hybrids with two stages, one, and the root alone."""
     options = product(POSITIONS, POOLINGS, (None, 5), GELUS)
     for positions, pooling, hidden_head, gelu in options:
         head = "linear head" if hidden_head is None else "tanh head"
@@ -106,6 +143,18 @@ def model_proofs() -> Iterator[Proof]:
             _config(positions=positions, pooling=pooling, hidden_head=hidden_head, gelu=gelu),
         )
     yield _model_proof("ViT, dropout", _config(dropout=0.3))
+    yield _model_proof("ViT, no classes", _config(classes=None))
+    yield _model_proof("ViT, no classes, tanh", _config(classes=None, hidden_head=5))
+    yield _model_proof("ViT, no qkv bias", _config(qkv_bias=False))
+    yield _model_proof("ViT, relative, no qkv bias", _config(positions="relative", qkv_bias=False))
+    yield _model_proof("ViT, no patch bias", _config(patch_bias=False))
+    fields = {"classes": None, "qkv_bias": False, "patch_bias": False, "pooling": "mean"}
+    yield _model_proof("ViT, none of these", _config(**fields))
+    yield _model_proof("hybrid", _config(**HYBRID))
+    root = {"stem": (), "image_size": (15, 24), "patch_size": 2}
+    yield _model_proof("hybrid, root alone", _config(**HYBRID | root))
+    one = {"stem": (2,), "image_size": (7, 10)}
+    yield _model_proof("hybrid, one stage", _config(**HYBRID | one | fields))
 
 
 def moved(params: Tree, rng: np.random.Generator) -> Tree:
@@ -115,7 +164,8 @@ def moved(params: Tree, rng: np.random.Generator) -> Tree:
 
 def _config(**fields: Any) -> ViTConfig:
     shape = {"image_size": (4, 6), "patch_size": 2, "channels": 2, "classes": 3}
-    return ViTConfig(**shape, width=8, depth=2, heads=2, mlp_width=7, **fields)
+    shape |= {"width": 8, "depth": 2, "heads": 2, "mlp_width": 7}
+    return ViTConfig(**shape | fields)
 
 
 def _model_proof(name: str, config: ViTConfig) -> Proof:
@@ -125,11 +175,16 @@ def _model_proof(name: str, config: ViTConfig) -> Proof:
     def f(images: Array, params: Tree) -> tuple[Array, Callable[..., Any]]:
         return vit(images, params, config, np.random.default_rng(2))
 
-    return Proof(name, f, (rng.normal(size=(3, 4, 6, 2)), params), directions=3)
+    images = rng.normal(size=(3, *config.image_size, config.channels))
+    return Proof(name, f, (images, params), directions=3)
 
 
 def _block(config: ViTConfig) -> Callable[..., Any]:
     return lambda z, params: encoder_block(z, params, config, np.random.default_rng(2))
+
+
+def _bottleneck(stride: int) -> Callable[..., Any]:
+    return lambda x, params: bottleneck(x, params, stride)
 
 
 def _attend(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, Callable[..., Any]]:

@@ -16,8 +16,6 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-CACHE = 4 << 20  # bytes: the largest array of a shard should stay below
-
 
 def cores() -> int:
     """The number of processors this process may use."""
@@ -26,14 +24,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def shard_count(batch: int, bytes_per_image: int, threads: int | None = None) -> int:
-    """How many shards to cut a batch into: as few as fit the cache, a multiple of the threads.
-
-    bytes_per_image: the size of the largest array that a layer makes of one image.
-    """
+def shard_count(batch: int, at_most: int, threads: int | None = None) -> int:
+    """How many shards of `at_most` images or fewer: as few as can be, a multiple of the threads."""
     threads = threads or cores()
-    needed = -(-batch * bytes_per_image // CACHE)
-    return min(batch, -(-needed // threads) * threads)
+    rounds = -(-batch // (at_most * threads))
+    return min(batch, rounds * threads)
 
 
 def cut(batch: int, shards: int) -> list[slice]:
@@ -51,11 +46,11 @@ def map_shards(
     the number of shards. With one shard, BLAS keeps its own threads; with more, it has one even
     if `threads` is one: a product's last bits depend on how many BLAS has.
     """
+    keep_freed_memory()
     if len(shards) <= 1:
         yield from map(function, shards)
         return
     threads = min(threads or cores(), len(shards))
-    keep_freed_memory()
     with one_blas_thread():
         if threads == 1:
             yield from map(function, shards)
@@ -116,9 +111,13 @@ def _blas() -> ThreadpoolController:
 
 @cache
 def keep_freed_memory() -> None:
-    """Ask glibc to keep what is freed, as a step frees it and asks for it again a moment later."""
+    """Ask glibc to keep what is freed, as a step frees it and asks for it again a moment later.
+
+    One arena for all threads: of those that glibc gives to each it returns whatever falls empty.
+    """
     with contextlib.suppress(OSError, AttributeError):  # no glibc: then its own habits stay
         libc = ctypes.CDLL("libc.so.6")
-        m_trim_threshold, m_mmap_threshold = -1, -3
+        m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
         libc.mallopt(m_mmap_threshold, 32 << 20)
         libc.mallopt(m_trim_threshold, 1 << 30)
+        libc.mallopt(m_arena_max, 1)

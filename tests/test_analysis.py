@@ -20,6 +20,8 @@ from minivit.analysis import (
     gradient_weighted,
     mass_inside,
     mean_attention_distance,
+    overlay,
+    overlays,
     patch_filters,
     patch_maps,
     plot_attention,
@@ -27,6 +29,7 @@ from minivit.analysis import (
     plot_distances,
     plot_filters,
     plot_gradients,
+    plot_overlays,
     plot_similarity,
     plots,
     position_similarity,
@@ -225,8 +228,8 @@ def test_the_gradient_is_how_the_logit_follows_a_change_of_the_attention(
     change = 1e-30j * np.random.default_rng(5).normal(size=A.shape[1:])  # the complex step
     calls = itertools.count()
 
-    def changed_softmax(x):
-        y, pullback = softmax(x)
+    def changed_softmax(x, out=None):
+        y, pullback = softmax(x, out)
         return (y + change if next(calls) == layer else y), pullback
 
     attention = importlib.import_module("minivit.layers.attention")
@@ -572,7 +575,7 @@ LOG = [
 def figure(monkeypatch):
     """The figure that the next plot would write, still open: a list of one."""
     drawn = []
-    for module in (plots, figures):
+    for module in (plots, figures, overlays):
         monkeypatch.setattr(module, "save_figure", lambda one, path: drawn.append(one))
     yield drawn
     for one in drawn:
@@ -682,6 +685,69 @@ def test_attention_stands_above_its_gradients(figure, layer, number):
         assert len(box_in(upper)) == len(box_in(lower)) == 1
 
 
+def test_an_overlay_is_grey_where_nobody_looks_and_glows_where_many_do():
+    picture = np.zeros((20, 30, 3), np.float32) + np.array([0.5, -0.5, 0.1], np.float32)
+    one = np.zeros((2, 3), np.float32)
+    one[0, 0] = 0.4
+    shown = overlay(picture, one)
+    assert shown.shape == (20, 30, 3)
+    grey = 0.299 * 0.5 - 0.587 * 0.5 + 0.114 * 0.1
+    black, bright = (2 * np.array(plt.get_cmap("inferno")(x)[:3]) - 1 for x in (0.0, 1.0))
+    np.testing.assert_allclose(shown[15:, 20:], 0.7 * grey + 0.3 * black * np.ones((5, 10, 1)))
+    np.testing.assert_allclose(shown[:5, :5], 0.2 * grey + 0.8 * bright * np.ones((5, 5, 1)))
+    between = shown[2, 4:16, 0]                               # from the first centre to the next
+    assert len(set(between.round(4))) > 8                     # no steps
+
+
+def test_a_glow_goes_from_the_lowest_entry_to_what_few_exceed():
+    rising = np.arange(101.0).reshape(1, 101) + 7
+    glow = overlays.brightness(rising)
+    np.testing.assert_allclose(glow[0, :98], np.arange(98) / 97, atol=1e-12)
+    assert (glow[0, 97:] == 1).all()
+    assert (overlays.brightness(np.full((3, 4), 0.2, np.float32)) == 0).all()
+    single = np.zeros((10, 10))
+    single[4, 5] = 0.3                                        # what 3% exceed is zero
+    assert np.array_equal(overlays.brightness(single), single / 0.3)
+
+
+@pytest.mark.parametrize(
+    ("heads", "with_gradients", "rows", "columns"),
+    [(3, True, 1, 6), (4, True, 2, 5), (4, False, 1, 6), (12, True, 3, 5), (16, True, 4, 5)],
+)
+def test_overlays_stand_in_a_block_for_each_photograph(
+    figure, heads, with_gradients, rows, columns
+):
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 4, 6, 3)).astype("float32")
+    A = random_attention(3, 2, heads, 7, 7, dtype="float32")
+    dA = np.random.default_rng(2).normal(size=A.shape).astype("float32")
+    titles = ["a_$cat$.png\ncat (50%)", "dog.png"]
+    plot_overlays(images, A, (2, 3), "unused", titles, 1, dA if with_gradients else None)
+    axes = np.reshape(figure[0].axes, (2, rows * columns))
+    maps = {"rollout": rollout(A)}
+    if with_gradients:
+        maps["gradient-weighted"] = gradient_weighted(A, dA)
+    maps |= {f"layer 2, head {h + 1}": A[1, :, h] for h in range(heads)}
+    for b in range(2):
+        names = [axis.get_title() for axis in axes[b]]
+        assert names[: len(maps) + 1] == [titles[b], *maps]
+        assert names[len(maps) + 1 :] == [""] * (rows * columns - len(maps) - 1)
+        np.testing.assert_allclose(shown_in(axes[b, 0])[0], (images[b] + 1) / 2, atol=1e-6)
+        for axis, one in zip(axes[b, 1:], maps.values(), strict=False):
+            shown, extent = shown_in(axis)
+            laid = overlay(images[b], patch_maps(one[b], (2, 3)))
+            np.testing.assert_allclose(shown, (laid + 1) / 2, atol=1e-6)
+            assert list(extent) == [0, 6, 4, 0]
+    assert figure[0]._supxlabel.get_text() == overlays.CAPTION
+
+
+def test_a_long_name_is_written_in_several_lines(figure):
+    images, A = images_and_attention(channels=3)
+    plot_overlays(images, A, (2, 3), "unused", ["x" * 60, "two words\nand a second line"])
+    titles = [axis.get_title() for axis in figure[0].axes if "x" in axis.get_title()]
+    assert titles == ["\n".join(["x" * 28, "x" * 28, "xxxx"])]
+    assert figure[0].axes[4].get_title() == "two words\nand a second line"
+
+
 def test_distances_are_a_dot_for_each_head_above_its_layer(figure):
     distances = np.array([[10.0, 20, 30], [40, 130, 60]])
     plot_distances(distances, 116.5, "unused")
@@ -736,7 +802,7 @@ def test_filters_stand_in_rows_of_seven(figure, channels):
 def drawn(monkeypatch):
     """What the next figures would be drawn from: a list of (name of the plot, its arguments)."""
     calls = []
-    for name in ("attention", "gradients", "distances", "similarity", "filters"):
+    for name in ("attention", "overlays", "gradients", "distances", "similarity", "filters"):
         note = lambda *args, name=name: calls.append((name, args))  # noqa: E731
         monkeypatch.setattr(drawing, f"plot_{name}", note)
     return calls
@@ -804,6 +870,66 @@ def test_of_many_filters_the_first_28_components_are_drawn_and_of_few_all(drawn)
     assert [filters.shape for _, (filters, *_) in drawn] == [(28, 2, 2, 8), (3, 2, 2, 8)]
 
 
+@pytest.mark.parametrize("kind", ["maps", "gradients"])
+@pytest.mark.parametrize("family", ["minivit", "dino"])
+def test_colours_are_shown_rightly_whatever_the_model_was_trained_on(drawn, family, kind):
+    model = moved(channels=3, preprocessing=family, classes=10)
+    images = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype("float32")
+    drawing.draw(model, kind, "out.png", images, ["one", "two"])
+    ((name, (shown, *arguments)),) = drawn
+    assert name == {"maps": "overlays", "gradients": "gradients"}[kind]
+    mean, deviation = (0.5, 0.5)
+    if family == "dino":
+        mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    np.testing.assert_allclose((shown + 1) / 2, images * deviation + mean, atol=1e-6)
+    A, dA = attention_gradients(model, images)
+    expected = [A, (2, 3), "out.png", ["one", "two"], -1, dA]
+    if kind == "gradients":
+        expected = [A, dA, (2, 3), "out.png", ["one", "two"], -1, None]
+    np.testing.assert_equal(arguments, expected)
+
+
+def test_boxes_are_outlined_on_coloured_images_too(drawn):
+    drawing.draw(moved(channels=3, classes=10), "maps", "o", np.zeros((2, 4, 6, 3)), boxes=BOXES)
+    ((name, arguments),) = drawn
+    assert name == "attention"
+    assert arguments[-1] is BOXES
+
+
+def test_a_model_without_a_classifier_has_maps_and_no_gradients(drawn):
+    model = moved(classes=None)
+    drawing.draw(model, "maps", "out.png", pictures())
+    ((name, (_, A, *_, dA, _)),) = drawn
+    assert (name, dA) == ("attention", None)
+    np.testing.assert_array_equal(A, model.attention(pictures()))
+    with pytest.raises(ValueError, match="no classifier: no look speaks for any class"):
+        drawing.draw(model, "gradients", "out.png", pictures())
+    assert len(drawn) == 1
+
+
+def hybrid(**fields):
+    """A stem of two stages, each of one unit: a token every 8 pixels, of patches of one place."""
+    shape = {"image_size": (16, 24), "channels": 3, "classes": 4, "patch_size": 1}
+    shape |= {"width": 8, "depth": 1, "heads": 2, "mlp_width": 8}
+    return ViT.create(ViTConfig(**shape, stem=(1, 1), stem_width=32, **fields))
+
+
+def test_a_hybrid_counts_pixels_from_token_to_token_and_has_no_filters(drawn):
+    model = hybrid()
+    assert model.config.grid == (2, 3)
+    images = np.zeros((2, 16, 24, 3), np.float32)
+    drawing.draw(model, "distance", "out.png", images)
+    ((_, (_, uniform, _)),) = drawn
+    between = [math.hypot(i // 3 - j // 3, i % 3 - j % 3) for i in range(6) for j in range(6)]
+    assert uniform == pytest.approx(8 * sum(between) / 6 / 7)
+    with pytest.raises(ValueError, match="a hybrid reads no pixels: nothing to show"):
+        drawing.draw(model, "filters", "out.png")
+    boxes_ = np.array([[0, 0, 16, 12], [8, 8, 16, 24]])       # the left half, a third
+    flow = patch_maps(rollout(model.attention(images)), (2, 3))
+    expected = mass_inside(flow, boxes_, 8).mean()
+    assert shares_inside(model, images, boxes_)["rollout"] == pytest.approx(expected)
+
+
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="unknown kind 'map': choose maps, distance, positions"):
         drawing.draw(moved(), "map", "out.png", pictures())
@@ -854,8 +980,15 @@ def test_curves_of_one_epoch_can_be_drawn_however_good_it_was(tmp_path, accuracy
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+NO_FORMULA = r"a $\nothing$ name"  # which cannot be set as one
+
+
 def attention_figure(path):
-    plot_attention(*images_and_attention(), (2, 3), path, ["a seven", "a one"])
+    plot_attention(*images_and_attention(), (2, 3), path, ["a seven", NO_FORMULA])
+
+
+def overlays_figure(path):
+    plot_overlays(*images_and_attention(channels=3), (2, 3), path, [NO_FORMULA, "a dog"])
 
 
 def curves_figure(path):
@@ -864,7 +997,8 @@ def curves_figure(path):
 
 def gradients_figure(path):
     images, attention = images_and_attention()
-    plot_gradients(images, attention, attention - 0.1, (2, 3), path, boxes=BOXES)
+    titles = ["a seven", NO_FORMULA]
+    plot_gradients(images, attention, attention - 0.1, (2, 3), path, titles, boxes=BOXES)
 
 
 def distances_figure(path):
@@ -881,7 +1015,7 @@ def filters_figure(path):
 
 FIGURES = [
     attention_figure, curves_figure, gradients_figure, distances_figure, similarity_figure,
-    filters_figure,
+    filters_figure, overlays_figure,
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from minivit.models import (
     initialise,
     parameter_count,
     parameters,
+    resnet_stem,
     vit,
 )
 from minivit.models.config import POOLINGS, POSITIONS
@@ -30,6 +31,8 @@ TINY = {
     "image_size": (4, 6), "patch_size": 2, "classes": 5,
     "width": 12, "depth": 2, "heads": 4, "mlp_width": 7,
 }  # fmt: skip
+
+HYBRID = {"image_size": (8, 11), "patch_size": 1, "depth": 1, "stem": (2,), "stem_width": 32}
 
 
 def moved(config, seed=0):
@@ -63,6 +66,12 @@ def every_function():
     functions["embed"] = (embed, (images_of(config), params, config))
     functions["encoder_block"] = (encoder_block, (z, params["blocks"][0], config))
     functions["classify"] = (classify, (z, params, config))
+    bare = ViTConfig(**TINY | {"classes": None}, qkv_bias=False, patch_bias=False)
+    functions["vit without classes and biases"] = (vit, (images_of(bare), moved(bare), bare))
+    hybrid = ViTConfig(**TINY | HYBRID)
+    images, params = images_of(hybrid, 2), moved(hybrid)
+    functions["vit as a hybrid"] = (vit, (images, params, hybrid))
+    functions["resnet_stem"] = (resnet_stem, (images, params["stem"]))
     return functions
 
 
@@ -125,6 +134,28 @@ def test_the_gradient_of_layer_norm_moves_neither_mean_nor_variance(eps):
     x_hat = (x - x.mean(-1, keepdims=True)) / np.sqrt(variance + eps)[..., None]
     left = (dy * scale * x_hat).sum(-1) * eps / (variance + eps) ** 1.5
     np.testing.assert_allclose((dx * x_hat).sum(-1), left, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_the_gradient_of_group_norm_moves_no_mean_of_a_group(groups):
+    rng = np.random.default_rng(0)
+    x, scale, bias = rng.normal(size=(2, 3, 4, 6)), rng.normal(size=6), rng.normal(size=6)
+    y, pullback = layers.group_norm(x, scale, bias, groups)
+    dx = pullback(rng.normal(size=y.shape))[0]
+    sums = dx.reshape(2, 12, groups, -1).sum((1, 3))
+    assert abs(sums).max() <= 1e-14 * abs(dx).max() * dx.size
+
+
+def test_standardised_weights_do_not_learn_how_large_they_are():
+    # Twice the kernel convolves alike: the gradient has no part along the kernel, save for eps.
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 5, 6, 3)), rng.normal(size=(3, 3, 3, 4))
+    y, pullback = layers.standardised_convolution(x, kernel)
+    dkernel = pullback(rng.normal(size=y.shape))[1]["kernel"]
+    centred = kernel - kernel.mean((0, 1, 2))
+    along = (dkernel * centred).sum((0, 1, 2))
+    assert abs(along).max() < 1e-4 * np.linalg.norm(dkernel) * np.linalg.norm(centred)
+    assert abs(dkernel.sum((0, 1, 2))).max() < 1e-12 * abs(dkernel).max() * dkernel.size
 
 
 def test_the_rows_of_the_jacobian_of_softmax_sum_to_zero():
@@ -332,6 +363,19 @@ def test_every_parameter_is_drawn_as_the_authors_do():
         for part in thirds:  # U_qkv is three matrices, each with a limit of its own size
             assert is_drawn(part.astype("float64"), *DRAWN[pattern]), name
     assert {pattern for pattern, _, _ in seen_parameters()} == set(DRAWN)
+
+
+def test_the_stem_is_drawn_as_the_authors_do():
+    config = ViTConfig(**WIDE, stem=(2, 1), stem_width=32)
+    leaves = flatten(initialise(config, seed=1)["stem"])
+    for name, leaf in leaves.items():
+        kind = "constant", 1 if name.endswith("scale") else 0
+        if name.endswith("norm3/scale"):
+            kind = "constant", 0
+        elif name.endswith("kernel"):
+            kind = "truncated", 1 / math.sqrt(math.prod(leaf.shape[:3]))
+        assert is_drawn(leaf.astype("float64"), *kind), name
+    assert sum(name.endswith("norm3/scale") for name in leaves) == 3
 
 
 def test_a_seed_gives_the_same_numbers_again_and_in_every_dtype():

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivit import flatten, gradcheck, layers
+from minivit.layers.convolution import gather
+from minivit.layers.padding import same_padding
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 small = st.integers(1, 4)
@@ -49,6 +51,9 @@ def every_layer(dtype="float64"):
         "unpatchify": (layers.unpatchify, (draw(2, 6, 12), 2, 4, 6)),
         "linear": (layers.linear, (z, draw(6, 4), draw(4))),
         "linear without bias": (layers.linear, (z, draw(6, 4), None)),
+        "patch_embedding without bias": (
+            layers.patch_embedding, (draw(2, 4, 6, 3), draw(12, 5), None, 2)
+        ),
         "patch_embedding": (
             layers.patch_embedding, (draw(2, 4, 6, 3), draw(12, 5), draw(5), 2)
         ),
@@ -82,6 +87,7 @@ def every_layer(dtype="float64"):
         "dropout": (seeded(layers.dropout), (z,)),
         "class_pool": (layers.class_pool, (z,)),
         "mean_pool": (layers.mean_pool, (z,)),
+        "hidden_layer": (layers.hidden_layer, (draw(3, 6), draw(6, 5), draw(5))),
         "pretraining_head": (
             layers.pretraining_head, (draw(3, 6), linear(6, 5), linear(5, 4))
         ),
@@ -89,6 +95,26 @@ def every_layer(dtype="float64"):
         "cross_entropy smoothed": (layers.cross_entropy, (draw(3, 4), labels, 0.1)),
         "cross_entropy soft": (lambda x: layers.cross_entropy(x, targets, 0.1), (draw(3, 4),)),
         "mean_squared_error": (layers.mean_squared_error, (draw(3, 4), draw(3, 4))),
+        "convolution": (layers.convolution, (draw(2, 5, 6, 3), draw(3, 3, 3, 4))),
+        "convolution of stride 2": (layers.convolution, (draw(2, 5, 6, 3), draw(3, 3, 3, 4), 2)),
+        "convolution 7 x 7": (layers.convolution, (draw(1, 9, 8, 2), draw(7, 7, 2, 3), 2)),
+        "convolution 3 x 2": (layers.convolution, (draw(1, 4, 5, 3), draw(3, 2, 3, 4), 1)),
+        "convolution 1 x 1": (layers.convolution, (draw(2, 5, 6, 3), draw(1, 1, 3, 4))),
+        "convolution 1 x 1 of stride 2": (
+            layers.convolution, (draw(2, 5, 6, 3), draw(1, 1, 3, 4), 2)
+        ),
+        "standardise": (layers.standardise, (draw(3, 3, 2, 4),)),
+        "standardise small weights": (layers.standardise, (1e-3 * draw(3, 3, 2, 4),)),
+        "standardised_convolution": (
+            layers.standardised_convolution, (draw(2, 5, 6, 3), draw(3, 3, 3, 4), 2)
+        ),
+        "group_norm": (layers.group_norm, (draw(2, 3, 4, 6), draw(6), draw(6), 2)),
+        "group_norm of single channels": (
+            layers.group_norm, (draw(2, 3, 4, 3), draw(3), draw(3), 3)
+        ),
+        "relu": (layers.relu, (draw(4, 5),)),
+        "max_pool": (layers.max_pool, (draw(2, 5, 6, 3),)),
+        "max_pool of stride 1": (layers.max_pool, (draw(2, 3, 4, 2), 2, 1)),
     }  # fmt: skip
 
 
@@ -725,3 +751,207 @@ def test_the_squared_error_of_unlike_shapes_is_refused(shape):
     # NumPy would broadcast three of these without a word.
     with pytest.raises(ValueError, match=re.escape(f"shapes differ: (2, 3) and {shape}")):
         layers.mean_squared_error(np.zeros((2, 3)), np.zeros(shape))
+
+
+# The layers of the hybrid's ResNet
+
+
+def frame(n, side, stride):
+    """TensorFlow's SAME, in its own words: (windows, padding before, padding behind)."""
+    windows = math.ceil(n / stride)
+    last = side - stride if n % stride == 0 else side - n % stride
+    padding = max(last, 0)
+    return windows, padding // 2, math.ceil(padding / 2)
+
+
+@pytest.mark.parametrize(
+    ("n", "side", "stride", "windows", "before", "behind"),
+    [
+        (224, 7, 2, 112, 2, 3),  # the root, at the usual size
+        (225, 7, 2, 113, 3, 3),
+        (112, 3, 2, 56, 0, 1),  # max pooling, and the 3 x 3 of a stage's first unit
+        (113, 3, 2, 57, 1, 1),
+        (56, 3, 1, 56, 1, 1),
+        (56, 1, 1, 56, 0, 0),
+        (56, 1, 2, 28, 0, 0),
+        (55, 1, 2, 28, 0, 0),
+        (1, 7, 2, 1, 3, 3),
+        (2, 7, 2, 1, 2, 3),
+        (6, 2, 1, 6, 0, 1),
+    ],
+)
+def test_same_padding(n, side, stride, windows, before, behind):
+    assert frame(n, side, stride) == (windows, before, behind)
+    assert same_padding(n, side, stride) == (before, behind)
+    x, kernel = np.ones((1, n, 1, 1)), np.ones((side, 1, 1, 1))
+    y = layers.convolution(x, kernel, stride)[0][0, :, 0, 0]
+    assert len(y) == windows
+    starts = [stride * place - before for place in range(windows)]
+    # Of a window of ones, how much lies on the image.
+    assert y.tolist() == [min(start + side, n) - max(start, 0) for start in starts]
+
+
+def windows_in_loops(x, sides, stride):
+    """((b, y, x), [(i, j, what is seen there)]) for every window; the padding is not seen."""
+    B, H, W, _ = x.shape
+    h, top, _ = frame(H, sides[0], stride)
+    w, left, _ = frame(W, sides[1], stride)
+    for b, row, column in np.ndindex(B, h, w):
+        seen = []
+        for i, j in np.ndindex(*sides):
+            r, c = stride * row - top + i, stride * column - left + j
+            if 0 <= r < H and 0 <= c < W:
+                seen.append((i, j, x[b, r, c]))
+        yield (b, row, column), seen
+
+
+def map_of(x, sides, stride, channels):
+    h, w = frame(x.shape[1], sides[0], stride)[0], frame(x.shape[2], sides[1], stride)[0]
+    return np.zeros((len(x), h, w, channels))
+
+
+def convolution_in_loops(x, kernel, stride):
+    y = map_of(x, kernel.shape[:2], stride, kernel.shape[3])
+    for place, seen in windows_in_loops(x, kernel.shape[:2], stride):
+        for i, j, pixel in seen:
+            y[place] += pixel @ kernel[i, j]
+    return y
+
+
+def max_pool_in_loops(x, side, stride):
+    y = map_of(x, (side, side), stride, x.shape[3])
+    for place, seen in windows_in_loops(x, (side, side), stride):
+        y[place] = np.max([pixel for _, _, pixel in seen], axis=0)
+    return y
+
+
+@quick
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 7), st.integers(1, 3), st.integers(1, 3)
+)
+def test_convolution(H, W, kh, kw, stride):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, H, W, 2)), rng.normal(size=(kh, kw, 2, 3))
+    close(layers.convolution(x, kernel, stride)[0], convolution_in_loops(x, kernel, stride), 1e-12)
+
+
+def test_a_1_x_1_convolution_is_a_linear_layer_and_copies_nothing():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 4, 3, 5)), rng.normal(size=(1, 1, 5, 6))
+    assert np.shares_memory(gather(x, (1, 1), 1), x)
+    assert np.array_equal(layers.convolution(x, kernel)[0], layers.linear(x, kernel[0, 0])[0])
+
+
+def test_an_odd_stride_pads_behind():
+    # With as much padding before as behind, the first window would not begin on the first pixel.
+    x = np.arange(1.0, 5).reshape(1, 1, 4, 1)
+    kernel = np.array([1.0, 10, 100]).reshape(1, 3, 1, 1)
+    assert layers.convolution(x, kernel, 2)[0].ravel().tolist() == [321, 43]
+    assert layers.convolution(x, kernel, 1)[0].ravel().tolist() == [210, 321, 432, 43]
+
+
+def test_standardise():
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(3, 2, 4, 5)) * rng.uniform(0.1, 9, size=5) + rng.normal(size=5)
+    expected = np.empty_like(kernel)
+    for e in range(5):
+        w = kernel[..., e]
+        mean = w.sum() / 24
+        sigma = math.sqrt(((w - mean) ** 2).sum() / 24)
+        expected[..., e] = (w - mean) / (sigma + 1e-5)
+    close(layers.standardise(kernel)[0], expected)
+
+
+def test_the_eps_of_standardise_stands_beside_the_deviation():
+    # Weights of deviation 1e-5 come out with 1/2. Inside the root, 1e-10 would give 1/√2.
+    w = np.array([1e-5, -1e-5] * 2).reshape(2, 2, 1, 1)
+    close(layers.standardise(w)[0].ravel(), [0.5, -0.5, 0.5, -0.5], 1e-11)
+
+
+def test_standardise_forgets_the_mean_of_the_weights():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 4))
+    value, pullback = layers.standardise(kernel)
+    close(layers.standardise(kernel + 5)[0], value, 1e-12)
+    dkernel = pullback(np.random.default_rng(1).normal(size=kernel.shape))
+    close(dkernel.sum((0, 1, 2)), 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_weights_come_out_as_zeros():
+    kernel = np.full((3, 3, 2, 4), 0.25)
+    value, pullback = layers.standardise(kernel)
+    assert not value.any()
+    assert np.isfinite(pullback(np.random.default_rng(0).normal(size=kernel.shape))).all()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_group_norm(groups):
+    rng = np.random.default_rng(0)
+    x, scale, bias = 3 + rng.normal(size=(2, 3, 4, 6)), rng.normal(size=6), rng.normal(size=6)
+    expected = np.empty_like(x)
+    size = 6 // groups
+    for b, g in np.ndindex(2, groups):
+        channels = slice(g * size, (g + 1) * size)
+        group = x[b, :, :, channels]
+        mean = group.sum() / group.size
+        sigma = math.sqrt(((group - mean) ** 2).sum() / group.size + 0.1)
+        expected[b, :, :, channels] = (group - mean) / sigma
+    close(layers.group_norm(x, scale, bias, groups, eps=0.1)[0], expected * scale + bias, 1e-12)
+
+
+def test_group_norm_has_the_groups_and_the_eps_of_the_authors():
+    rng = np.random.default_rng(0)
+    x, scale, bias = 1e-3 * rng.normal(size=(1, 2, 2, 64)), np.ones(64), np.zeros(64)
+    given = layers.group_norm(x, scale, bias, groups=32, eps=1e-6)[0]
+    assert np.array_equal(layers.group_norm(x, scale, bias)[0], given)
+
+
+def test_group_norm_of_one_group_on_one_place_is_layer_norm():
+    rng = np.random.default_rng(0)
+    x, scale, bias = rng.normal(size=(3, 1, 1, 6)), rng.normal(size=6), rng.normal(size=6)
+    close(layers.group_norm(x, scale, bias, 1)[0], layers.layer_norm(x, scale, bias)[0])
+
+
+def test_group_norm_in_float32_keeps_a_large_mean_out_of_the_variance():
+    # E[x²] - E[x]² would have nothing left of a variance of 1 beside a mean of 3000.
+    rng = np.random.default_rng(0)
+    x = (3000 + rng.normal(size=(2, 8, 8, 4))).astype(np.float32)
+    scale, bias = np.ones(4, np.float32), np.zeros(4, np.float32)
+    wide = layers.group_norm(x.astype(float), np.ones(4), np.zeros(4), 2)[0]
+    assert abs(layers.group_norm(x, scale, bias, 2)[0] - wide).max() < 1e-3
+
+
+def test_group_norm_refuses_groups_that_do_not_share_the_channels():
+    with pytest.raises(ValueError, match="48 channels cannot be shared among 32 groups"):
+        layers.group_norm(np.ones((1, 2, 2, 48)), np.ones(48), np.zeros(48))
+
+
+def test_relu():
+    y, pullback = layers.relu(np.array([-2.0, -0.0, 0.0, 3.0]))
+    assert y.tolist() == [0, 0, 0, 3]
+    assert pullback(np.ones(4)).tolist() == [0, 0, 0, 1]
+
+
+@quick
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3))
+def test_max_pool(H, W, side, stride):
+    # All below zero: padding with zeros would win at every border.
+    x = -1 - abs(np.random.default_rng(0).normal(size=(2, H, W, 3)))
+    assert np.array_equal(layers.max_pool(x, side, stride)[0], max_pool_in_loops(x, side, stride))
+
+
+def test_max_pool_is_3_x_3_of_stride_2_unless_told_otherwise():
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 3))
+    assert np.array_equal(layers.max_pool(x)[0], max_pool_in_loops(x, 3, 2))
+
+
+def test_the_first_of_equals_has_the_gradient_of_max_pool():
+    x = np.zeros((1, 4, 4, 1))
+    y, pullback = layers.max_pool(x)
+    assert y.shape == (1, 2, 2, 1)
+    dx = pullback(np.array([1.0, 10, 100, 1000]).reshape(1, 2, 2, 1))[0, :, :, 0]
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = [[1, 10], [100, 1000]]  # where each window begins
+    assert np.array_equal(dx, expected)
+    x[0, 2, 2] = 7  # seen by all four windows
+    assert layers.max_pool(x)[1](np.ones((1, 2, 2, 1)))[0, 2, 2, 0] == 4

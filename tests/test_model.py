@@ -61,6 +61,27 @@ def test_a_model_by_name_takes_any_field():
     assert model(np.zeros((2, 8, 16, 1), np.float32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "depth", "width", "stem", "patch_size"),
+    [
+        ("R+ViT-Ti/16", 12, 192, (), 8),
+        ("R26+ViT-S/32", 12, 384, (2, 2, 2, 2), 1),
+        ("R26+ViT-B/32", 12, 768, (2, 2, 2, 2), 1),
+        ("R50+ViT-B/16", 12, 768, (3, 4, 9), 1),
+        ("R50+ViT-L/32", 24, 1024, (3, 4, 6, 3), 1),
+    ],
+)
+def test_a_name_stands_for_a_hybrid_of_the_authors(name, depth, width, stem, patch_size):
+    c = ViTConfig.named(name, classes=10)
+    assert (c.depth, c.width, c.stem, c.patch_size) == (depth, width, stem, patch_size)
+    assert (c.stem_width, c.image_size, c.classes) == (64, (224, 224), 10)
+
+
+def test_a_hybrid_by_name_runs():
+    model = ViT.create("R+ViT-Ti/16", image_size=64, classes=4, depth=1)
+    assert model(np.zeros((2, 64, 64, 3), np.float32)).shape == (2, 4)
+
+
 def test_a_model_from_a_configuration_keeps_it():
     config = ViTConfig(**TINY)
     model = ViT.create(config)
@@ -82,17 +103,22 @@ def test_the_seed_decides_the_first_values():
 
 
 @pytest.mark.parametrize(
-    "name", ["ViT-B", "ViT-X/16", "vit-b/16", "ViT-B/16x", "ViT-B/", "", "ViT-B/16\n", "B/16"]
-)
+    "name",
+    [
+        "ViT-B", "ViT-X/16", "vit-b/16", "ViT-B/16x", "ViT-B/", "", "ViT-B/16\n", "B/16",
+        "R50+ViT-B/32", "R+ViT-B/16", "R26+ViT-S/32\n", "R50+B/16",
+    ],
+)  # fmt: skip
 def test_an_unknown_name_is_refused_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"unknown model .* choose ViT-\{Ti,S,B,L,H\}/PATCH"):
+    message = r"unknown model .* choose ViT-\{Ti,S,B,L,H\}/PATCH or one of R\+ViT-Ti/16, R26"
+    with pytest.raises(ValueError, match=message):
         ViT.create(name)
 
 
 COUNTS = ("patch_size", "channels", "classes", "width", "depth", "heads", "mlp_width")
 BAD_COUNTS = [
     ({name: value}, f"{name} is a whole number from 1 up, not {value!r}")
-    for name in (*COUNTS, "hidden_head", "image_size")
+    for name in (*COUNTS, "hidden_head", "image_size", "stem_width")
     for value in (0, -1, 2.0, "2", True)
 ]
 BAD_FIELDS = [
@@ -116,6 +142,7 @@ BAD_FIELDS = [
     ({"dropout": -0.1}, "dropout is a rate from 0 to below 1, not -0.1"),
     ({"dropout": 1.0}, "dropout is a rate from 0 to below 1, not 1.0"),
     ({"dropout": float("nan")}, "dropout is a rate from 0 to below 1, not nan"),
+    ({"preprocessing": "none"}, "unknown preprocessing 'none': choose minivit, google, timm, hug"),
     ({"norm_eps": -1e-6}, "norm_eps must not be negative, it is -1e-06"),
     ({"norm_eps": float("nan")}, "norm_eps must not be negative, it is nan"),
 ]
@@ -178,7 +205,7 @@ def test_calling_a_model_gives_the_logits_of_forward(batch):
 def test_many_shards_are_put_together_in_order(monkeypatch):
     model, images = tiny(), some_images(11)
     together, maps = model(images), model.attention(images)
-    monkeypatch.setattr(ViT, "shard_count", lambda self, batch: 4)
+    monkeypatch.setattr("minivit.model.shard_count", lambda *args: 4)
     np.testing.assert_allclose(model(images), together, rtol=0, atol=1e-13)
     np.testing.assert_allclose(model.attention(images), maps, rtol=0, atol=1e-13)
 

@@ -1,6 +1,9 @@
 """Cutting a batch and mapping its shards over threads: order, memory, errors, BLAS threads."""
 
 import gc
+import platform
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from minivit import shards
-from minivit.shards import CACHE, cores, cut, map_shards, one_blas_thread, shard_count
+from minivit.shards import cores, cut, map_shards, one_blas_thread, shard_count
 
 DEADLINE = 20  # seconds after which a thread that waits for another gives up
 
@@ -47,28 +50,28 @@ def test_slices_are_as_written_here():
 # --- shard_count -----------------------------------------------------------------------------
 
 
-@given(st.integers(1, 2000), st.integers(1, 2 * CACHE), st.integers(1, 33))
-def test_shards_fit_the_cache_and_are_no_more_than_they_must_be(batch, size, threads):
-    count = shard_count(batch, size, threads)
+@given(st.integers(1, 2000), st.integers(1, 300), st.integers(1, 33))
+def test_no_shard_is_too_large_and_there_are_no_more_than_there_must_be(batch, at_most, threads):
+    count = shard_count(batch, at_most, threads)
     assert 1 <= count <= batch  # none is empty
     assert count == batch or count % threads == 0  # every thread has as many
-    assert count == batch or batch * size <= count * CACHE
+    assert max(len(range(batch)[part]) for part in cut(batch, count)) <= at_most
     fewer = count - threads if count % threads == 0 else count // threads * threads
-    assert fewer <= 0 or batch * size > fewer * CACHE
+    assert fewer <= 0 or max(len(range(batch)[part]) for part in cut(batch, fewer)) > at_most
 
 
 @pytest.mark.parametrize(
-    ("batch", "share", "threads", "count"),
-    [(1, 0.1, 2, 1), (64, 0.01, 2, 2), (64, 0.05, 2, 4), (64, 0.05, 3, 6), (3, 9, 2, 3)],
+    ("batch", "at_most", "threads", "count"),
+    [(1, 10, 2, 1), (64, 100, 2, 2), (64, 20, 2, 4), (64, 20, 3, 6), (3, 1, 2, 3), (8, 1, 2, 8)],
 )
-def test_shard_counts_are_as_written_here(batch, share, threads, count):
-    assert shard_count(batch, round(share * CACHE), threads) == count
+def test_shard_counts_are_as_written_here(batch, at_most, threads, count):
+    assert shard_count(batch, at_most, threads) == count
 
 
 def test_the_number_of_threads_is_that_of_the_cores(monkeypatch):
     assert cores() >= 1
     monkeypatch.setattr(shards, "cores", lambda: 5)
-    assert shard_count(100, 1) == 5
+    assert shard_count(100, 100) == 5
 
 
 # --- map_shards: order, threads, memory ------------------------------------------------------
@@ -302,3 +305,27 @@ def test_the_limit_can_be_set_again_and_again(three_blas_threads):
         with one_blas_thread():
             assert blas_threads() == {1}
         assert blas_threads() == {3}
+
+
+FAULTS = """
+import numpy as np
+from resource import RUSAGE_SELF, getrusage
+from minivit.shards import map_shards
+
+def shard(_):
+    arrays = [np.ones(3 << 20, np.float32) for _ in range(4)]  # 12 MB each
+
+faults = []
+for _ in range(4):
+    list(map_shards(shard, range(COUNT), 2))
+    faults.append(getrusage(RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[-2])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have other habits")
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_memory_of_one_call_serves_the_next(count):
+    code = FAULTS.replace("COUNT", str(count))  # a process of its own, whose memory is its own
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1000  # pages; one array alone has 3072

@@ -9,7 +9,7 @@ from zoo import ZOO, Specimen
 
 from minivit import ViTConfig, gradcheck
 from minivit.layers import self_attention
-from minivit.models import initialise, vit
+from minivit.models import initialise, resnet_stem, vit
 from minivit.tree import map_tree
 
 
@@ -64,19 +64,25 @@ CONFIG = ViTConfig(
 )
 
 
-def errors_of_the_model():
+HYBRID = ViTConfig(
+    image_size=(8, 12), patch_size=1, classes=5, width=12, depth=1, heads=4, mlp_width=7,
+    stem=(1,), stem_width=32,
+)  # fmt: skip
+
+
+def errors_of_the_model(config):
     rng = np.random.default_rng(0)
-    params = initialise(CONFIG, 0, "float64")
+    params = initialise(config, 0, "float64")
     params = map_tree(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape), params)
 
     def model(images, params):
-        return vit(images, params, CONFIG)
+        return vit(images, params, config)
 
-    return gradcheck(model, rng.normal(size=(2, 4, 6, 3)), params, directions=2)
+    return gradcheck(model, rng.normal(size=(2, *config.image_size, 3)), params, directions=2)
 
 
-def wrong_names():
-    return {name for name, error in errors_of_the_model().items() if not error <= 1e-12}
+def wrong_names(config=CONFIG):
+    return {name for name, error in errors_of_the_model(config).items() if not error <= 1e-12}
 
 
 def test_the_model_passes():
@@ -106,3 +112,26 @@ def test_a_mistake_in_every_block_spoils_what_lies_before_it(monkeypatch):
     last = ("out/kernel", "out/bias")
     assert not wrong & {f"params/blocks/1/attention/{name}" for name in last}
     assert not any(name.startswith(("params/head", "params/blocks/1/mlp")) for name in wrong)
+
+
+def test_the_hybrid_passes():
+    assert wrong_names(HYBRID) == set()
+
+
+@pytest.mark.parametrize(
+    ("layer", "wrong", "names"),
+    [
+        (
+            "standardised_convolution",
+            zoo.gradient_of_the_standardised_kernel,
+            {"conv", "stages/0/0/conv1", "stages/0/0/conv2", "stages/0/0/conv3"}
+            | {"stages/0/0/conv_shortcut"},
+        ),
+        # What lies before the pooling: the root.
+        ("max_pool", zoo.max_pooled_back_as_a_mean, {"conv", "norm"}),
+    ],
+)
+def test_a_mistake_in_the_stem_is_found_by_name(monkeypatch, layer, wrong, names):
+    monkeypatch.setattr(inspect.getmodule(resnet_stem), layer, wrong)
+    found = {name.rpartition("/")[0] for name in wrong_names(HYBRID) - {"images"}}
+    assert found == {f"params/stem/{name}" for name in names}

@@ -12,6 +12,7 @@ import numpy as np
 from minivit import layers
 from minivit.arrays import row_dot, row_mean, sum_rows
 from minivit.layers.gelu import erf
+from minivit.layers.padding import pad_same, places
 from minivit.layers.patches import unfold
 
 rng = np.random.default_rng(0)
@@ -22,7 +23,7 @@ class Specimen(NamedTuple):
     right: Callable
     arguments: tuple
     refused: bool  # the checker raises TypeError, for there is no derivative to compare with
-    chapter: int | str = ""  # of the book, where one would make it: 0 to 14 or "A"
+    chapter: int | str = ""  # of the book, where one would make it: 0 to 16 or "A"
 
 
 ZOO = []
@@ -411,9 +412,9 @@ def norm_scale_of_the_input(x, scale, bias):
 
 
 @mistake(layers.softmax, draw(2, 3), chapter=5)
-def softmax_only_diagonal(x):
+def softmax_only_diagonal(x, out=None):
     """dx = dp p (1 - p): each weight for itself, as if the others did not give what it takes."""
-    p, _ = layers.softmax(x)
+    p, _ = layers.softmax(x, out)
     return p, lambda dp: dp * p * (1 - p)
 
 
@@ -616,3 +617,319 @@ def square_without_its_two(y, target):
     """The slope of e² is taken for e."""
     loss, back = layers.mean_squared_error(y, target)
     return loss, lambda dloss: tuple(gradient / 2 for gradient in back(dloss))
+
+
+# The hybrid's ResNet
+
+striding = layers.convolution, draw(2, 4, 6, 3), draw(3, 3, 3, 2), 2
+
+
+@mistake(*striding, chapter="A")
+def padded_alike_on_both_sides(x, kernel, stride):
+    """Forward pads 0 before and 1 behind, backward crops as if there were 1 on each side."""
+    y, back = layers.convolution(x, kernel, stride)
+
+    def pullback(dy):
+        dx, dparams = back(dy)
+        moved = np.zeros_like(dx)
+        moved[:, :-1, :-1] = dx[:, 1:, 1:]
+        return moved, dparams
+
+    return y, pullback
+
+
+@mistake(*striding, chapter="A")
+def overlapping_windows_overwrite(x, kernel, stride):
+    """A pixel that several windows saw keeps the gradient of the last of them, not their sum."""
+    y, back = layers.convolution(x, kernel, stride)
+    sides = kernel.shape[:2]
+
+    def pullback(dy):
+        dpadded = pad_same(np.zeros(x.shape), sides, stride)
+        by_place = kernel.reshape(-1, *kernel.shape[2:])
+        for dseen, one in zip(places(dpadded, sides, stride), by_place, strict=True):
+            dseen[:] = dy @ one.T
+        return dpadded[:, : x.shape[1], : x.shape[2]], back(dy)[1]
+
+    return y, pullback
+
+
+@mistake(*striding, chapter="A")
+def kernel_turned(x, kernel, stride):
+    """The kernel's gradient comes out turned by 180 degrees, as in a true convolution."""
+    y, back = layers.convolution(x, kernel, stride)
+
+    def pullback(dy):
+        dx, dparams = back(dy)
+        return dx, {"kernel": dparams["kernel"][::-1, ::-1]}
+
+    return y, pullback
+
+
+@mistake(layers.convolution, draw(2, 4, 6, 3), draw(1, 1, 3, 2), 2, chapter="A")
+def stride_filled_up(x, kernel, stride):
+    """A 1 x 1 convolution of stride 2 skips three pixels in four; backward has them share."""
+    y, back = layers.convolution(x, kernel, stride)
+
+    def pullback(dy):
+        dx = (dy @ kernel[0, 0].T).repeat(stride, axis=1).repeat(stride, axis=2)
+        return dx, back(dy)[1]
+
+    return y, pullback
+
+
+@mistake(layers.standardised_convolution, *striding[1:], chapter="A")
+def gradient_of_the_standardised_kernel(x, kernel, stride):
+    """The kernel is given the gradient of what standardising made of it."""
+    w_hat, _ = layers.standardise(kernel)
+    return layers.convolution(x, w_hat, stride)
+
+
+def standardise_with(gradient):
+    """A standardisation whose pullback is gradient(dw_hat, centred, σ)."""
+
+    def standardise(kernel):
+        centred = kernel - kernel.mean((0, 1, 2))
+        sigma = kernel.std((0, 1, 2)) if kernel.dtype == float else 1
+        return layers.standardise(kernel)[0], lambda dw_hat: gradient(dw_hat, centred, sigma)
+
+    return standardise
+
+
+def of_standardise(dw_hat, centred, divisor, slope):
+    """The right gradient, given the divisor and what its slope is divided by."""
+    along = (dw_hat * centred).mean((0, 1, 2)) / (divisor * divisor)
+    return (dw_hat - dw_hat.mean((0, 1, 2))) / divisor - centred * along / slope
+
+
+filters = layers.standardise, draw(3, 3, 2, 4)
+
+
+@mistake(*filters, chapter="A")
+def standardise_without_the_mean(kernel):
+    """The mean is taken for a constant."""
+
+    def gradient(dw_hat, centred, sigma):
+        mean = dw_hat.mean((0, 1, 2)) / (sigma + 1e-5)
+        return of_standardise(dw_hat, centred, sigma + 1e-5, sigma) + mean
+
+    return standardise_with(gradient)(kernel)
+
+
+@mistake(*filters, chapter="A")
+def standardise_without_the_deviation(kernel):
+    """The deviation is taken for a constant."""
+
+    def gradient(dw_hat, centred, sigma):
+        return (dw_hat - dw_hat.mean((0, 1, 2))) / (sigma + 1e-5)
+
+    return standardise_with(gradient)(kernel)
+
+
+@mistake(*filters, chapter="A")
+def deviation_of_a_sample(kernel):
+    """Backward divides by n - 1, as some frameworks' std does; forward by n."""
+
+    def gradient(dw_hat, centred, sigma):
+        n = centred[..., 0].size
+        sigma = sigma * math.sqrt(n / (n - 1))
+        return of_standardise(dw_hat, centred, sigma + 1e-5, sigma)
+
+    return standardise_with(gradient)(kernel)
+
+
+@mistake(*filters, chapter="A")
+def eps_inside_the_root(kernel):
+    """Backward has √(σ² + ε), forward σ + ε."""
+
+    def gradient(dw_hat, centred, sigma):
+        inside = np.sqrt(sigma * sigma + 1e-5)
+        return of_standardise(dw_hat, centred, inside, inside)
+
+    return standardise_with(gradient)(kernel)
+
+
+@mistake(*filters, chapter="A")
+def eps_left_out_of_backward(kernel):
+    """Forward divides by σ + ε, backward by σ alone."""
+    return standardise_with(lambda *given: of_standardise(*given, given[-1]))(kernel)
+
+
+def group_norm_with(in_groups, out_of_groups):
+    """A group norm that in backward takes its means over the last axis of in_groups(array)."""
+
+    def group_norm(x, scale, bias, groups):
+        y, back = layers.group_norm(x, scale, bias, groups)
+        size = x.shape[-1] // groups
+        x_hat, _ = layers.group_norm(x, np.ones_like(scale), np.zeros_like(scale), groups)
+        by_group = x.real.reshape(len(x), -1, groups, size)
+        rstd = (by_group.var((1, 3), keepdims=True) + 1e-6) ** -0.5
+
+        def mean(a):
+            rows = in_groups(a, groups)
+            means = np.broadcast_to(rows.mean(-1, keepdims=True), rows.shape)
+            return out_of_groups(means, a.shape, groups)
+
+        def pullback(dy):
+            g = dy * scale
+            dx = g - mean(g) - x_hat * mean(g * x_hat)
+            return (dx.reshape(by_group.shape) * rstd).reshape(x.shape), back(dy)[1]
+
+        return y, pullback
+
+    return group_norm
+
+
+def side_by_side(a, groups):
+    B, H, W, C = a.shape
+    rows = a.reshape(B, H * W, groups, C // groups).swapaxes(1, 2)
+    return rows.reshape(B, groups, -1)
+
+
+def back_side_by_side(rows, shape, groups):
+    B, H, W, C = shape
+    return rows.reshape(B, groups, H * W, C // groups).swapaxes(1, 2).reshape(shape)
+
+
+grouped = (
+    group_norm_with(side_by_side, back_side_by_side), draw(2, 2, 3, 6), draw(6), draw(6), 3
+)  # fmt: skip
+
+
+@mistake(*grouped, chapter="A")
+def every_third_channel(x, scale, bias, groups):
+    """Backward groups channels 0, 3, then 1, 4, then 2, 5; forward 0, 1, then 2, 3, then 4, 5."""
+
+    def taken_apart(a, groups):
+        B, H, W, C = a.shape
+        return np.moveaxis(a.reshape(B, H * W, C // groups, groups), 3, 1).reshape(B, groups, -1)
+
+    def put_together(rows, shape, groups):
+        B, H, W, C = shape
+        return np.moveaxis(rows.reshape(B, groups, H * W, C // groups), 1, 3).reshape(shape)
+
+    return group_norm_with(taken_apart, put_together)(x, scale, bias, groups)
+
+
+@mistake(*grouped, chapter="A")
+def groups_without_the_map(x, scale, bias, groups):
+    """Backward takes its means place by place, as a layer norm does; forward over the map."""
+
+    def taken_apart(a, groups):
+        return a.reshape(*a.shape[:3], groups, -1)
+
+    return group_norm_with(taken_apart, lambda rows, shape, groups: rows.reshape(shape))(
+        x, scale, bias, groups
+    )
+
+
+@mistake(*grouped, chapter="A")
+def every_channel_for_itself(x, scale, bias, groups):
+    """Backward takes its means channel by channel; forward over the group."""
+    return group_norm_with(
+        lambda a, groups: np.moveaxis(a, 3, 1).reshape(len(a), a.shape[3], -1),
+        lambda rows, shape, groups: rows.swapaxes(1, 2).reshape(shape),
+    )(x, scale, bias, groups)
+
+
+@mistake(*grouped, chapter="A")
+def norm_over_the_batch(x, scale, bias, groups):
+    """Backward takes its means over all images, as batch norm does; forward image by image."""
+    return group_norm_with(
+        lambda a, groups: side_by_side(a, groups).swapaxes(0, 1).reshape(groups, -1),
+        lambda rows, shape, groups: back_side_by_side(
+            rows.reshape(groups, shape[0], -1).swapaxes(0, 1), shape, groups
+        ),
+    )(x, scale, bias, groups)
+
+
+def pool_with(gradient):
+    """A max pooling whose pullback hands each place in a window gradient(dy, seen, y)."""
+
+    def max_pool(x):
+        y, _ = layers.max_pool(x)
+        padded = pad_same(x, (3, 3), 2, -math.inf)
+
+        def pullback(dy):
+            dpadded = np.zeros(padded.shape)
+            windows = (places(a, (3, 3), 2) for a in (padded, dpadded))
+            for seen, dseen in zip(*windows, strict=True):
+                dseen += gradient(dy, seen, y)
+            return dpadded[:, : x.shape[1], : x.shape[2]]
+
+        return y, pullback
+
+    return max_pool
+
+
+# Of even sides, so that all padding lies behind; of whole numbers, so that many are equal.
+pooled = layers.max_pool, np.round(draw(2, 4, 6, 3))
+
+
+@mistake(*pooled, chapter="A")
+def every_tie_is_paid(x):
+    """All numbers that equal the largest have the whole gradient, not the first alone."""
+    return pool_with(lambda dy, seen, y: dy * (seen == y))(x)
+
+
+@mistake(*pooled, chapter="A")
+def max_pooled_back_as_a_mean(x):
+    """The window's gradient is shared out among its nine places, as average pooling does."""
+    return pool_with(lambda dy, seen, y: dy / 9)(x)
+
+
+@mistake(layers.relu, draw(3, 4), chapter="A")
+def relu_of_the_gradient(x):
+    """Backward lets positive gradients pass, where it should look at the input's sign."""
+    y, _ = layers.relu(x)
+    return y, lambda dy: dy * (dy > 0)
+
+
+@mistake(layers.relu, np.array([[-1.0, 0, 2], [0, 3, -2]]), chapter="A")
+def slope_of_relu_at_zero(x):
+    """Backward has x >= 0, forward x > 0."""
+    y, _ = layers.relu(x)
+    return y, lambda dy: dy * (x.real >= 0)
+
+
+def added_and_bent(x, kernel):
+    branch, branch_back = layers.convolution(x, kernel)
+    y, relu_back = layers.relu(x + branch)
+
+    def pullback(dy):
+        dsum = relu_back(dy)
+        dx, dparams = branch_back(dsum)
+        return dx + dsum, dparams
+
+    return y, pullback
+
+
+unit = added_and_bent, draw(2, 3, 4, 3), draw(3, 3, 3, 3)
+
+
+@mistake(*unit, chapter="A")
+def shortcut_past_the_relu(x, kernel):
+    """The shortcut's gradient goes round the last ReLU, as if that bent the branch alone."""
+    y, back = added_and_bent(x, kernel)
+    _, branch_back = layers.convolution(x, kernel)
+
+    def pullback(dy):
+        _, dparams = back(dy)
+        dsum = dy * (y.real > 0)
+        return branch_back(dsum)[0] + dy, dparams
+
+    return y, pullback
+
+
+@mistake(*unit, chapter="A")
+def relu_before_the_sum(x, kernel):
+    """Backward has the mask of the branch before it was added, not that of the sum."""
+    y, _ = added_and_bent(x, kernel)
+    branch, branch_back = layers.convolution(x, kernel)
+    _, relu_back = layers.relu(branch)
+
+    def pullback(dy):
+        dx, dparams = branch_back(relu_back(dy))
+        return dx + dy, dparams
+
+    return y, pullback

@@ -1,13 +1,16 @@
 """One file for each equation. Every function returns its value and its pullback."""
 
 from .attention import attend, self_attention, single_head_attention
+from .convolution import convolution, standardise, standardised_convolution
 from .dropout import dropout
 from .embedding import patch_embedding, prepend_class_token
 from .gelu import gelu
-from .heads import class_pool, mean_pool, pretraining_head
+from .group_norm import group_norm
+from .heads import class_pool, hidden_layer, mean_pool, pretraining_head
 from .layer_norm import layer_norm
 from .linear import linear
 from .losses import cross_entropy, mean_squared_error
+from .max_pool import max_pool
 from .mlp import mlp
 from .patches import patchify, unpatchify
 from .positions import (
@@ -16,6 +19,7 @@ from .positions import (
     add_positions_sincos2d,
     relative_positions,
 )
+from .relu import relu
 from .softmax import softmax
 
 __all__ = [
@@ -24,11 +28,15 @@ __all__ = [
     "add_positions_sincos2d",
     "attend",
     "class_pool",
+    "convolution",
     "cross_entropy",
     "dropout",
     "gelu",
+    "group_norm",
+    "hidden_layer",
     "layer_norm",
     "linear",
+    "max_pool",
     "mean_pool",
     "mean_squared_error",
     "mlp",
@@ -37,8 +45,11 @@ __all__ = [
     "prepend_class_token",
     "pretraining_head",
     "relative_positions",
+    "relu",
     "self_attention",
     "single_head_attention",
     "softmax",
+    "standardise",
+    "standardised_convolution",
     "unpatchify",
 ]

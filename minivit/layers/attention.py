@@ -23,7 +23,7 @@ def attend(
     scores = matmul(q, k.swapaxes(-1, -2))                    # (..., T, T)
     if bias is not None:
         scores += bias
-    A, softmax_back = softmax(scores)                         # (6)
+    A, softmax_back = softmax(scores, out=scores)             # (6)
     if watch:
         watch("probabilities", A)
 

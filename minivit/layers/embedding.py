@@ -6,11 +6,11 @@ from .patches import patchify
 
 
 def patch_embedding(
-    images: Array, kernel: Array, bias: Array, patch_size: int
+    images: Array, kernel: Array, bias: Array | None, patch_size: int
 ) -> tuple[Array, Pullback]:
     """The patches, each projected to D dimensions by the same matrix E.
 
-    images (B, H, W, C), kernel E (P P C, D), bias (D,)  ->  (B, N, D)
+    images (B, H, W, C), kernel E (P P C, D), bias (D,) or None  ->  (B, N, D)
 
     It is the convolution whose kernel, E.reshape(P, P, C, D), is as large as its stride.
     """

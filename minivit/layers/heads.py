@@ -33,6 +33,20 @@ def mean_pool(z: Array) -> tuple[Array, Pullback]:
     return matmul(xp.full((1, N), 1 / N, dtype=z.dtype), z)[:, 0], pullback
 
 
+def hidden_layer(y: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback]:
+    """The layer that the head has in pre-training, tanh(y kernel + bias).
+
+    y (B, D), kernel (D, R), bias (R,)  ->  (B, R)    (Section 3.1)
+    """
+    h, linear_back = linear(y, kernel, bias)                  # (B, R)
+    t = array_module(y).tanh(h)
+
+    def pullback(dt: Array) -> tuple[Array, dict[str, Array]]:
+        return linear_back(dt * (1 - t * t))
+
+    return t, pullback
+
+
 def pretraining_head(
     y: Array, hidden: dict[str, Array], head: dict[str, Array]
 ) -> tuple[Array, Pullback]:
@@ -41,14 +55,12 @@ def pretraining_head(
     y (B, D), hidden {kernel (D, R), bias (R,)}, head {kernel (R, K), bias (K,)}  ->  (B, K)
     (Section 3.1. For fine-tuning the hidden layer goes and a zero-initialised `linear` stays.)
     """
-    xp = array_module(y)
-    h, hidden_back = linear(y, **hidden)                      # (B, R)
-    t = xp.tanh(h)
+    t, hidden_back = hidden_layer(y, **hidden)                # (B, R)
     logits, head_back = linear(t, **head)                     # (B, K)
 
     def pullback(dlogits: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
         dt, dhead = head_back(dlogits)
-        dy, dhidden = hidden_back(dt * (1 - t * t))
+        dy, dhidden = hidden_back(dt)
         return dy, {"hidden": dhidden, "head": dhead}
 
     return logits, pullback

@@ -3,13 +3,14 @@
 from ..arrays import Array, Pullback, array_module, row_sum
 
 
-def softmax(x: Array) -> tuple[Array, Pullback]:
+def softmax(x: Array, out: Array | None = None) -> tuple[Array, Pullback]:
     """Scores become weights: positive, and each row sums to one.
 
-    x (..., n)  ->  p (..., n)
+    x (..., n)  ->  p (..., n), written to `out` if it is given, which may be x itself
     """
     xp = array_module(x)
-    exps = x - x.real.max(-1, keepdims=True)                  # the shift avoids overflow, no more
+    shift = x.real.max(-1, keepdims=True)                     # it avoids overflow, no more
+    exps = xp.subtract(x, shift, out=out)
     xp.exp(exps, out=exps)
     p = xp.divide(exps, row_sum(exps), out=exps)
 

@@ -1,11 +1,16 @@
 """The model as pure functions of images and parameters."""
 
-from .config import ViTConfig
+from .config import HYBRIDS, PREPROCESSINGS, SIZES, ViTConfig
+from .hybrid import bottleneck, resnet_stem
 from .initialise import initialise, parameter_count, parameters
-from .vit import classify, embed, encoder_block, infer, vit
+from .vit import classify, embed, encoder_block, infer, represent, vit
 
 __all__ = [
+    "HYBRIDS",
+    "PREPROCESSINGS",
+    "SIZES",
     "ViTConfig",
+    "bottleneck",
     "classify",
     "embed",
     "encoder_block",
@@ -13,5 +18,7 @@ __all__ = [
     "initialise",
     "parameter_count",
     "parameters",
+    "represent",
+    "resnet_stem",
     "vit",
 ]

@@ -38,8 +38,10 @@ def parameter_count(config: ViTConfig) -> int:
 
 def parameters(config: ViTConfig) -> dict[str, Any]:
     """The tree of parameters that a configuration asks for: at each leaf, shape and draw."""
-    C, P, D, K = config.channels, config.patch_size, config.width, config.classes
-    tree = {"patch_embedding": _linear(P * P * C, D, lecun_normal)}
+    C, P, D, K = config.feature_channels, config.patch_size, config.width, config.classes
+    tree = {} if config.stem is None else {"stem": _stem(config)}
+    patch_bias = zeros if config.patch_bias else None
+    tree["patch_embedding"] = _linear(P * P * C, D, lecun_normal, patch_bias)
     if config.pooling == "class":
         tree["class_token"] = Parameter((D,), zeros)
     if config.positions in ("1d", "2d"):
@@ -48,8 +50,37 @@ def parameters(config: ViTConfig) -> dict[str, Any]:
     tree["norm"] = _norm(D)
     if config.hidden_head is not None:
         tree["hidden"] = _linear(D, config.hidden_head, lecun_normal)
-    tree["head"] = _linear(config.hidden_head or D, K, zeros)
+    if K is not None:
+        tree["head"] = _linear(config.hidden_head or D, K, zeros)
     return tree
+
+
+def _stem(config: ViTConfig) -> dict[str, Any]:
+    C, F = config.channels, config.stem_width
+    stem = {"conv": _convolution(7, C, F), "norm": _norm(F)}
+    if config.stem:
+        stem["stages"] = []
+    entering = F
+    for stage, units in enumerate(config.stem):
+        f = F * 2**stage                                      # doubled from stage to stage
+        first, rest = _unit(entering, f, first=True), [_unit(4 * f, f) for _ in range(units - 1)]
+        stem["stages"].append([first, *rest])
+        entering = 4 * f
+    return stem
+
+
+def _unit(C: int, f: int, first: bool = False) -> dict[str, Any]:
+    unit = {
+        "conv1": _convolution(1, C, f),
+        "norm1": _norm(f),
+        "conv2": _convolution(3, f, f),
+        "norm2": _norm(f),
+        "conv3": _convolution(1, f, 4 * f),
+        "norm3": _norm(4 * f, zeros),                         # at first a unit changes nothing
+    }
+    if first:
+        unit |= {"conv_shortcut": _convolution(1, C, 4 * f), "norm_shortcut": _norm(4 * f)}
+    return unit
 
 
 def _positions(config: ViTConfig) -> dict[str, Parameter]:
@@ -66,8 +97,9 @@ def _positions(config: ViTConfig) -> dict[str, Parameter]:
 def _block(config: ViTConfig) -> dict[str, Any]:
     D, M = config.width, config.mlp_width
     # U_qkv is three D x D matrices side by side, each drawn as one.
-    qkv, out = _linear(D, 3 * D, xavier_uniform_thirds), _linear(D, D, xavier_uniform)
-    attention = {"qkv": qkv, "out": out}
+    qkv_bias = zeros if config.qkv_bias else None
+    qkv = _linear(D, 3 * D, xavier_uniform_thirds, qkv_bias)
+    attention = {"qkv": qkv, "out": _linear(D, D, xavier_uniform)}
     if config.positions == "relative":
         N = math.prod(config.grid)
         R = 2 * N - 1 + 3 * (config.pooling == "class")
@@ -85,7 +117,7 @@ def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Nothing drawn: a layer norm's scale starts at one."""
+    """Nothing drawn: a norm's scale starts at one."""
     return np.ones(shape, dtype=np.float32)
 
 
@@ -100,7 +132,8 @@ def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     while (far := abs(x) > 2).any():
         x[far] = rng.standard_normal(int(far.sum()), dtype=np.float32)
     deviation_when_cut = 0.87962566103423978
-    return x * np.float32(1 / math.sqrt(shape[0]) / deviation_when_cut)
+    fan_in = math.prod(shape[:-1])
+    return x * np.float32(1 / math.sqrt(fan_in) / deviation_when_cut)
 
 
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -115,9 +148,18 @@ def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> A
     return np.concatenate([xavier_uniform(rng, (D, three_D // 3)) for _ in range(3)], axis=1)
 
 
-def _linear(D: int, E: int, kernel: Draw, bias: Draw = zeros) -> dict[str, Parameter]:
-    return {"kernel": Parameter((D, E), kernel), "bias": Parameter((E,), bias)}
+def _linear(
+    D: int, E: int, kernel: Draw, bias: Draw | None = zeros
+) -> dict[str, Parameter]:
+    layer = {"kernel": Parameter((D, E), kernel)}
+    if bias is not None:
+        layer["bias"] = Parameter((E,), bias)
+    return layer
 
 
-def _norm(D: int) -> dict[str, Parameter]:
-    return {"scale": Parameter((D,), ones), "bias": Parameter((D,), zeros)}
+def _convolution(side: int, C: int, E: int) -> dict[str, Parameter]:
+    return {"kernel": Parameter((side, side, C, E), lecun_normal)}
+
+
+def _norm(D: int, scale: Draw = ones) -> dict[str, Parameter]:
+    return {"scale": Parameter((D,), scale), "bias": Parameter((D,), zeros)}

@@ -17,6 +17,7 @@ from ..layers import (
     add_positions_sincos2d,
     class_pool,
     dropout,
+    hidden_layer,
     layer_norm,
     linear,
     mean_pool,
@@ -27,6 +28,7 @@ from ..layers import (
     self_attention,
 )
 from .config import ViTConfig
+from .hybrid import infer_stem, resnet_stem
 
 Params = dict[str, Any]
 
@@ -40,11 +42,13 @@ def vit(
 ) -> tuple[Array, Pullback]:
     """From pixels to logits, keeping what the way back needs.
 
-    images (B, H, W, C)  ->  logits (B, K); the pullback gives (dimages, dparams). Dropout is on
-    if a generator is given. `watch` is shown "embedding", "blocks/0/attention/probabilities",
-    in the pullback "blocks/0/attention/dprobabilities", "blocks/0/output", and so on.
+    images (B, H, W, C)  ->  logits (B, K), or for a model without classes what `represent`
+    gives; the pullback gives (dimages, dparams). Dropout is on if a generator is given.
+    `watch` is shown "embedding", "blocks/0/attention/probabilities", in the pullback
+    "blocks/0/attention/dprobabilities", "blocks/0/output", and so on; of a hybrid also
+    "stem/root", "stem/stages/0/0/output", and so on.
     """
-    z, embed_back = embed(images, params, config, generator)
+    z, embed_back = embed(images, params, config, generator, prefixed(watch, "stem"))
     if watch:
         watch("embedding", z)
     blocks_back = []
@@ -69,31 +73,67 @@ def infer(
     images: Array, params: Params, config: ViTConfig, watch: Watch | None = None
 ) -> Array:
     """From pixels to logits, keeping nothing: each block's pullback is dropped at once."""
-    z, _ = embed(images, params, config)
+    x = images
+    if config.stem is not None:
+        x = infer_stem(x, params["stem"], prefixed(watch, "stem"))
+    z, _ = embed_map(x, params, config)
     for i, block in enumerate(params["blocks"]):
         z, _ = encoder_block(z, block, config, watch=prefixed(watch, f"blocks/{i}"))
     return classify(z, params, config)[0]
 
 
+def represent(images: Array, params: Params, config: ViTConfig) -> Array:
+    """What the classifier is given, keeping nothing: y or, from the hidden layer, tanh(...).
+
+    images (B, H, W, C)  ->  (B, D), or (B, R) if there is a hidden layer of R
+    """
+    return infer(images, {name: params[name] for name in params if name != "head"}, config)
+
+
 def embed(
-    images: Array, params: Params, config: ViTConfig, generator: np.random.Generator | None = None
+    images: Array,
+    params: Params,
+    config: ViTConfig,
+    generator: np.random.Generator | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Array, Pullback]:
-    """Equation 1.  images (B, H, W, C)  ->  z_0 (B, T, D)"""
-    P = config.patch_size
-    x, patches_back = patch_embedding(images, **params["patch_embedding"], patch_size=P)
-    x, token_back = class_token(x, params, config)
-    z, positions_back = positions(x, params.get("positions"), config)
+    """Equation 1.  images (B, H, W, C)  ->  z_0 (B, T, D)
+
+    In a hybrid the patches are cut from the feature map of the stem, in a plain ViT from the
+    image. `watch` is shown what the stem shows.
+    """
+    if config.stem is None:
+        return embed_map(images, params, config, generator)
+    features, stem_back = resnet_stem(images, params["stem"], watch)
+    z, map_back = embed_map(features, params, config, generator)
+
+    def pullback(dz: Array) -> tuple[Array, Params]:
+        dfeatures, dparams = map_back(dz)
+        dimages, dstem = stem_back(dfeatures)
+        return dimages, {"stem": dstem, **dparams}
+
+    return z, pullback
+
+
+def embed_map(
+    x: Array, params: Params, config: ViTConfig, generator: np.random.Generator | None = None
+) -> tuple[Array, Pullback]:
+    """Equation 1 for images or feature maps alike.  x (B, h, w, C)  ->  z_0 (B, T, D)"""
+    kernel, bias = params["patch_embedding"]["kernel"], params["patch_embedding"].get("bias")
+    patches, patches_back = patch_embedding(x, kernel, bias, config.patch_size)
+    tokens, token_back = class_token(patches, params, config)
+    z, positions_back = positions(tokens, params.get("positions"), config)
     z, drop_back = dropout(z, config.dropout, generator)
 
     def pullback(dz: Array) -> tuple[Array, Params]:
         dparams = {}
-        dx = positions_back(drop_back(dz))
-        if isinstance(dx, tuple):                             # the kinds that learn something
-            dx, dparams["positions"] = dx
-        dx, dtoken = token_back(dx)
+        dtokens = positions_back(drop_back(dz))
+        if isinstance(dtokens, tuple):                        # the kinds that learn something
+            dtokens, dparams["positions"] = dtokens
+        dpatches, dtoken = token_back(dtokens)
         dparams |= dtoken
-        dimages, dparams["patch_embedding"] = patches_back(dx)
-        return dimages, dparams
+        dx, dparams["patch_embedding"] = patches_back(dpatches)
+        return dx, dparams
 
     return z, pullback
 
@@ -159,7 +199,7 @@ def encoder_block(
 
 
 def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
-    """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K)"""
+    """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K), see `head`"""
     normed, norm_back = layer_norm(z, **params["norm"], eps=config.norm_eps)
     pool = class_pool if config.pooling == "class" else mean_pool
     y, pool_back = pool(normed)                               # (4)  (B, D)
@@ -174,13 +214,19 @@ def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullba
 
 
 def head(y: Array, params: Params) -> tuple[Array, Pullback]:
-    """One linear layer or, if the parameters have a hidden one, two.  y (B, D)  ->  (B, K)"""
-    if "hidden" in params:
+    """As much of a head as the parameters have: a classifier, a hidden layer, both or neither.
+
+    y (B, D)  ->  (B, K), (B, R), (B, K) or y itself
+    """
+    if "hidden" in params and "head" in params:
         return pretraining_head(y, params["hidden"], params["head"])
-    logits, linear_back = linear(y, **params["head"])
+    if "hidden" not in params and "head" not in params:
+        return y, lambda dy: (dy, {})
+    name, layer = ("head", linear) if "head" in params else ("hidden", hidden_layer)
+    out, layer_back = layer(y, **params[name])
 
-    def pullback(dlogits: Array) -> tuple[Array, Params]:
-        dy, dhead = linear_back(dlogits)
-        return dy, {"head": dhead}
+    def pullback(dout: Array) -> tuple[Array, Params]:
+        dy, dlayer = layer_back(dout)
+        return dy, {name: dlayer}
 
-    return logits, pullback
+    return out, pullback
