@@ -8,8 +8,11 @@ import numpy as np
 
 from . import weights
 from .arrays import Array, Pullback, Watch, to_host
-from .models import ViTConfig, infer, initialise, vit
+from .models import ViTConfig, infer, initialise, represent, vit
 from .shards import cut, map_shards, shard_count
+
+CACHE = 4 << 20  # bytes: the largest array of a shard should stay below
+ROWS = 800  # tokens: BLAS packs a kernel anew for each product, which fewer do not repay
 
 
 class ViT:
@@ -38,13 +41,35 @@ class ViT:
         return cls(config, initialise(config, seed, dtype))
 
     @classmethod
-    def load(cls, path: str | Path) -> "ViT":
-        """The model of a checkpoint. Raises CheckpointError if the file is not a whole one."""
-        return cls(*weights.load(path))
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        resize: str = "aligned",
+        **fields: Any,
+    ) -> "ViT":
+        """The model of a file: minivit's, the authors', timm's, DINO's or Hugging Face's.
 
-    def save(self, path: str | Path) -> None:
-        """Write a checkpoint, whole or not at all. Raises OSError if that cannot be done."""
-        weights.save(path, self.config, self.params)
+        path: a .npz or .safetensors file, or a folder with config.json and model.safetensors.
+        Whose it is, and how large, its names and shapes tell; what they do not can be given:
+        `heads`, `gelu`, `norm_eps` or any field of ViTConfig. For an image_size other than the
+        file's, (height, width) or one number, the positions are resized by the method `resize`
+        of `minivit.resampling` (section 3.2).
+
+        Raises FileNotFoundError, or ValueError (a `weights.CheckpointError` where the file is not
+        whole and right) in one line that names the file and the array.
+        """
+        return cls(*weights.load(path, image_size=image_size, resize=resize, **fields))
+
+    def save(self, path: str | Path, layout: str = "minivit") -> None:
+        """Write the model, whole or not at all, so that others can open it.
+
+        path: a .npz or .safetensors file or, for "huggingface", a folder; layout: "minivit",
+        "google", "timm" or "huggingface". Raises OSError if it cannot be written, ValueError for
+        an unknown layout or one that has no names for this model.
+        """
+        weights.save_as(path, self.config, self.params, layout)
 
     def forward(
         self,
@@ -63,6 +88,13 @@ class ViT:
         """logits (B, K) of images (B, H, W, C), keeping nothing, in shards over all cores."""
         images = self.prepare(images)
         return np.concatenate(list(self._map(self._infer, images)))
+
+    def features(self, images: Array) -> Array:
+        """What the classifier sees of images (B, H, W, C): y (B, D), or the hidden layer's (B, R).
+
+        On the host, keeping nothing, in shards over all cores.
+        """
+        return np.concatenate(list(self._map(self._represent, self.prepare(images))))
 
     def attention(self, images: Array) -> Array:
         """Who attends to whom: the probabilities A of Equation 6, as (L, B, k, T, T)."""
@@ -96,20 +128,28 @@ class ViT:
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the parameters."""
-        return self.params["head"]["kernel"].dtype
+        return self.params["norm"]["scale"].dtype
 
     def shard_count(self, batch: int, threads: int | None = None) -> int:
         """How many shards suit a batch of this size: their largest arrays should fit the cache."""
+        return shard_count(batch, self._images_in_cache(), threads)
+
+    def _images_in_cache(self) -> int:
         c = self.config
         widest = max(c.mlp_width, 3 * c.width, c.heads * c.tokens)  # MLP, queries to values, scores
-        return shard_count(batch, c.tokens * widest * self.dtype.itemsize, threads)
+        return max(1, CACHE // (c.tokens * widest * self.dtype.itemsize))
 
     def _map(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
+        # Nothing is kept for a way back: there is room for enough rows to suit BLAS.
         B = len(images)
-        return map_shards(function, [images[part] for part in cut(B, self.shard_count(B))])
+        shards = shard_count(B, max(self._images_in_cache(), ROWS // self.config.tokens))
+        return map_shards(function, [images[part] for part in cut(B, shards)])
 
     def _infer(self, images: Array) -> Array:
         return to_host(infer(images, self.params, self.config))
+
+    def _represent(self, images: Array) -> Array:
+        return to_host(represent(images, self.params, self.config))
 
     def _attention(self, images: Array) -> Array:
         maps = {}

@@ -1,5 +1,18 @@
-"""Checkpoints: a model's configuration and parameters as a file."""
+"""Models as files: minivit's own checkpoints, and those of the authors, timm and Hugging Face."""
 
-from .checkpoint import CheckpointError, load, load_training, save
+from .checkpoint import load_training, save
+from .exchange import LAYOUTS, export
+from .files import CheckpointError
+from .load import load, save_as
+from .positions import resize_positions
 
-__all__ = ["CheckpointError", "load", "load_training", "save"]
+__all__ = [
+    "LAYOUTS",
+    "CheckpointError",
+    "export",
+    "load",
+    "load_training",
+    "resize_positions",
+    "save",
+    "save_as",
+]

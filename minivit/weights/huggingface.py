@@ -1,0 +1,148 @@
+"""The names of Hugging Face's ViT, of transformers 4 and of 5, and its config.json.
+
+Kernels are (out, in). A model with a classifier has `vit.` before all names but the classifier's;
+one without has a pooler, which is the hidden layer of the paper's head.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..models import ViTConfig
+from .layouts import Layout, Row, rows_of
+
+FOUR, FIVE = "encoder.layer.#.", "layers.#."  # what a block is called by transformers 4 and 5
+ROOT = "embeddings.patch_embeddings.backbone.bit."
+UNIT = ROOT + "encoder.stages.#.layers.#."
+OURS = "stem/stages/#/#/"
+
+ARRAYS = {
+    "class_token": Row(("embeddings.cls_token",), "1 1 D"),
+    "positions/table": Row(("embeddings.position_embeddings",), "1 T D"),
+}
+MODULES = {
+    "stem/conv": (ROOT + "embedder.convolution", "F C 7 7", None),
+    "stem/norm": (ROOT + "embedder.norm", "F", "F"),
+    OURS + "conv1": (UNIT + "conv1", "f i 1 1", None),
+    OURS + "norm1": (UNIT + "norm1", "f", "f"),
+    OURS + "conv2": (UNIT + "conv2", "f f 3 3", None),
+    OURS + "norm2": (UNIT + "norm2", "f", "f"),
+    OURS + "conv3": (UNIT + "conv3", "4f f 1 1", None),
+    OURS + "norm3": (UNIT + "norm3", "4f", "4f"),
+    OURS + "conv_shortcut": (UNIT + "downsample.conv", "4f i 1 1", None),
+    OURS + "norm_shortcut": (UNIT + "downsample.norm", "4f", "4f"),
+    "patch_embedding": ("embeddings.patch_embeddings.projection", "D I P P", "D"),
+    "blocks/#/norm1": ((FOUR + "layernorm_before", FIVE + "layernorm_before"), "D", "D"),
+    "blocks/#/attention/qkv": (
+        (FOUR + "attention.attention.{query,key,value}", FIVE + "attention.{q_proj,k_proj,v_proj}"),
+        "D D", "D",
+    ),
+    "blocks/#/attention/out": (
+        (FOUR + "attention.output.dense", FIVE + "attention.o_proj"), "D D", "D",
+    ),
+    "blocks/#/norm2": ((FOUR + "layernorm_after", FIVE + "layernorm_after"), "D", "D"),
+    "blocks/#/mlp/hidden": ((FOUR + "intermediate.dense", FIVE + "mlp.fc1"), "M D", "M"),
+    "blocks/#/mlp/out": ((FOUR + "output.dense", FIVE + "mlp.fc2"), "D M", "D"),
+    "norm": ("layernorm", "D", "D"),
+    "hidden": ("pooler.dense", "R D", "R"),
+    "head": ("classifier", "K Y", "K"),
+}  # fmt: skip
+
+HUGGINGFACE = Layout(
+    mark=r"(vit\.)?(?:embeddings|encoder\.layer|layers)\.",
+    rows=ARRAYS | rows_of(MODULES, kernel=".weight", scale=".weight"),
+    turned=True,
+    settings={"gelu": "erf", "norm_eps": 1e-12, "preprocessing": "huggingface"},
+    prefix="vit.",
+)
+
+HALF = [0.5, 0.5, 0.5]
+MEANS = {"huggingface": HALF, "imagenet": [0.485, 0.456, 0.406]}
+ACTIVATIONS = {
+    "gelu": "erf", "gelu_python": "erf",
+    "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
+    "gelu_python_tanh": "tanh",
+}  # fmt: skip
+SIZES = {  # what the arrays tell too
+    "hidden_size": "width", "num_hidden_layers": "depth", "intermediate_size": "mlp_width",
+    "num_channels": "channels", "patch_size": "patch_size",
+}  # fmt: skip
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ViTConfig in a config.json. Raises ValueError for what is no ViT here."""
+    kind, act = config.get("model_type", "vit"), config.get("hidden_act", "gelu")
+    if kind not in ("vit", "minivit"):
+        raise ValueError(f"model_type is {kind!r}: only 'vit' is read here")
+    if act not in ACTIVATIONS:
+        raise ValueError(f"hidden_act is {act!r}: known are {', '.join(ACTIVATIONS)}")
+    if config.get("pooler_act", "tanh") != "tanh":
+        raise ValueError(f"pooler_act is {config['pooler_act']!r}: only 'tanh' is read here")
+    fields = {"gelu": ACTIVATIONS[act], "norm_eps": float(config.get("layer_norm_eps", 1e-12))}
+    fields["heads"] = config.get("num_attention_heads", 12)
+    fields["image_size"] = config.get("image_size", 224)
+    return fields | {ours: config[name] for name, ours in SIZES.items() if name in config}
+
+
+def preprocessing(processor: dict[str, Any]) -> dict[str, Any]:
+    """The field of ViTConfig in a preprocessor_config.json, by its mean colour.
+
+    Raises ValueError for one that no family here has.
+    """
+    mean = processor.get("image_mean", HALF)
+    for family, known in MEANS.items():
+        if np.shape(mean) == (3,) and np.allclose(mean, known, atol=1e-3):
+            return {"preprocessing": family}
+    raise ValueError(f"image_mean is {mean}: known are {HALF} and ImageNet's {MEANS['imagenet']}")
+
+
+def processor_json(config: ViTConfig) -> dict[str, Any]:
+    """The preprocessor_config.json: pictures squashed into the image, their colours scaled."""
+    imagenet = config.preprocessing in ("imagenet", "dino")
+    H, W = config.image_size
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": H, "width": W},
+        "resample": 2,                                        # bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": MEANS["imagenet" if imagenet else "huggingface"],
+        "image_std": [0.229, 0.224, 0.225] if imagenet else HALF,
+    }
+
+
+def config_json(config: ViTConfig) -> dict[str, Any]:
+    """The config.json with which Hugging Face opens the model.
+
+    Its own ViT has a class token, a bias in the patch embedding, no hidden layer beside a
+    classifier, and no stem. Of a model that differs the type is "minivit", so that nobody takes it
+    for another.
+    """
+    c = config
+    same = c.pooling == "class" and c.patch_bias and c.stem is None
+    same = same and (c.hidden_head is None or c.classes is None)
+    H, W = c.image_size
+    written = {
+        "architectures": ["ViTForImageClassification" if c.classes else "ViTModel"],
+        "model_type": "vit" if same else "minivit",
+        "hidden_size": c.width,
+        "num_hidden_layers": c.depth,
+        "num_attention_heads": c.heads,
+        "intermediate_size": c.mlp_width,
+        "hidden_act": "gelu" if c.gelu == "erf" else "gelu_pytorch_tanh",
+        "layer_norm_eps": c.norm_eps,
+        "image_size": H if H == W else [H, W],
+        "patch_size": c.patch_size,
+        "num_channels": c.channels,
+        "qkv_bias": c.qkv_bias,
+        "hidden_dropout_prob": c.dropout,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    if c.hidden_head is not None:
+        written |= {"pooler_output_size": c.hidden_head, "pooler_act": "tanh"}
+    if c.classes is not None:
+        labels = {str(i): f"LABEL_{i}" for i in range(c.classes)}
+        written |= {"id2label": labels, "label2id": {v: int(k) for k, v in labels.items()}}
+    return written
