@@ -6,6 +6,7 @@ from .drawing import KINDS, OF_A_LAYER, OF_IMAGES, draw, draw_held_out
 from .embedding import patch_filters, position_similarity, position_table
 from .figures import plot_distances, plot_filters, plot_gradients, plot_similarity
 from .gradients import attention_gradients, gradient_sum, gradient_weighted
+from .overlays import overlay, plot_overlays
 from .plots import plot_attention, plot_curves, save_figure
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "gradient_weighted",
     "mass_inside",
     "mean_attention_distance",
+    "overlay",
     "patch_filters",
     "patch_maps",
     "plot_attention",
@@ -27,6 +29,7 @@ __all__ = [
     "plot_distances",
     "plot_filters",
     "plot_gradients",
+    "plot_overlays",
     "plot_similarity",
     "position_similarity",
     "position_table",

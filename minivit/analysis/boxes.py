@@ -65,7 +65,7 @@ def shares_inside(model: "ViT", images: Array, boxes: Array) -> dict[str, float]
         A, dA = attention_gradients(model, images[part])
         flows = [rollout(A), gradient_weighted(A, dA), gradient_sum(A, dA)]
         maps = [patch_maps(flow, config.grid) for flow in flows]
-        parts.append([mass_inside(one, boxes[part], config.patch_size) for one in maps])
+        parts.append([mass_inside(one, boxes[part], config.stride) for one in maps])
     found = np.concatenate(parts, axis=1).mean(1)             # (3,)
     names = ["rollout", "gradient-weighted", "gradient sum"]
     shares = {name: float(share) for name, share in zip(names, found, strict=True)}

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..arrays import Array
-from ..data import Dataset
+from ..data import Dataset, preprocessing_of
 from .attention import mean_attention_distance
 from .embedding import patch_filters, position_similarity, position_table
 from .figures import plot_distances, plot_filters, plot_gradients, plot_similarity
 from .gradients import attention_gradients
+from .overlays import plot_overlays
 from .plots import plot_attention
 
 if TYPE_CHECKING:
@@ -42,29 +43,40 @@ def draw(
     """Write the figure of one of the KINDS.
 
     Those OF_IMAGES need images (B, H, W, C); titles, the layer and boxes (B, 4) in pixels are for
-    those OF_A_LAYER. Gradients are of each image's likeliest class. Raises ValueError for another
-    kind, and for positions that have no table.
+    those OF_A_LAYER. Gradients are of each image's likeliest class; a model without a classifier
+    has none. Maps of coloured images are laid over them. Raises ValueError for another kind, and
+    where there is nothing to show: positions without a table, filters of a hybrid.
     """
     c = model.config
     if kind == "positions":
         plot_similarity(position_similarity(position_table(model), c.grid), path)
     elif kind == "filters":
+        if c.stem is not None:
+            raise ValueError("the patch embedding of a hybrid reads no pixels: nothing to show")
         kernel = model.params["patch_embedding"]["kernel"]
         count = min(FILTERS, len(kernel), c.width - 1)
         plot_filters(*patch_filters(kernel, c.patch_size, count), path)
     elif kind == "distance":
         uniform = np.full((1, 1, 1, c.tokens, c.tokens), 1 / c.tokens)
         distances, level = (
-            mean_attention_distance(A, c.grid, c.patch_size)
+            mean_attention_distance(A, c.grid, c.stride)
             for A in (model.attention(images), uniform)
         )
         plot_distances(distances, float(level[0, 0]), path)
     elif kind in OF_A_LAYER:
-        A, dA = attention_gradients(model, images)
-        if kind == "maps":
-            plot_attention(images, A, c.grid, path, titles, layer, dA, boxes)
+        shown = preprocessing_of(c.preprocessing, c.image_size).colours(images)
+        if c.classes is not None:
+            A, dA = attention_gradients(model, images)
+        elif kind == "maps":
+            A, dA = model.attention(images), None
         else:
-            plot_gradients(images, A, dA, c.grid, path, titles, layer, boxes)
+            raise ValueError("the model has no classifier: no look speaks for any class")
+        if kind == "gradients":
+            plot_gradients(shown, A, dA, c.grid, path, titles, layer, boxes)
+        elif c.channels == 3 and boxes is None:
+            plot_overlays(shown, A, c.grid, path, titles, layer, dA)
+        else:
+            plot_attention(shown, A, c.grid, path, titles, layer, dA, boxes)
     else:
         raise ValueError(f"unknown kind {kind!r}: choose {', '.join(KINDS)}")
 

@@ -25,7 +25,7 @@ def position_table(model: "ViT") -> Array:
             "the model has relative positions: a table of offsets in each attention, "
             "and none of places to show"
         )
-    nothing = array_module(model.params["head"]["kernel"]).zeros(
+    nothing = array_module(model.params["patch_embedding"]["kernel"]).zeros(
         (1, config.tokens, config.width), dtype=model.dtype
     )
     return positions(nothing, model.params.get("positions"), config)[0][0]

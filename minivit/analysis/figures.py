@@ -100,7 +100,7 @@ def plot_gradients(
         show_image(upper[0], images[b])
         lower[0].set_axis_off()
         if b < len(titles):
-            upper[0].set_ylabel(titles[b], fontsize=9)
+            upper[0].set_ylabel(titles[b], fontsize=9, parse_math=False)
         upper[1].set_ylabel("A", fontsize=9)
         lower[1].set_ylabel("dA", fontsize=9)
         for h in range(k):

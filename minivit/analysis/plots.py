@@ -35,19 +35,14 @@ def plot_attention(
     to its own largest value. With gradients (L, B, k, T, T) there is one more column, the
     gradient-weighted attention; boxes (B, 4) in pixels are outlined on the image and the maps.
     """
-    maps = {"rollout": patch_maps(rollout(attention), grid)}  # (B, gh, gw) each
-    if gradients is not None:
-        maps["gradient-weighted"] = patch_maps(gradient_weighted(attention, gradients), grid)
-    heads = patch_maps(attention[layer], grid)                # (B, k, gh, gw)
-    number = range(len(attention))[layer] + 1
-    maps |= {f"layer {number}, head {h + 1}": heads[:, h] for h in range(heads.shape[1])}
+    maps = attention_maps(attention, grid, layer, gradients)
     rows, columns = len(images), len(maps) + 1
     size = (1.5 * columns, 1.55 * rows + 0.35)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for b, row in enumerate(axes):
         show_image(row[0], images[b])
         if b < len(titles):
-            row[0].set_ylabel(titles[b], fontsize=9)
+            row[0].set_ylabel(titles[b], fontsize=9, parse_math=False)
         for axis, one in zip(row[1:], maps.values(), strict=True):
             show_map(axis, one[b], images.shape[1:3], cmap="viridis", vmin=0)
         if boxes is not None:
@@ -55,6 +50,21 @@ def plot_attention(
     for axis, name in zip(axes[0], ["image", *maps], strict=True):
         axis.set_title(name, fontsize=9)
     save_figure(figure, path)
+
+
+def attention_maps(
+    attention: Array, grid: tuple[int, int], layer: int = -1, gradients: Array | None = None
+) -> dict[str, Array]:
+    """What there is to show of attention (L, B, k, T, T), by name, as maps (B, gh, gw).
+
+    The rollout; with gradients the gradient-weighted attention; each head of one layer.
+    """
+    maps = {"rollout": patch_maps(rollout(attention), grid)}
+    if gradients is not None:
+        maps["gradient-weighted"] = patch_maps(gradient_weighted(attention, gradients), grid)
+    heads = patch_maps(attention[layer], grid)                # (B, k, gh, gw)
+    number = range(len(attention))[layer] + 1
+    return maps | {f"layer {number}, head {h + 1}": heads[:, h] for h in range(heads.shape[1])}
 
 
 def show_image(axis: plt.Axes, image: Array) -> None:

@@ -4,35 +4,68 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from matplotlib import cbook
+from PIL import Image, ImageOps
 
 from ..arrays import Array
+from .preprocessing import Preprocessing, prepare, preprocessing_of
 
 
-def read_image(path: str | Path, size: tuple[int, int], channels: int) -> Array:
-    """A picture from a file, resized to (height, width): (H, W, C), float32 in [-1, 1].
+def read_image(
+    path: str | Path,
+    size: tuple[int, int],
+    channels: int,
+    preprocessing: str | Preprocessing = "minivit",
+) -> Array:
+    """A picture from a file, brought to (height, width): (H, W, C), float32.
 
-    channels 1 makes it grey, 3 coloured; what is transparent shows white paper. Raises
-    FileNotFoundError, or ValueError if the file is empty or no image that Pillow can read.
+    preprocessing: the name of a family, or rules of one's own; "minivit" squashes the picture
+    into the image and scales it to [-1, 1]. channels 1 makes it grey, 3 coloured; what is
+    transparent shows white paper, a camera that was held upright is believed, and of an animation
+    the first picture is taken. Raises FileNotFoundError, or ValueError if the file is empty or no
+    image that Pillow can read, and for what `Preprocessing` refuses.
     """
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise ValueError(f"{path}: a picture has 1 or 3 channels, the model takes {channels}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    named = isinstance(preprocessing, str)
+    how = preprocessing_of(preprocessing, size) if named else preprocessing
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")  # about damaged files: they are read, or refused below
-            picture = on_white(eight_bits(picture)).convert(modes[channels])
-            picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged and large files are read, or refused below
+            with Image.open(path) as picture:
+                picture.load()
+                picture = on_white(eight_bits(upright(picture))).convert(modes[channels])
     except Exception as reason:  # each of Pillow's readers has its own kinds
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None
-    pixels = np.asarray(picture, dtype=np.float32).reshape(*size, channels)
-    return pixels / np.float32(127.5) - 1
+    try:
+        return prepare(picture, size, how)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+
+
+def portrait() -> Path:
+    """A photograph that needs no download: Grace Hopper, 1985, from matplotlib's sample data."""
+    return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as the camera was held, if it noted that in a way that can be read."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # the notes are damaged; the picture, which has been read, is not
+        return picture
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits a pixel as one of 8: Pillow would clip it, to white."""
+    """A grey picture of 16 bits a pixel as one of 8: Pillow would clip it, to white.
+
+    Raises ValueError for one of floats.
+    """
+    if picture.mode == "F":
+        raise ValueError("its pixels are floats, and nothing says which of them is white")
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))

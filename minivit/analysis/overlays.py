@@ -1,0 +1,90 @@
+"""Attention laid over a photograph: dark and grey where nobody looks, glowing where many do."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from ..arrays import Array
+from ..resampling import resample
+from .attention import divided
+from .plots import attention_maps, save_figure, show_image
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+ACROSS = 5  # panels side by side, or all of them if there are but a few
+FEW = 6
+BRIGHT = 0.97  # of a map's entries are not at its upper end: a patch or two would hide the others
+LUMINANCE = (0.299, 0.587, 0.114)  # how bright red, green and blue are to the eye
+FAINT, STRONG = 0.3, 0.8  # how much of the picture the glow covers, where least and most is seen
+CAPTION = "each map from its lowest value, dark, to the one that 3% of its patches exceed, bright"
+
+
+def plot_overlays(
+    images: Array,
+    attention: Array,
+    grid: tuple[int, int],
+    path: str | Path,
+    titles: Sequence[str] = (),
+    layer: int = -1,
+    gradients: Array | None = None,
+) -> None:
+    """For each photograph: itself, then under the rollout and under each head of one layer.
+
+    images (B, H, W, 3) in [-1, 1], attention (L, B, k, T, T), grid (gh, gw). With gradients
+    (L, B, k, T, T) the gradient-weighted attention follows the rollout.
+    """
+    maps = attention_maps(attention, grid, layer, gradients)  # (B, gh, gw) each
+    panels = len(maps) + 1
+    columns = panels if panels <= FEW else ACROSS
+    rows = -(-panels // columns)                              # of each photograph
+    B, H, W = images.shape[:3]
+    titles = [wrapped(title) for title in titles]
+    most = max([title.count("\n") for title in titles], default=0)  # lines beside the first
+    size = (2 * columns, B * (rows * (2 * H / W + 0.3) + 0.13 * most) + 0.3)
+    figure, axes = plt.subplots(
+        rows * B, columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for b, block in enumerate(axes.reshape(B, rows * columns)):
+        show_image(block[0], images[b])
+        if b < len(titles):
+            name_panel(block[0], titles[b])
+        for axis, (name, one) in zip(block[1:], maps.items(), strict=False):
+            show_image(axis, overlay(images[b], one[b]))
+            name_panel(axis, name)
+    figure.supxlabel(CAPTION, fontsize=8, color="0.4")
+    save_figure(figure, path)
+
+
+def wrapped(title: str) -> str:
+    """The title in lines that are no wider than a panel."""
+    return "\n".join(textwrap.fill(line, 28) for line in title.splitlines())
+
+
+def name_panel(axis: plt.Axes, text: str) -> None:
+    """Write a text above a panel, letter by letter as it is."""
+    axis.set_title(text, fontsize=8.5, parse_math=False)
+
+
+def overlay(image: Array, one: Array) -> Array:
+    """A map over a picture.  image (H, W, 3) in [-1, 1], map (gh, gw)  ->  (H, W, 3) in [-1, 1]
+
+    Between the patches' centres the map is interpolated in straight lines.
+    """
+    glow = resample(brightness(one)[..., None], image.shape[:2], "bilinear")  # (H, W, 1)
+    heat = 2 * matplotlib.colormaps["inferno"](glow[..., 0])[..., :3] - 1
+    grey = image.astype(np.float64) @ np.array(LUMINANCE)     # (H, W)
+    covered = FAINT + (STRONG - FAINT) * glow
+    return grey[..., None] * (1 - covered) + heat * covered
+
+
+def brightness(one: Array) -> Array:
+    """A map (gh, gw) from 0 at its lowest entry to 1 where it is BRIGHT; the same all over: 0."""
+    raised = one.astype(np.float64) - one.min()
+    top = np.quantile(raised, BRIGHT)
+    return divided(raised, top or raised.max()).clip(0, 1)
