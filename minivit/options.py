@@ -1,6 +1,7 @@
 """The options of the command line. Each field of ViTConfig and of Recipe has one of its name."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from . import __version__, training
 from .analysis import KINDS
 from .data import SCATTERED_MODEL
 from .models import ViTConfig
-from .models.config import GELUS, POOLINGS, POSITIONS
+from .models.config import GELUS, POOLINGS, POSITIONS, PREPROCESSINGS
+from .resampling import METHODS
 
 DIGITS = {
     "image_size": 8, "patch_size": 2, "channels": 1, "classes": 10,
@@ -20,6 +22,9 @@ PRESETS = {  # for each data set the model and what its recipe has of its own
     "digits": (DIGITS, {}),
     "scattered": (SCATTERED, {"epochs": 6, "warmup": 0.3}),
 }
+_TUNING = dataclasses.asdict(training.FINE_TUNING)
+TUNING = {"digits": _TUNING, "scattered": _TUNING | {"epochs": 1, "warmup": 0.1}}  # with --from
+OF_A_FILE = ("image_size", "heads", "gelu", "norm_eps", "dropout")  # what --from leaves open
 WEIGHTS = Path("runs/digits/model.npz")
 
 
@@ -45,20 +50,31 @@ def _train(commands: Any) -> None:
     sub = _command(
         commands,
         "train",
-        "Train a ViT on a data set, or go on with a training that was interrupted.",
-        ["train", "train --seed 1 --out runs/second", "train --resume", "train --data scattered"],
-    )
+        "Train a ViT on a data set, fine-tune one, or go on with a training that was interrupted.",
+        [
+            "train", "train --seed 1 --out runs/second", "train --resume", "train --data scattered",
+            "train --from vit.npz --data digits --image-size 96", "train --from vit.npz --freeze",
+        ],
+    )  # fmt: skip
     add = sub.add_argument
     text = "the UCI handwritten digits, or these scattered among scraps of others (digits)"
     add("--data", choices=list(PRESETS), default="digits", help=text)
-    add("--out", type=Path, metavar="FOLDER", help="where to write (runs/ and the data's name)")
+    text = "where to write (runs/ and the data's name, with --from runs/NAME-tuned)"
+    add("--out", type=Path, metavar="FOLDER", help=text)
+    text = "fine-tune the model of this file, under a new head: minivit's or anyone's weights"
+    add("--from", dest="origin", type=Path, metavar="FILE", help=text)
     go = sub.add_mutually_exclusive_group()
     go.add_argument("--resume", action="store_true", help="go on with the training in --out")
     go.add_argument("--overwrite", action="store_true", help="drop an unfinished one in --out")
     add("--threads", type=_positive, metavar="N", help="how many to use (all cores)")
 
     config = ViTConfig(**DIGITS)
-    model = sub.add_argument_group("the model", f"for scattered: {_own(SCATTERED, DIGITS)}")
+    text = f"for scattered: {_own(SCATTERED, DIGITS)}\nwith --from, the file's; what can be said"
+    text += f" is {', '.join(name.replace('_', '-') for name in OF_A_FILE)}"
+    model = sub.add_argument_group("the model", text)
+    text = "pixels of an image, to which the data's are resized (8)"
+    model.add_argument("--image-size", type=_size, metavar="N|HxW", help=text)
+    _resize(model.add_argument)
     _field(model, config, "patch_size", _positive, "side of a patch, P")
     _field(model, config, "width", _positive, "of a token, D")
     _field(model, config, "depth", _positive, "number of blocks, L")
@@ -68,11 +84,15 @@ def _train(commands: Any) -> None:
     _choice(model, config, "pooling", POOLINGS)
     _field(model, config, "hidden_head", _positive, "width of a tanh layer before the classes")
     _choice(model, config, "gelu", GELUS)
+    _field(model, config, "norm_eps", float, "in the layer norms")
     _field(model, config, "dropout", float, "rate")
     _field(model, config, "position_std", float, "deviation of learned positions at first")
 
     recipe = training.Recipe()
-    how = sub.add_argument_group("the recipe", f"for scattered: {_own(PRESETS['scattered'][1])}")
+    text = f"for scattered: {_own(PRESETS['scattered'][1])}\nwith --from: "
+    text += _own(TUNING["digits"], dataclasses.asdict(recipe))
+    text += f"\n  for scattered too: {_own(TUNING['scattered'], TUNING['digits'])}"
+    how = sub.add_argument_group("the recipe", text)
     _field(how, recipe, "epochs", _positive, "times through all images")
     _field(how, recipe, "batch", _positive, "images a step")
     _choice(how, recipe, "optimiser", training.OPTIMISERS)
@@ -85,16 +105,27 @@ def _train(commands: Any) -> None:
     _field(how, recipe, "shift", int, "pixels to move images about by")
     _field(how, recipe, "seed", int, "of all random numbers")
     _field(how, recipe, "shards", _positive, "pieces of a batch, None: as the cache suggests")
+    text = "train the head alone (it is not)"
+    how.add_argument("--freeze", action="store_true", default=None, help=text)
 
 
 def _evaluate(commands: Any) -> None:
     sub = _command(
         commands,
         "evaluate",
-        "Score a checkpoint on the held-out images of the data set that it takes.",
-        ["evaluate", "evaluate --weights runs/scattered/model.npz"],
-    )
+        "Score a model on held-out images or, without its head, on a few images of each class.",
+        [
+            "evaluate", "evaluate --weights runs/scattered/model.npz",
+            "evaluate --weights vit.npz --data digits --shots 1 5 10 25",
+        ],
+    )  # fmt: skip
+    add = sub.add_argument
+    text = "the images, resized to those that the model takes (those that fit)"
+    add("--data", choices=list(PRESETS), help=text)
+    text = "fit a linear model to the features of N images a class; means of three draws"
+    add("--shots", type=_positive, nargs="+", metavar="N", help=text)
     _weights(sub)
+    _reading(sub)
 
 
 def _predict(commands: Any) -> None:
@@ -102,12 +133,17 @@ def _predict(commands: Any) -> None:
         commands,
         "predict",
         "Name the likeliest classes of image files.",
-        ["predict digit.png", "predict --invert --top 1 scan1.png scan2.png"],
-    )
-    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+        [
+            "predict digit.png", "predict --invert --top 1 scan1.png scan2.png",
+            "predict photo.jpg --weights vit.npz --labels imagenet.txt --top 5",
+        ],
+    )  # fmt: skip
+    text = "files; without any, a model of photographs is shown a portrait"
+    sub.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
     sub.add_argument("--top", type=_positive, default=3, metavar="N", help="how many classes (3)")
-    _invert(sub)
     _weights(sub)
+    _photographs(sub)
+    _reading(sub)
 
 
 def _attention(commands: Any) -> None:
@@ -119,6 +155,7 @@ def _attention(commands: Any) -> None:
             "attention", "attention --kind distance --out distance.png",
             "attention --kind gradients --layer 1", "attention --kind positions",
             "attention --weights runs/digits/model.npz digit.png",
+            "attention photo.jpg --weights vit.npz --labels imagenet.txt",
         ],
     )  # fmt: skip
     sub.description += "\n\n" + "\n".join(f"  {kind:10} {KINDS[kind]}" for kind in KINDS)
@@ -127,13 +164,15 @@ def _attention(commands: Any) -> None:
         "\ndigit: the rollout, the gradient-weighted one, and the sum that is not rolled out."
     )
     add = sub.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE", help="files; without any, held-out digits")
+    text = "files; without any, held-out digits, or for a model of photographs a portrait"
+    add("images", nargs="*", type=Path, metavar="IMAGE", help=text)
     add("--kind", choices=list(KINDS), default="maps", metavar="KIND", help="see above (maps)")
     add("--layer", type=int, metavar="L", help="from 1, or from -1 for the last (-1)")
     out = Path("attention.png")
     add("--out", type=Path, default=out, metavar="FILE", help=f"the figure, a PNG ({out})")
-    _invert(sub)
     _weights(sub, SCATTERED_MODEL, "the one that comes along, of scattered digits")
+    _photographs(sub)
+    _reading(sub)
 
 
 def _gradcheck(commands: Any) -> None:
@@ -154,7 +193,7 @@ def _exercise(commands: Any) -> None:
         "Grade what you wrote for an exercise of the book; without a chapter, list them all.",
         ["exercise", "exercise 4 --start", "exercise 4", "exercise 4 --hint 2", "exercise a"],
     )
-    sub.add_argument("chapter", nargs="?", metavar="CHAPTER", help="from 0 to 14, or A")
+    sub.add_argument("chapter", nargs="?", metavar="CHAPTER", help="from 0 to 16, or A")
     what = sub.add_mutually_exclusive_group()
     add = what.add_argument
     add("--start", action="store_true", help="put its frame into the folder exercises/")
@@ -199,9 +238,39 @@ def _weights(
     sub.add_argument("--weights", type=Path, default=default, metavar="FILE", help=text)
 
 
-def _invert(sub: argparse.ArgumentParser) -> None:
+def _photographs(sub: argparse.ArgumentParser) -> None:
+    """How image files become images, and what their classes are called."""
+    add = sub.add_argument_group("image files").add_argument
+    add("--labels", type=Path, metavar="FILE", help="the names of the classes, one on each line")
+    text = "how they are brought to the model (as its weights tell)"
+    add("--preprocess", dest="preprocessing", choices=list(PREPROCESSINGS), help=text)
+    text = "scale their short side to N pixels, then cut out the middle"
+    add("--short-side", type=_positive, metavar="N", help=text)
     text = "for dark ink on white paper: the digits are light on dark"
-    sub.add_argument("--invert", action="store_true", help=text)
+    add("--invert", action="store_true", help=text)
+
+
+def _reading(sub: argparse.ArgumentParser) -> None:
+    """What the names and shapes in a file of weights do not tell, or should be otherwise."""
+    add = sub.add_argument_group("reading the weights").add_argument
+    text = "pixels of an image: positions are resized (the file's)"
+    add("--image-size", type=_size, metavar="N|HxW", help=text)
+    _resize(add)
+    add("--heads", type=_positive, metavar="N", help="of each attention, k (64 wide)")
+    add("--gelu", choices=list(GELUS), help="(as the file's origin has it)")
+    add("--norm-eps", type=float, metavar="X", help="in the layer norms (as its origin has it)")
+
+
+def _resize(add: Callable[..., Any]) -> None:
+    choices = [method for method in METHODS if method != "area"]
+    add("--resize", choices=choices, help="the method for positions (aligned, as the authors do)")
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    sides = [_positive(side) for side in text.split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"is one number, or height and width as HxW, not {text}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,18 @@ import pytest
 from PIL import Image
 
 import minivit
-from minivit import ViT, ViTConfig, cli, data, flatten, layers, options, proofs, training, weights
+from minivit import (
+    ViT,
+    ViTConfig,
+    analysis,
+    data,
+    flatten,
+    layers,
+    options,
+    proofs,
+    training,
+    weights,
+)
 from minivit.analysis import drawing, shares_inside
 from minivit.cli import main
 from minivit.options import DIGITS, PRESETS, build_parser
@@ -81,9 +93,8 @@ def trained(tmp_path_factory):
 def quick(monkeypatch):
     """The linear model and the figures take longer than these trainings: they are only noted."""
     monkeypatch.setattr(training, "logistic_regression", lambda dataset: 0.97)
-    draw = cli.analysis
-    monkeypatch.setattr(draw, "plot_curves", lambda log, path, *_: path.touch())
-    monkeypatch.setattr(draw, "draw_held_out", lambda model, dataset, path, *_: path.touch())
+    monkeypatch.setattr(analysis, "plot_curves", lambda log, path, *_: path.touch())
+    monkeypatch.setattr(analysis, "draw_held_out", lambda model, dataset, path, *_: path.touch())
 
 
 def moved(**fields):
@@ -138,9 +149,9 @@ def test_train_leaves_four_files_and_prints_both_accuracies(trained):
 
 def test_the_figures_of_a_training_are_of_its_log_and_its_last_layer(tmp_path, monkeypatch, quick):
     drawn = []
-    monkeypatch.setattr(cli.analysis, "plot_curves", lambda *args: drawn.append(args))
+    monkeypatch.setattr(analysis, "plot_curves", lambda *args: drawn.append(args))
     monkeypatch.setattr(drawing, "plot_attention", lambda *args: drawn.append(args))
-    monkeypatch.setattr(cli.analysis, "draw_held_out", drawing.draw_held_out)
+    monkeypatch.setattr(analysis, "draw_held_out", drawing.draw_held_out)
     assert run(*TRAIN, "--depth", 2, "--out", tmp_path).status == 0
     (log, curves, baseline), (_, _, _, attention, _, layer, *_) = drawn
     assert log == read_log(tmp_path / "log.csv")
@@ -196,6 +207,7 @@ def another(name, choices):
 
 
 GIVEN = {  # every option of a model and of a recipe, away from its default
+    "image_size": (16, 24), "norm_eps": 0.0078125, "freeze": True,
     "patch_size": 8, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20,
     "positions": another("positions", ["1d", "2d"]), "position_std": 0.515625,
     "pooling": another("pooling", ["class", "mean"]), "hidden_head": 7,
@@ -216,12 +228,16 @@ def called(monkeypatch):
         "train",
         lambda model, dataset, recipe, out, threads: calls.append((model, recipe, out, threads)),
     )
-    monkeypatch.setattr(cli, "report", lambda *args: None)
+    monkeypatch.setattr(import_module("minivit.commands.train"), "report", lambda *args: None)
     return calls
 
 
 def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in GIVEN.items()]
+    written = GIVEN | {"image_size": "16x24"}
+    options = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in written.items()
+    ]
     assert run("train", *options, "--threads", 3, "--out", tmp_path).status == 0
     ((model, recipe, out, threads),) = called
     found = dataclasses.asdict(model.config) | dataclasses.asdict(recipe)
@@ -362,6 +378,163 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path, quick):
     assert [row["epoch"] for row in read_log(folder / "log.csv")] == [1, 2]
 
 
+# --- fine-tuning -----------------------------------------------------------------------------
+
+TUNE = ["--epochs", 1, "--batch", 100, "--warmup", 0]
+
+
+@pytest.fixture
+def origin(tmp_path):
+    """A file to begin from: (its path, its model)."""
+    model = moved(classes=7, hidden_head=5, dropout=0.5)
+    model.save(tmp_path / "origin.npz")
+    return tmp_path / "origin.npz", model
+
+
+def test_fine_tuning_begins_from_the_file_with_the_paper_s_recipe(called, origin, monkeypatch):
+    path, old = origin
+    assert run("train", "--from", path).status == 0
+    ((model, recipe, out, threads),) = called
+    assert model.config == dataclasses.replace(
+        old.config, classes=10, hidden_head=None, dropout=0.0
+    )
+    before = flatten(old.params)
+    for name, leaf in flatten(model.params).items():
+        expected = np.zeros_like(leaf) if name.startswith("head") else before[name]
+        assert np.array_equal(leaf, expected), name
+    assert recipe == training.FINE_TUNING
+    assert (out, threads) == (Path("runs/digits-tuned"), None)
+
+
+def test_options_of_fine_tuning_reach_the_file_s_model_and_the_recipe(called, origin, tmp_path):
+    path, old = origin
+    model_options = ["--image-size", "12x16", "--heads", 4, "--gelu", "erf", "--norm-eps", 1e-4]
+    recipe_options = ["--freeze", "--rate", 0.25, "--seed", 3, "--out", tmp_path]
+    result = run("train", "--from", path, *model_options, "--dropout", 0.25, *recipe_options)
+    assert result.status == 0, result.err
+    ((model, recipe, out, _),) = called
+    c = model.config
+    assert (c.image_size, c.heads, c.gelu, c.norm_eps) == ((12, 16), 4, "erf", 1e-4)
+    assert (c.dropout, out) == (0.25, tmp_path)
+    assert recipe == dataclasses.replace(training.FINE_TUNING, freeze=True, rate=0.25, seed=3)
+    table = weights.positions.resize_positions(
+        old.params["positions"]["table"], (4, 4), (6, 8), "aligned"
+    )
+    assert np.array_equal(model.params["positions"]["table"], table)
+
+
+def test_positions_are_resized_by_the_method_asked_for(called, origin):
+    path, _ = origin
+    for method in ("aligned", "bicubic"):
+        words = ["--image-size", 16, "--resize", method]
+        assert run("train", "--from", path, *words).status == 0
+    aligned, bicubic = (call[0].params["positions"]["table"] for call in called)
+    assert not np.array_equal(aligned, bicubic)
+    assert np.array_equal(aligned[0], bicubic[0])
+
+
+@pytest.mark.parametrize("freeze", [[], ["--freeze"]], ids=["all", "head"])
+def test_fine_tuning_on_larger_coloured_images_ends_with_figures_and_a_model(
+    tmp_path, quick, freeze
+):
+    path, out = tmp_path / "coloured.npz", tmp_path / "run"
+    moved(channels=3, image_size=8, preprocessing="dino").save(path)
+    words = ["train", "--from", path, "--image-size", 12, *TUNE, *freeze, "--out", out]
+    result = run(*words)
+    assert result.status == 0, result.err
+    assert sorted(p.name for p in out.iterdir()) == OUTPUTS
+    model = ViT.load(out / "model.npz")
+    assert (model.config.image_size, model.config.channels) == ((12, 12), 3)
+    d = data.fit(data.digits(), (12, 12), 3, "dino")
+    (row,) = read_log(out / "log.csv")
+    score = training.evaluate(model, d.held_out_images, d.held_out_labels)
+    assert (row["held_out_loss"], row["held_out_accuracy"]) == score
+    result = run("evaluate", "--data", "digits", "--weights", out / "model.npz")
+    assert f"cross-entropy {score.loss:.4f} nats" in result.out
+
+
+def test_an_interrupted_fine_tuning_goes_on_to_the_same_bits(origin, tmp_path, monkeypatch, quick):
+    words = ["train", "--from", origin[0], "--image-size", 12, *TUNE, "--epochs", 3, "--freeze"]
+    assert run(*words, "--out", tmp_path / "whole").status == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, "evaluate", 2)
+        assert run(*words, "--out", tmp_path / "parts").status == 130
+    assert failed(run(*words, "--out", tmp_path / "parts"), "--resume it, or --overwrite")
+    assert run("train", "--resume", "--out", tmp_path / "parts").status == 0
+    one, other = (tmp_path / part / "model.npz" for part in ("whole", "parts"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_training_does_not_go_on_with_other_data(unfinished, monkeypatch):
+    few = data.scattered(n=10, held_out=10)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
+    before = (unfinished / "log.csv").read_bytes()
+    result = run("train", "--resume", "--data", "scattered", "--out", unfinished)
+    assert failed(result, unfinished / "model.npz", "on the digits, not on the scattered digits")
+    assert (unfinished / "log.csv").read_bytes() == before
+
+
+def test_a_size_that_cannot_be_cut_is_named_and_leaves_nothing(origin, tmp_path):
+    result = run("train", "--from", origin[0], "--image-size", 15, "--out", tmp_path / "run")
+    assert failed(result, "image_size 15 x 15 cannot be cut into patches of 2 x 2")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", ["none", "text"])
+def test_a_file_to_begin_from_that_is_none_is_named(tmp_path, damage):
+    path = tmp_path / "origin.npz"
+    if damage == "text":
+        path.write_text("hello")
+    assert failed(run("train", "--from", path, "--out", tmp_path / "run"), path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fine_tuning_that_diverges_says_so_in_one_line(origin, tmp_path):
+    result = run("train", "--from", origin[0], *TUNE, "--rate", "1e39", "--out", tmp_path / "run")
+    assert failed(result, "in epoch 1", "may be too high")
+
+
+# --- evaluate on any data, and by few shots --------------------------------------------------
+
+
+def test_evaluate_fits_the_data_to_the_model(tmp_path):
+    path = tmp_path / "large.npz"
+    model = moved(image_size=16, channels=3)
+    model.save(path)
+    assert failed(run("evaluate", "--weights", path), path, "16 x 16 x 3: say with --data")
+    d = data.fit(data.digits(), (16, 16), 3)
+    score = training.evaluate(model, d.held_out_images, d.held_out_labels)
+    result = run("evaluate", "--weights", path, "--data", "digits")
+    assert result.out.splitlines()[1] == f"cross-entropy {score.loss:.4f} nats"
+    larger = run("evaluate", "--weights", path, "--data", "digits", "--image-size", 32)
+    assert larger.status == 0
+    assert larger.out != result.out
+
+
+@pytest.mark.parametrize("classes", [None, 5])
+def test_a_model_of_other_classes_or_none_is_evaluated_by_few_shots_alone(tmp_path, classes):
+    path = tmp_path / "other.npz"
+    model = moved(classes=classes)
+    model.save(path)
+    what = "has no classifier" if classes is None else "knows 5 classes"
+    assert failed(run("evaluate", "--weights", path), path, what, "train --from")
+    result = run("evaluate", "--weights", path, "--shots", 1, 10)
+    d = data.digits()
+    features, others = model.features(d.images), model.features(d.held_out_images)
+    found = training.few_shot(features, d.labels, others, d.held_out_labels, shots=(1, 10))
+    assert result.out.splitlines() == [
+        f"{n} of each class: {row.mean():.2%} of the held-out images right, "
+        f"from {row.min():.2%} to {row.max():.2%} in 3 draws"
+        for n, row in zip((1, 10), found, strict=True)
+    ]
+
+
+def test_more_shots_than_a_class_has_images_are_refused(checkpoint):
+    result = run("evaluate", "--weights", checkpoint, "--shots", 5, 1000)
+    assert failed(result, "too few for 1000 shots")
+    assert result.out == ""
+
+
 # --- evaluate, predict, attention ------------------------------------------------------------
 
 
@@ -399,6 +572,144 @@ def test_invert_is_for_dark_ink_on_white_paper(checkpoint, pictures):
         )
     ]
     assert answers[0] == answers[1] != answers[2]
+
+
+# --- photographs -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colourful(tmp_path):
+    """A file of weights that takes coloured images of 16 x 24, of five classes."""
+    fields = {"image_size": (16, 24), "channels": 3, "classes": 5, "preprocessing": "dino"}
+    moved(**fields).save(tmp_path / "colourful.npz")
+    return tmp_path / "colourful.npz"
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    pixels = np.random.default_rng(3).integers(0, 256, (30, 50, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def labels(tmp_path):
+    (tmp_path / "labels.txt").write_text("tench\ngreat white shark\ncrane\ntissue, toilet\nox\n")
+    return tmp_path / "labels.txt"
+
+
+def test_predict_calls_the_classes_by_their_names(colourful, photograph, labels):
+    words = ["predict", "--weights", colourful, "--labels", labels, "--top", 5, photograph]
+    result = run(*words)
+    assert (result.status, result.err) == (0, "")
+    image = data.read_image(photograph, (16, 24), 3, "dino")
+    (p,), _ = layers.softmax(ViT.load(colourful)(image[None]))
+    names = labels.read_text().splitlines()
+    best = sorted(range(5), key=p.__getitem__, reverse=True)
+    assert result.out.splitlines() == [str(photograph), *(f"{p[c]:8.1%}  {names[c]}" for c in best)]
+
+
+def read_as(monkeypatch, *words):
+    """The images that a model is shown, and the model."""
+    calls = []
+
+    def seen(self, images):
+        calls.append((images, self))
+        return np.zeros((len(images), self.config.classes), np.float32)
+
+    monkeypatch.setattr(ViT, "__call__", seen)
+    assert run("predict", *words).status == 0
+    (call,) = calls
+    return call
+
+
+def test_pictures_are_brought_to_a_model_by_its_own_rules_or_those_asked_for(
+    colourful, photograph, monkeypatch
+):
+    words = ["--weights", colourful, photograph]
+    size, how = (16, 24), data.preprocessing_of("dino", (16, 24))
+    for words_of_rules, rules in [
+        ([], how),
+        (["--preprocess", "timm"], "timm"),
+        (["--short-side", 20], dataclasses.replace(how, short_side=20)),
+        (["--preprocess=google", "--short-side=16"], data.Preprocessing(16, antialias=False)),
+    ]:
+        images, _ = read_as(monkeypatch, *words, *words_of_rules)
+        expected = data.read_image(photograph, size, 3, rules)
+        assert np.array_equal(images[0], expected), words_of_rules
+    images, _ = read_as(monkeypatch, *words, "--invert")
+    assert np.array_equal(images[0], how.inverted(data.read_image(photograph, size, 3, how)))
+
+
+def test_how_the_weights_are_read_is_asked_for(colourful, photograph, monkeypatch):
+    asked = ["--image-size=32x48", "--heads=4", "--gelu=erf", "--norm-eps=1e-3"]
+    images, model = read_as(monkeypatch, "--weights", colourful, photograph, *asked)
+    c = model.config
+    assert images.shape == (1, 32, 48, 3)
+    assert (c.image_size, c.heads, c.gelu, c.norm_eps) == ((32, 48), 4, "erf", 1e-3)
+    words = ["--weights", colourful, photograph, "--image-size=32x48"]
+    _, by_bicubic = read_as(monkeypatch, *words, "--resize=bicubic")
+    for method, one in [("aligned", model), ("bicubic", by_bicubic)]:
+        expected = ViT.load(colourful, image_size=(32, 48), resize=method).params["positions"]
+        assert np.array_equal(one.params["positions"]["table"], expected["table"])
+
+
+def test_without_a_file_a_model_of_photographs_is_shown_the_portrait(
+    colourful, labels, tmp_path, monkeypatch
+):
+    portrait = data.portrait()
+    result = run("predict", "--weights", colourful, "--labels", labels)
+    assert result.out.splitlines()[0] == str(portrait)
+    drawn = []
+    monkeypatch.setattr(drawing, "plot_overlays", lambda *arguments: drawn.append(arguments))
+    assert run("attention", "--weights", colourful).status == 0
+    assert run("attention", "--weights", colourful, "--labels", labels).status == 0
+    (images, _, grid, _, titles, *_), (*_, named, _, _) = drawn
+    how = data.preprocessing_of("dino", (16, 24))
+    expected = how.colours(data.read_image(portrait, (16, 24), 3, how))
+    np.testing.assert_array_equal(images[0], expected)
+    assert grid == ViT.load(colourful).config.grid
+    assert titles == ["grace_hopper.jpg"]
+    best = result.out.splitlines()[1].split(maxsplit=1)[::-1]
+    assert named == ["grace_hopper.jpg\n{} ({})".format(*best)]
+
+
+def test_without_a_file_a_model_of_digits_predicts_nothing(checkpoint):
+    result = run("predict", "--weights", checkpoint)
+    assert result.status == 2
+    assert "error: name the image files" in result.err
+
+
+def test_a_model_without_a_classifier_is_drawn_but_names_nothing(photograph, labels, tmp_path):
+    path, out = tmp_path / "none.npz", tmp_path / "figure.png"
+    moved(image_size=16, channels=3, classes=None).save(path)
+    words = ["--weights", path, photograph]
+    assert failed(run("predict", *words), path, "no classifier: it knows no classes to name")
+    assert run("attention", *words, "--out", out).status == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert failed(run("attention", *words, "--labels", labels), path, "no classifier")
+    assert failed(run("attention", *words, "--kind", "gradients"), "no classifier")
+
+
+@pytest.mark.parametrize("command", ["predict", "attention"])
+def test_labels_that_do_not_fit_are_named(colourful, photograph, labels, command):
+    words = [command, "--weights", colourful, photograph, "--labels"]
+    labels.write_text("tench\nox\n")
+    assert failed(run(*words, labels), labels, "has 2 lines, but the model knows 5 classes")
+    assert failed(run(*words, photograph), photograph, "is not a text file")
+    assert failed(run(*words, labels.parent / "none.txt"), "there is no file", "none.txt")
+
+
+@pytest.mark.parametrize("kind", ["maps", "distance", "filters"])
+def test_labels_without_image_files_are_bad_usage(checkpoint, labels, kind):
+    result = run("attention", "--weights", checkpoint, "--labels", labels, "--kind", kind)
+    assert result.status == 2
+    assert "--labels names the classes of image files, and there are none" in result.err
+
+
+def test_a_picture_too_small_for_its_crop_is_named(colourful, photograph):
+    result = run("predict", "--weights", colourful, photograph, "--short-side", 8)
+    assert failed(result, photograph, "no image of 16 x 24 pixels can be cut")
 
 
 def figure_of(monkeypatch, *words):
@@ -641,10 +952,26 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
         (["train", "--shift", "-1"], "shift must be at least 0"),
         (["train", "--seed", "-1"], "seed must be at least 0"),
         (["train", "--resume", "--overwrite"], "not allowed with argument --resume"),
-        (["predict"], "required: IMAGE"),
+        (["train", "--resume", "--from", "x.npz"], "--resume goes on as begun"),
+        (["train", "--resume", "--freeze"], "--resume goes on as begun"),
+        (["train", "--resume", "--resize", "bicubic"], "--resume goes on as begun"),
+        (["train", "--resize", "bicubic"], "it goes with --from"),
+        (["train", "--from", "x.npz", "--width", "8"], "--width: with --from, the model is the"),
+        (["train", "--from", "x.npz", "--hidden-head", "8"], "--hidden-head: with --from, the"),
+        (["train", "--from", "x.npz", "--rate", "-1"], "rate is a number from 0 up"),
+        (["train", "--image-size", "9"], "9 x 9 cannot be cut into patches of 2 x 2"),
+        (["train", "--image-size", "8x8x8"], "one number, or height and width as HxW"),
+        (["evaluate", "--shots"], "--shots: expected at least one argument"),
+        (["evaluate", "--shots", "0"], "--shots: must be a whole number from 1 up, not 0"),
+        (["evaluate", "--data", "letters"], "--data: invalid choice: 'letters'"),
+        (["predict", "--image-size", "2x3x4"], "one number, or height and width as HxW, not 2x3x4"),
+        (["predict", "--image-size", "0x8"], "--image-size: must be a whole number from 1 up, no"),
+        (["predict", "--short-side", "-1"], "--short-side: must be a whole number from 1 up, not"),
+        (["predict", "--preprocess", "mine"], "invalid choice: 'mine'"),
+        (["attention", "--resize", "area"], "invalid choice: 'area'"),
         (["predict", "--top", "0", "x.png"], "--top: must be a whole number from 1 up, not 0"),
         (["attention", "--layer", "first"], "--layer: invalid int value"),
-        (["gradcheck", "convolution"], "no function's name has all of: convolution"),
+        (["gradcheck", "recurrence"], "no function's name has all of: recurrence"),
         (["gradcheck", "ViT", "layer_norm"], "no function's name has all of: ViT layer_norm"),
     ],
     ids=" ".join,
@@ -740,7 +1067,7 @@ def test_an_image_for_a_model_of_other_channels_is_named(pictures, tmp_path, com
 
 @pytest.mark.parametrize("command", ["evaluate", "attention"])
 @pytest.mark.parametrize(
-    "fields", [{"image_size": 16}, {"channels": 3}, {"classes": 5}, {"classes": 12}], ids=str
+    "fields", [{"image_size": 16}, {"channels": 4}, {"classes": 5}, {"classes": 12}], ids=str
 )
 def test_weights_that_do_not_fit_the_digits_are_named(tmp_path, monkeypatch, command, fields):
     monkeypatch.chdir(tmp_path)
@@ -814,14 +1141,19 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
 
 # --- help ------------------------------------------------------------------------------------
 
+PHOTOGRAPHS = ["--labels", "--preprocess", "--short-side", "--invert"]
+READING = ["--image-size", "--resize", "--heads", "--gelu", "--norm-eps"]
 OPTIONS = {
     "train": [
-        "--data", "--out", "--resume", "--overwrite", "--threads",
+        "--data", "--out", "--from", "--resize", "--resume", "--overwrite", "--threads",
         *(f"--{name.replace('_', '-')}" for name in GIVEN),
     ],
-    "evaluate": ["--weights"],
-    "predict": ["IMAGE", "--top", "--invert", "--weights"],
-    "attention": ["IMAGE", "--kind", "--layer", "--out", "--invert", "--weights"],
+    "evaluate": [
+        "--data", "--shots", "--weights", "--image-size", "--resize", "--heads", "--gelu",
+        "--norm-eps",
+    ],
+    "predict": ["IMAGE", "--top", "--weights", *PHOTOGRAPHS, *READING],
+    "attention": ["IMAGE", "--kind", "--layer", "--out", "--weights", *PHOTOGRAPHS, *READING],
     "gradcheck": ["WORD", "--all"],
     "exercise": ["CHAPTER", "--start", "--hint", "--solution"],
 }  # fmt: skip
@@ -857,7 +1189,8 @@ def test_every_field_of_a_recipe_is_an_option():
 
 def test_every_field_of_a_model_is_an_option_or_decided_by_the_digits():
     fields = {field.name for field in dataclasses.fields(ViTConfig)}
-    assert fields - GIVEN.keys() == {"image_size", "channels", "classes", "norm_eps"}
+    others = {"channels", "classes", "qkv_bias", "patch_bias", "stem", "stem_width"}
+    assert fields - GIVEN.keys() == others | {"preprocessing"}
 
 
 def test_the_version_is_that_of_the_package():

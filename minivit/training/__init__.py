@@ -1,8 +1,10 @@
-"""Training: the step, the optimisers and schedules, the loop, the score."""
+"""Training: the step, the optimisers and schedules, the loop, the score; fine-tuning, few-shot."""
 
 from .baseline import logistic_regression
 from .descent import descend
-from .evaluate import Score, evaluate
+from .evaluate import Score, evaluate, in_batches
+from .fewshot import few_shot
+from .finetune import FINE_TUNING, for_fine_tuning
 from .loop import (
     OPTIMISERS,
     Recipe,
@@ -19,6 +21,7 @@ from .step import loss_and_gradients, packed_gradients
 
 __all__ = [
     "DECAYS",
+    "FINE_TUNING",
     "OPTIMISERS",
     "SGD",
     "AdamW",
@@ -29,6 +32,9 @@ __all__ = [
     "descend",
     "epochs_done",
     "evaluate",
+    "few_shot",
+    "for_fine_tuning",
+    "in_batches",
     "is_unfinished",
     "learning_rate",
     "logistic_regression",

@@ -19,7 +19,7 @@ from ..shards import cut
 from .evaluate import Score, evaluate
 from .optimisers import SGD, AdamW, clip_by_global_norm
 from .schedules import DECAYS, learning_rate
-from .step import packed_gradients
+from .step import must_classify, packed_gradients
 
 if TYPE_CHECKING:
     from ..model import ViT
@@ -39,6 +39,7 @@ class Recipe:
     weight_decay: decoupled, kernels only; clip: the largest global norm of the gradient, 0 for
     none; smoothing: of the labels; shift: by how many pixels images are moved about at random.
     shards: pieces of a batch (None: as the cache and the cores suggest, then kept on resuming).
+    freeze: train the head alone.
     """
 
     epochs: int = 50
@@ -53,6 +54,7 @@ class Recipe:
     shift: int = 1
     seed: int = 0
     shards: int | None = None
+    freeze: bool = False
 
     def __post_init__(self) -> None:
         for name, low in {"epochs": 1, "batch": 1, "shift": 0, "seed": 0}.items():
@@ -81,16 +83,18 @@ def train(
     """Train a model from its present parameters; leaves `model.npz` and `log.csv` in the folder.
 
     The same model, data and recipe (and shards) give the same bits. Each epoch ends with a whole
-    checkpoint, from which `resume` goes on if the training is interrupted. Raises
-    FloatingPointError if the loss stops being a number, OSError if the folder cannot be written.
+    checkpoint, from which `resume` goes on if the training is interrupted. Raises ValueError for
+    a model without a classifier, FloatingPointError if the loss stops being a number, OSError if
+    the folder cannot be written.
     """
+    must_classify(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.shards is None:
         shards = model.shard_count(min(recipe.batch, len(data.images)), threads)
         recipe = dataclasses.replace(recipe, shards=shards)
-    optimiser = OPTIMISERS[recipe.optimiser](model.params, recipe.weight_decay)
-    _save(folder, model, optimiser, recipe, epoch=0)
+    optimiser = _optimiser(model, recipe)
+    _save(folder, model, optimiser, recipe, data, epoch=0)
     return _epochs(model, data, recipe, folder, optimiser, 0, [], threads)
 
 
@@ -109,7 +113,7 @@ def resume(
     try:
         progress = json.loads(str(state["progress"]))
         recipe, epoch = Recipe(**progress["recipe"]), progress["epoch"]
-        optimiser = OPTIMISERS[recipe.optimiser](model.params, recipe.weight_decay)
+        optimiser = _optimiser(model, recipe)
         optimiser.t = progress["t"]
         for name, vector in optimiser.state.items():
             if state[name].shape != vector.shape or not np.isfinite(state[name]).all():
@@ -118,6 +122,8 @@ def resume(
     except (KeyError, TypeError, ValueError) as reason:
         message = f"{path}: its 'training' part cannot be used: {reason!r}"
         raise weights.CheckpointError(message) from None
+    if progress.get("data", data.name) != data.name:
+        raise ValueError(f"{path} was training on the {progress['data']}, not on the {data.name}")
     rows = [row for row in read_log(folder / "log.csv") if row["epoch"] <= epoch]
     return _epochs(model, data, recipe, folder, optimiser, epoch, rows, threads)
 
@@ -143,6 +149,12 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
         return [{name: kind(row[name]) for name, kind in kinds.items()} for row in rows]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} is no log of a training") from None
+
+
+def _optimiser(model: "ViT", recipe: Recipe) -> AdamW | SGD:
+    """The optimiser of what is to be trained: the whole model, or its head."""
+    trained = {"head": model.params["head"]} if recipe.freeze else model.params
+    return OPTIMISERS[recipe.optimiser](trained, recipe.weight_decay)
 
 
 def _epochs(
@@ -173,7 +185,7 @@ def _epochs(
             row = dict(zip(COLUMNS, [epoch, optimiser.t, rate, loss, *score, seconds], strict=True))
             log.writerow(row)
             file.flush()
-            _save(folder, model, optimiser, recipe, epoch)
+            _save(folder, model, optimiser, recipe, data, epoch)
             line = f"loss {loss:.4f}, held out {score.loss:.4f}, accuracy {score.accuracy:.2%}"
             bar.set_postfix_str(line, refresh=False)
             bar.update()
@@ -217,6 +229,7 @@ def _one_epoch(
             seed=(recipe.seed, step),
             shards=min(recipe.shards, len(chosen)),
             threads=threads,
+            freeze=recipe.freeze,
         )
         _must_be_finite(loss, "loss", epoch, recipe)
         if recipe.clip:
@@ -234,10 +247,16 @@ def _must_be_finite(loss: float, which: str, epoch: int, recipe: Recipe) -> None
 
 
 def _save(
-    folder: Path, model: "ViT", optimiser: AdamW | SGD, recipe: Recipe, epoch: int
+    folder: Path,
+    model: "ViT",
+    optimiser: AdamW | SGD,
+    recipe: Recipe,
+    data: Dataset,
+    epoch: int,
 ) -> None:
     training: dict[str, Array] = {}
     if epoch < recipe.epochs:
         progress = {"epoch": epoch, "t": optimiser.t, "recipe": dataclasses.asdict(recipe)}
+        progress["data"] = data.name
         training = {"progress": np.array(json.dumps(progress)), **optimiser.state}
     weights.save(folder / "model.npz", model.config, model.params, training)

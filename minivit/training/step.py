@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays import Array, to_host
+from ..arrays import Array, Pullback, to_host
 from ..layers import cross_entropy
-from ..models import vit
+from ..models import ViTConfig, represent, vit
+from ..models.vit import head
 from ..shards import cut, map_shards
 from ..tree import Tree, flatten, pack
 
@@ -29,6 +30,7 @@ def loss_and_gradients(
     seed: tuple[int, ...] | None = None,
     shards: int | None = None,
     threads: int | None = None,
+    freeze: bool = False,
 ) -> tuple[float, Tree]:
     """The batch's mean cross-entropy, in nats, and its gradient by every parameter.
 
@@ -36,11 +38,19 @@ def loss_and_gradients(
 
     `seed` turns dropout on: shard s draws from default_rng([*seed, s]). The batch is cut into
     `shards`, mapped over `threads`; by default as the cache and the cores suggest. Sums go in the
-    order of the shards: the same number of them, the same bits. Raises ValueError or TypeError
-    for images or labels that do not fit the model.
+    order of the shards: the same number of them, the same bits. `freeze` leaves all but the head
+    as it is: the tree is {"head": ...}, no gradient goes further, and nothing is dropped. Raises
+    ValueError or TypeError for images or labels that do not fit the model.
     """
     loss, tree, _ = packed_gradients(
-        model, images, labels, smoothing=smoothing, seed=seed, shards=shards, threads=threads
+        model,
+        images,
+        labels,
+        smoothing=smoothing,
+        seed=seed,
+        shards=shards,
+        threads=threads,
+        freeze=freeze,
     )
     return loss, tree
 
@@ -54,8 +64,10 @@ def packed_gradients(
     seed: tuple[int, ...] | None = None,
     shards: int | None = None,
     threads: int | None = None,
+    freeze: bool = False,
 ) -> tuple[float, Tree, Array]:
     """As `loss_and_gradients`, and the vector that all the gradients are views of."""
+    must_classify(model)
     images = model.prepare(images)
     B = len(images)
     if not hasattr(labels, "dtype"):
@@ -65,10 +77,12 @@ def packed_gradients(
     if len(labels) != B:
         raise ValueError(f"{B} images, but {len(labels)} labels")
 
+    forward = head_alone if freeze else vit
+
     def of_shard(numbered: tuple[int, slice]) -> tuple[Array, Tree]:
         s, part = numbered
         generator = None if seed is None else np.random.default_rng([*seed, s])
-        logits, model_back = vit(images[part], model.params, model.config, generator)
+        logits, model_back = forward(images[part], model.params, model.config, generator)
         loss, loss_back = cross_entropy(logits, labels[part], smoothing)
         share = len(logits) / B                               # each image counts 1/B, in any shard
         _, dparams = model_back(loss_back(share))
@@ -84,3 +98,23 @@ def packed_gradients(
             for name, gradient in flatten(dparams).items():
                 total[name] += gradient
     return float(to_host(loss)), tree, vector
+
+
+def head_alone(
+    images: Array, params: Tree, config: ViTConfig, generator: np.random.Generator | None = None
+) -> tuple[Array, Pullback]:
+    """The logits of a frozen body's features, with a pullback that goes no further than these.
+
+    images (B, H, W, C)  ->  logits (B, K); the pullback gives (dfeatures, {"head": ...}). There is
+    no dropout: a body that does not learn is used as in evaluation.
+    """
+    features = represent(images, params, config)              # (B, R), nothing is kept
+    return head(features, {"head": params["head"]})
+
+
+def must_classify(model: "ViT") -> None:
+    """Raise ValueError for a model without a classifier: it has features, but no logits."""
+    if model.config.classes is None:
+        raise ValueError(
+            "the model has no classifier: `minivit.training.for_fine_tuning` puts one on it"
+        )

@@ -1,0 +1,19 @@
+"""The commands of the command line, a file for each. Each returns its exit status."""
+
+from .attention import attention
+from .evaluate import evaluate
+from .exercise import exercise
+from .gradcheck import gradcheck
+from .predict import predict
+from .train import train
+
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "attention": attention,
+    "gradcheck": gradcheck,
+    "exercise": exercise,
+}
+
+__all__ = ["COMMANDS"]
