@@ -797,6 +797,13 @@ def test_a_preprocessor_config_json_that_cannot_be_is_refused(tmp_path, text):
     folder = folder_of(tmp_path, SETTINGS)
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
     refusal(lambda: ViT.load(folder), str(folder / "preprocessor_config.json"), "cannot be used")
+    assert ViT.load(folder, preprocessing="timm").config.preprocessing == "timm"
+
+
+def test_an_unknown_way_of_resizing_is_refused_even_where_nothing_is_resized(tmp_path):
+    tiny().save(tmp_path / "model.npz")
+    with pytest.raises(ValueError, match="unknown resize 'nearest': choose aligned, bilinear"):
+        ViT.load(tmp_path / "model.npz", resize="nearest")
 
 
 def test_a_folder_without_weights(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import Array, array_module
 from ..layers import add_positions_sincos2d
 from ..models import ViTConfig
-from ..resampling import resampling_matrix
+from ..resampling import METHODS, resampling_matrix
 from ..tree import Tree
 from . import huggingface
 from .checkpoint import config_from, is_own, own_model, save, to_json
@@ -44,6 +44,8 @@ def load(
     unknown = fields.keys() - {field.name for field in dataclasses.fields(ViTConfig)}
     if unknown:
         raise TypeError(f"unknown field {sorted(unknown)[0]!r}: those of ViTConfig can be given")
+    if resize not in METHODS:
+        raise ValueError(f"unknown resize {resize!r}: choose {', '.join(METHODS)}")
     path = Path(path)
     if path.is_dir():
         path = path_in(path)
@@ -73,15 +75,20 @@ def foreign_model(
         if config.positions in UNLEARNED:
             file.places.pop(("positions/table", 0), None)     # for others: here it is made anew
     else:
-        said = said_beside(path) if layout == "huggingface" else {}
+        said = said_beside(path, fields) if layout == "huggingface" else {}
         config = config_of(file, said, fields, image_size)
     return config, file.tree(config)
 
 
-def said_beside(path: Path) -> dict[str, Any]:
-    """The fields of ViTConfig that Hugging Face keeps in two files beside the weights."""
+def said_beside(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ViTConfig that Hugging Face keeps in two files beside the weights.
+
+    The second is not asked for what the caller has said, among `fields`.
+    """
     said = {}
-    parts = {CONFIG: huggingface.settings, PROCESSOR: huggingface.preprocessing}
+    parts = {CONFIG: huggingface.settings}
+    if "preprocessing" not in fields:
+        parts[PROCESSOR] = huggingface.preprocessing
     for name, fields_of in parts.items():
         beside = path.with_name(name)
         if beside.is_file():
