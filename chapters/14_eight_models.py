@@ -98,7 +98,7 @@ def attend_e(q, k, v, bias=None, watch=None):                 # q has been divid
     return y, pullback
 
 # %%
-def softmax_g(x):
+def softmax_g(x, out=None):
     p, _ = layers.softmax(x)
     return p, lambda dp: p * (1 - p) * dp
 

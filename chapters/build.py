@@ -8,6 +8,9 @@ A chapter is a script in Jupytext's percent format. Its page, chapters/pages/NN_
 text, its code, and below each code cell what that cell printed. The equations are collected from
 the docstrings of minivit and from the chapters, wherever one says "Equation 5" or "Equations 5 to
 7". `tests/test_chapters.py` finds what is stale. Needs jupytext: `pip install -e .[book]`.
+
+A chapter with cells that begin `if FILE:` shows a real model there, one that does not come along.
+Its page is made only where the environment variable MINIVIT_WEIGHTS names that model's file.
 """
 
 import argparse
@@ -31,6 +34,8 @@ PAGES, README = CHAPTERS / "pages", CHAPTERS / "README.md"
 BEGIN, END = "<!-- equations: made by chapters/build.py -->", "<!-- end of the equations -->"
 LABEL = re.compile(r"\b(?:Equations?|Eqs?\.) (\d(?!\d)(?:(?:, | and | to )\d(?!\d))*)")
 EQUATIONS = range(1, 9)
+WEIGHTS = "MINIVIT_WEIGHTS"
+OF_A_FILE = re.compile(r"^if FILE:", re.MULTILINE)
 
 
 class ChapterError(Exception):
@@ -50,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     by_number = {path.stem.partition("_")[0]: path for path in chapters(CHAPTERS)}
     if unknown := set(args.chapters) - set(by_number):
         parser.error(f"no chapter {', '.join(sorted(unknown))}: choose from {' '.join(by_number)}")
+    wanted = [] if args.equations else args.chapters or by_number
+    for number in wanted:
+        if asks_for_a_file(by_number[number]) and not os.environ.get(WEIGHTS):
+            sys.exit(f"chapter {number} shows a real model: let {WEIGHTS} name its file")
     PAGES.mkdir(exist_ok=True)
-    for number in [] if args.equations else args.chapters or by_number:
+    for number in wanted:
         path = by_number[number]
         try:
             (PAGES / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
@@ -62,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def chapters(folder: Path) -> list[Path]:
-    """The book in its order: the files named 00_... to 14_..., then A_..."""
+    """The book in its order: the files named 00_... to 16_..., then A_..."""
     return sorted(path for path in folder.glob("*.py") if re.match(r"(\d\d|[A-Z])_", path.name))
 
 
@@ -74,6 +83,11 @@ def cells(text: str) -> list[Any]:
 def title(path: Path) -> str:
     """What stands in a chapter's first heading: "4. Layer norm"."""
     return re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
+def asks_for_a_file(path: Path) -> bool:
+    """Whether some of a chapter's cells have nothing to say without a real model's file."""
+    return bool(OF_A_FILE.search(path.read_text(encoding="utf-8")))
 
 
 def run(path: Path) -> list[str] | str:

@@ -69,7 +69,8 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 @pytest.mark.parametrize("family", PREPROCESSINGS)
 def test_black_and_white_are_shifted_and_scaled(family):
     how = preprocessing_of(family, (4, 4))
-    mean, deviation = np.array(IMAGENET if family in ("dino", "imagenet") else ([0.5] * 3, [0.5] * 3))
+    own = family in ("dino", "imagenet")
+    mean, deviation = np.array(IMAGENET if own else ([0.5] * 3, [0.5] * 3))
     for value in (0, 51, 255):
         image = prepare(Image.new("RGB", (9, 7), (value, value, value)), (4, 4), how)
         assert image.shape == (4, 4, 3)

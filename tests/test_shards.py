@@ -313,7 +313,7 @@ from resource import RUSAGE_SELF, getrusage
 from minivit.shards import map_shards
 
 def shard(_):
-    arrays = [np.ones(3 << 20, np.float32) for _ in range(4)]  # 12 MB each
+    arrays = [np.ones(3 << 20, np.float32) for _ in range(8)]  # 12 MB each
 
 faults = []
 for _ in range(4):

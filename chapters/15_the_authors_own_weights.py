@@ -1,0 +1,250 @@
+# %% [markdown]
+# # 15. The authors' own weights
+#
+# The authors put their trained models on the web: each is a .npz file, a zip of arrays with names.
+# Can NumPy alone open one, and does it give the same answer here as there? Take Equation 5:
+#
+# $$ [q, k, v] = z U_{qkv}, \qquad U_{qkv} ∈ ℝ^{D × 3D} \qquad (5) $$
+#
+# No such file has a $U_{qkv}$. It has three arrays of three axes each, and no word about what
+# belongs where. In how many ways can one misread it, and what does each cost?
+
+# %%
+import dataclasses
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import minivit
+from minivit import analysis, data, layers, weights
+from minivit.models import vit
+
+# %% [markdown]
+# ## A list of names
+#
+# To run anywhere, this page first writes such a file itself: the arrays of chapter 13's model, by
+# the authors' names, in their shapes. NumPy lists them; of the four blocks it is enough to see one.
+
+# %%
+model, folder = minivit.ViT.load(data.SCATTERED_MODEL), tempfile.TemporaryDirectory()
+file = Path(folder.name) / "scattered.npz"
+np.savez(file, **weights.export(model.params, model.config, "google"))
+arrays = dict(np.load(file))
+for name, array in arrays.items():
+    if not re.search("block_[1-3]", name):
+        print(f"{name:71} {array.shape}")
+
+# %% [markdown]
+# A dense kernel is (in, out), as here. That of the patches has rows, columns, channels and $D$:
+# with the first three axes joined it is chapter 2's $E$. A block's parts count from 0 to 3 as they
+# were made; in newer files each kind counts by itself (`LayerNorm_1`, `MlpBlock_0`).
+#
+# Attention has $(D, k, D_h)$: from each entry of a token to each entry of each head. In $U_{qkv}$
+# (chapter 7) the columns are all queries, head by head, then all keys, then all values. Here it is
+# in loops. The rest is renaming; of what has more than two axes, all but the last are joined, and
+# so $(k, D_h, D)$ becomes $U_{msa}$.
+
+# %%
+def naive_qkv(query, key, value):                             # (D, k, Dh) each, or biases (k, Dh)
+    *front, k, Dh = query.shape
+    U = np.empty((*front, 3 * k * Dh), query.dtype)           # (D, 3 D), or (3 D,)
+    for part, array in enumerate((query, key, value)):
+        for head in range(k):
+            for i in range(Dh):
+                U[..., (part * k + head) * Dh + i] = array[..., head, i]
+    return U
+
+OURS = {"Transformer/encoderblock_": "blocks/", "MultiHeadDotProductAttention_1": "attention",
+        "LayerNorm_0": "norm1", "LayerNorm_2": "norm2", "Transformer/encoder_norm": "norm",
+        "MlpBlock_3/Dense_0": "mlp/hidden", "MlpBlock_3/Dense_1": "mlp/out", "^emb": "patch_emb",
+        "Transformer/posembed_input/pos_embedding": "positions/table", "cls": "class_token"}
+
+# %%
+def by_hand(arrays):
+    flat = {}
+    for name, array in arrays.items():
+        ours = name
+        for words in OURS.items():
+            ours = re.sub(*words, ours)
+        if "query" in name:
+            three = [arrays[name.replace("query", part)] for part in ("query", "key", "value")]
+            flat[ours.replace("query", "qkv")] = naive_qkv(*three)
+        elif not re.search("key|value", name):
+            flat[ours] = array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array
+    flat["class_token"] = flat["class_token"][0]              # (1, D): the batch's axis
+    return minivit.unflatten(flat)
+
+# %% [markdown]
+# `ViT.load` does this for whatever file it meets, and takes the sizes from the shapes: depth,
+# width, heads, patches, classes. 37 positions are a class token and a grid of 6 x 6. What no shape
+# tells, GELU and $ε$, is as the authors have it. All must agree, bit for bit. (Only how positions
+# were first drawn, and photographs brought to the model, is known to neither.)
+
+# %%
+loaded = minivit.ViT.load(file)
+c = loaded.config
+print(f"L = {c.depth}, D = {c.width}, k = {c.heads}, images of {c.image_size}, GELU by {c.gelu}")
+assert dataclasses.replace(c, position_std=0.1, preprocessing="minivit") == model.config
+def bits(tree):
+    return {name: (a.shape, a.dtype, a.tobytes()) for name, a in minivit.flatten(tree).items()}
+assert bits(loaded.params) == bits(by_hand(arrays)) == bits(model.params)
+
+# %% [markdown]
+# ## What a misreading costs
+#
+# A wrong shape is noticed. But $k D_h = D$, and so most mistakes fit. Here are ten, one at a time,
+# on 400 held-out images: how far off is the worst logit, and how many digits are still read?
+# **Guess before you run on.** Which would you overlook?
+
+# %%
+scattered = data.scattered(n=1)                               # of the images for training, one
+images, labels = scattered.held_out_images[:400], scattered.held_out_labels[:400]
+right = model(images)                                         # (400, 10)
+assert np.array_equal(loaded(images), right)
+def swapped(a, b):                                            # one name taken for the other
+    return {n: arrays[n.replace(a, "#").replace(b, a).replace("#", b)] for n in arrays}
+def turned(names, turn):                                      # the same numbers in another order
+    return {n: turn(a).reshape(a.shape) if re.search(names, n) else a for n, a in arrays.items()}
+
+# %%
+wrong = {
+    "ε 1e-12, Hugging Face's, not 1e-6": (arrays, {"norm_eps": 1e-12}),
+    "GELU by erf, timm's, not by tanh": (arrays, {"gelu": "erf"}),
+    "the class token's position is last": (turned("pos_emb", lambda a: np.roll(a, -1, 1)), {}),
+    "the block's two norms swapped": (swapped("LayerNorm_0", "LayerNorm_2"), {}),
+    "8 heads, not 4": (arrays, {"heads": 8}),
+    "patches column by column": (turned("^emb.*kernel", lambda a: a.swapaxes(0, 1)), {}),
+    "query and key swapped": (swapped("query", "key"), {}),
+    "query and value swapped": (swapped("query", "value"), {}),
+    "heads as (D, Dh, k)": (turned("query|key|value", lambda a: a.swapaxes(-1, -2)), {}),
+    "U_msa as (out, in)": (turned("out/kernel", lambda a: a.reshape(64, 64).T), {}),
+}
+
+# %%
+def cost(arrays, fields):
+    logits = minivit.ViT(dataclasses.replace(c, **fields), by_hand(arrays))(images)
+    return abs(logits - right).max(), (logits.argmax(1) == labels).mean()
+costs = {name: cost(*misread) for name, misread in wrong.items()}
+print(f"logits up to {abs(right).max():.1f}; {cost(arrays, {})[1]:.1%} of the digits right")
+for name, (off, accuracy) in costs.items():
+    print(f"{name:34}  off by {off:.2g}, {accuracy:.1%} right")
+(eps, _), (gelu, as_good), *others = costs.values()
+assert 1e-5 < eps < 1e-3 < gelu < 0.05
+assert as_good > 0.85 > max(accuracy for _, accuracy in others)
+
+# %% [markdown]
+# Some leave a model that guesses, some one that might be badly trained; with another GELU or $ε$ it
+# reads as well as before. Accuracy is a blunt tool: compare logits, with the authors' own.
+#
+# ## And back
+#
+# Whoever opens a model may go on training it. `export` renames any tree of its shape, so gradients
+# too. Are those right, *by the numbers in the file*? With all of them in one long vector:
+
+# %%
+def from_file(numbers):
+    parts = np.split(numbers, np.cumsum([a.size for a in arrays.values()])[:-1])
+    theirs = {n: x.reshape(arrays[n].shape) for n, x in zip(arrays, parts, strict=True)}
+    logits, back = vit(images[:1], by_hand(theirs), c)
+    def pullback(dlogits):
+        gradients = weights.export(back(dlogits)[1], c, "google")
+        return np.concatenate([gradients[name].ravel() for name in arrays])
+    return logits, pullback
+numbers = np.concatenate([array.ravel() for array in arrays.values()])
+errors = minivit.gradcheck(from_file, numbers, directions=3)
+print(f"{numbers.size:,} numbers, worst error {errors.worst:.0e}")
+assert errors.worst < 1e-12
+
+# %% [markdown]
+# timm has PyTorch's axes, (out, in), and a `qkv` of 3 D rows; Hugging Face has three matrices. So
+# neither shows the heads. For the usual widths `load` knows them; here it must be told, and of the
+# GELU. Hugging Face writes both into a `config.json` beside the file. And the *hybrid* of section
+# 3.1, which cuts its patches from a ResNet's feature map, has a ResNet in its file:
+
+# %%
+timm, hf = file.with_name("timm.npz"), file.with_name("hf")
+np.savez(timm, **weights.export(model.params, model.config, "timm"))
+model.save(hf, layout="huggingface")                          # a folder
+for one in (minivit.ViT.load(timm, heads=4, gelu="tanh"), minivit.ViT.load(hf)):
+    assert bits(one.params) == bits(model.params)
+    assert abs(one(images) - right).max() < 1e-4              # the sums are taken in another order
+hybrid = minivit.ViT.create("R26+ViT-S/32", image_size=32, depth=1, stem=(1,))   # 1 of 8 units
+for name, array in weights.export(hybrid.params, hybrid.config, "google").items():
+    if re.search("(conv.*|embedding)/kernel", name):
+        print(f"{name:34} {array.shape}")
+
+# %% [markdown]
+# ## A photograph
+#
+# Now a real file: `MINIVIT_WEIGHTS=model.npz python chapters/15_the_authors_own_weights.py` reads
+# yours, and its classes' names from `imagenet_labels.txt` beside it, if that is there. The page was
+# made with a ViT-Ti/16 in timm's names. Nor does a file say how photographs were cut, and in which
+# numbers. Here is Grace Hopper, a portrait that matplotlib has, brought to it in four ways:
+
+# %%
+FILE = os.environ.get("MINIVIT_WEIGHTS")
+if FILE:
+    real, beside = minivit.ViT.load(FILE), Path(FILE).with_name("imagenet_labels.txt")
+    r, theirs = real.config, weights.files.read(FILE)[0]
+    names = data.read_labels(beside, r.classes) if beside.exists() else range(r.classes)
+    print(*(f"{name} {array.shape}" for name, array in list(theirs.items())[:6]), "...", sep="\n")
+    print(f"{len(theirs)} arrays: L = {r.depth}, D = {r.width}, k = {r.heads}; GELU by {r.gelu}")
+else:
+    print("MINIVIT_WEIGHTS names no file. Some are under https://huggingface.co/timm, or, 330 MB,")
+    print("https://storage.googleapis.com/vit_models/imagenet21k+imagenet2012/ViT-B_16-224.npz")
+
+# %%
+if FILE:
+    rules, dino = (data.preprocessing_of(n, r.image_size) for n in (r.preprocessing, "dino"))
+    zero_to_one = dataclasses.replace(rules, mean=(0, 0, 0), deviation=(1, 1, 1))
+    squashed = dataclasses.replace(rules, short_side=None)
+    ways = {r.preprocessing: rules, "squashed": squashed, "[0, 1]": zero_to_one, "dino": dino}
+    views = np.stack([data.read_image(data.portrait(), r.image_size, 3, w) for w in ways.values()])
+    logits = real(views)
+    p, _ = layers.softmax(logits)
+    for name, off, row in zip(ways, abs(logits - logits[0]).max(1), p, strict=True):
+        print(f"{name:10} off by {off:.1f}: {names[row.argmax()]} {row.max():.1%}")
+
+# %%
+if FILE:
+    A, dA = analysis.attention_gradients(real, views[:1])     # (L, 1, k, T, T) each
+    top = [f"{names[i]} {p[0, i]:.1%}" for i in p[0].argsort()[:-6:-1]]
+    print("; ".join(top))
+    path, picture = "figures/15_the_authors_own_weights.png", rules.colours(views[:1])
+    analysis.plot_overlays(picture, A, r.grid, path, top[:1], gradients=dA)
+    for name, looks in {"the portrait": A, "even grey": real.attention(0 * views[:1])}.items():
+        maps = analysis.patch_maps(looks[-1], r.grid)         # (1, k, gh, gw)
+        share = maps[..., [0, 0, -1, -1], [0, -1, 0, -1]].sum() / maps.sum()
+        print(f"{name}: {share:.0%} of the last layer's looks go to the four corners")
+
+# %% [markdown]
+# ![A portrait; over it the rollout, the gradient-weighted map and the last layer's heads. The cap
+# glows, the collar, and the corners](../figures/15_the_authors_own_weights.png)
+#
+# A right answer proves little here too: with colours from 0 to 1 the logits are far off, and the
+# model is surer than before. And the corners? Heads look there when there is nothing to see. (For a
+# picture of yours: `python -m minivit attention photo.jpg --weights FILE`, or `predict`.)
+#
+# ## Yours
+#
+# **Predict.** In every block the heads stand in reverse order in all four arrays of attention. How
+# far off are the logits? And if only query, key and value are reversed?
+
+# %%
+qkv = turned("(query|key|value)/", lambda a: a[..., ::-1, :])
+both = {n: a[::-1] if "out/kernel" in n else a for n, a in qkv.items()}
+for misread in (both, qkv):
+    print("off by {:.4f}, {:.1%} right".format(*cost(misread, {})))
+assert cost(both, {})[0] < 1e-4 < 1 < cost(qkv, {})[0]
+
+# %% [markdown]
+# Heads have no order: Equation 8 adds up what they say, and only the order of that sum has changed.
+#
+# **Write.** `dense_general(x, kernel, bias)`: all heads' queries by the authors' kernel as it is,
+# $(D, k, D_h)$, and its pullback. `python -m minivit exercise 15 --start` puts a frame into
+# `exercises/`; `python -m minivit exercise 15` grades it; `--hint` helps.
+#
+# **Take away.** A block: `del model.params["blocks"][i]`, or of `real`'s. Which is missed least?
