@@ -54,7 +54,7 @@ def expected(x: Array, kernel: Array, bias: Array) -> Array:
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
     """Inputs to grade it on."""
-    sizes = [((2, 3, 4), 3, 2), ((1, 2, 3), 2, 5)]
+    sizes = [((2, 5, 4), 3, 2), ((1, 4, 3), 2, 5)]            # (B, T, D), k, Dh: T is not k
     return [
         (rng.normal(size=shape), rng.normal(size=(shape[-1], k, Dh)), rng.normal(size=(k, Dh)))
         for shape, k, Dh in sizes

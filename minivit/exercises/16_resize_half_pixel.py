@@ -1,10 +1,11 @@
 """Positions for another grid, by where the patches' centres lie.
 
-    new[i, j] = Σ_rc  max(0, 1 - |y - r|) · max(0, 1 - |x - c|) · old[r, c]
+    new[i, j] = Σ_rc  max(0, 1 - |u - r|) · max(0, 1 - |v - c|) · old[r, c]
 
-Patch i of g' has its centre at (i + 1/2) / g' of the side, and on the old grid of g that is
-y = (i + 1/2) g / g' - 1/2; likewise x. A centre beyond the outermost old one reads that one: y
-and x are clipped to the old grid. The class token's row, the first of the table, has no place.
+Row i of g' has its centre at (i + 1/2) / g' of the side, and on the old grid of g rows that is
+u = (i + 1/2) g / g' - 1/2; likewise v for column j. A centre beyond the outermost old one reads
+that one: u is clipped to 0 ... g - 1. The class token's row, the first of the table, has no place
+and stays as it is.
 """
 
 import numpy as np
@@ -56,10 +57,10 @@ def expected(table: Array, old_grid: tuple[int, int], new_grid: tuple[int, int])
     resized = np.zeros((1 + h * w, table.shape[-1]))
     resized[0] = table[0]
     for i, j in np.ndindex(h, w):
-        y = min(max((i + 0.5) * gh / h - 0.5, 0), gh - 1)
-        x = min(max((j + 0.5) * gw / w - 0.5, 0), gw - 1)
+        u = min(max((i + 0.5) * gh / h - 0.5, 0), gh - 1)
+        v = min(max((j + 0.5) * gw / w - 0.5, 0), gw - 1)
         for r, c in np.ndindex(gh, gw):
-            weight = max(0, 1 - abs(y - r)) * max(0, 1 - abs(x - c))
+            weight = max(0, 1 - abs(u - r)) * max(0, 1 - abs(v - c))
             resized[1 + i * w + j] += weight * table[1 + r * gw + c]
     return resized
 
