@@ -55,7 +55,8 @@ class ViT:
         Whose it is, and how large, its names and shapes tell; what they do not can be given:
         `heads`, `gelu`, `norm_eps` or any field of ViTConfig. For an image_size other than the
         file's, (height, width) or one number, the positions are resized by the method `resize`
-        of `minivit.resampling` (section 3.2).
+        of `minivit.resampling` (section 3.2). Where the file does not tell its own size but has
+        as many positions as the image_size has patches, it is taken to be the file's.
 
         Raises FileNotFoundError, or ValueError (a `weights.CheckpointError` where the file is not
         whole and right) in one line that names the file and the array.

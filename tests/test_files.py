@@ -452,7 +452,8 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, ending):
     message = refusal(path)
     assert not target.exists()
     if ending not in ENDINGS:
-        assert f"torch.load('model{ending}', weights_only=True), 'model.safetensors'" in message
+        assert f"torch.load('{path}', weights_only=True)" in message
+        assert f"s.save_file(t.get('model', t), '{path.with_suffix('.safetensors')}')" in message
         assert message.startswith(f"{path} is pickled, and so can run code: convert it where")
 
 

@@ -779,25 +779,54 @@ def test_a_config_json_that_is_no_text_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mean", "expected"),
-    [([0.5, 0.5, 0.5], "huggingface"), ([0.485, 0.456, 0.406], "imagenet"), (None, "huggingface")],
+    ("processor", "expected"),
+    [
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "huggingface"),
+        ({"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "imagenet"),
+        ({"size": 224}, "huggingface"),
+    ],
 )
-def test_a_preprocessor_config_json_tells_the_preprocessing(tmp_path, mean, expected):
+def test_a_preprocessor_config_json_tells_the_preprocessing(tmp_path, processor, expected):
     folder = folder_of(tmp_path, SETTINGS)
-    processor = {"image_mean": mean} if mean else {"size": 224}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
     assert ViT.load(folder).config.preprocessing == expected
     assert ViT.load(folder, preprocessing="google").config.preprocessing == "google"
 
 
 @pytest.mark.parametrize(
-    "text", ['{"image_mean": [0.1, 0.2, 0.3]}', '{"image_mean": "x"}', '{"image_mean": [1', "[]"]
-)
+    "text",
+    [
+        '{"image_mean": [0.1, 0.2, 0.3]}', '{"image_std": [0.2, 0.2, 0.2]}', '{"image_mean": "x"}',
+        '{"do_normalize": false}', '{"do_rescale": false}', '{"image_mean": [1', "[]",
+    ],
+)  # fmt: skip
 def test_a_preprocessor_config_json_that_cannot_be_is_refused(tmp_path, text):
     folder = folder_of(tmp_path, SETTINGS)
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
     refusal(lambda: ViT.load(folder), str(folder / "preprocessor_config.json"), "cannot be used")
     assert ViT.load(folder, preprocessing="timm").config.preprocessing == "timm"
+
+
+def test_a_size_that_a_config_json_says_is_the_files_own(tmp_path):
+    folder = folder_of(tmp_path, SETTINGS)  # 4 x 4 patches; 2 x 8 are as many
+    model, square = ViT.load(folder, image_size=(6, 24)), ViT.load(folder)
+    table = resize_positions(square.params["positions"]["table"], (4, 4), (2, 8))
+    assert np.array_equal(model.params["positions"]["table"], table)
+
+
+def test_a_folder_converted_as_the_refusal_says_opens(tmp_path):
+    folder = folder_of(tmp_path, SETTINGS)
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert ViT.load(folder).config.width == 8  # what was converted counts, whatever lies beside
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"save_file\(.*/model\.safetensors'\)"):
+        ViT.load(folder)
+
+
+def test_weights_in_several_files_are_refused(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="in several files"):
+        ViT.load(tmp_path)
 
 
 def test_an_unknown_way_of_resizing_is_refused_even_where_nothing_is_resized(tmp_path):

@@ -23,8 +23,8 @@ from ..arrays import Array
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 DTYPES = {"BF16": "V2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 CONVERT = (
-    "import torch, safetensors.torch as s; "
-    "s.save_file(torch.load('{0}', weights_only=True), '{1}')"
+    "import torch, safetensors.torch as s; t = torch.load('{0}', weights_only=True); "
+    "s.save_file(t.get('model', t), '{1}')"
 )
 
 
@@ -46,11 +46,13 @@ def read(path: str | Path) -> tuple[dict[str, Array], str | None]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix.lower() in PICKLES:
+        stem = "model" if path.stem == "pytorch_model" else path.stem  # as folders have it
+        command = CONVERT.format(path, path.with_name(stem + ".safetensors"))
         raise CheckpointError(
             f"{path} is pickled, and so can run code: convert it where PyTorch is installed, by "
-            f'python -c "{CONVERT.format(path.name, path.with_suffix(".safetensors").name)}"'
+            f'python -c "{command}"'
         )
-    arrays, config = (_read_safetensors if path.suffix == ".safetensors" else _read_npz)(path)
+    arrays, config = (_read_safetensors if is_safetensors(path) else _read_npz)(path)
     if not arrays:
         raise CheckpointError(f"{path} holds no arrays")
     return {name: widened(array) for name, array in arrays.items()}, config
@@ -64,12 +66,17 @@ def write(path: str | Path, arrays: dict[str, Array], config: str) -> None:
     path = Path(path)
     if path.suffix.lower() in PICKLES:
         raise ValueError(f"{path} is a name for pickles: choose one in .npz or .safetensors")
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         compact = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         metadata = {"format": "pt", "config": config}  # without a format others refuse the file
         write_whole(path, lambda file: _save_safetensors(compact, file.name, metadata))
     else:
         write_whole(path, lambda file: np.savez(file, config=np.array(config), **arrays))
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is of this kind, by its name."""
+    return path.suffix.lower() == ".safetensors"
 
 
 def write_whole(path: Path, fill: Callable[[Any], None]) -> None:
@@ -78,7 +85,16 @@ def write_whole(path: Path, fill: Callable[[Any], None]) -> None:
     Raises OSError if the folder cannot be written.
     """
     try:
-        _write_whole(path, fill)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o666 & ~_umask())
+                os.replace(file.name, path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)  # interrupted after the renaming: it's gone
+                raise
     except OSError as error:  # of the temporary file, which nobody has heard of
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
@@ -96,7 +112,10 @@ def widened(array: Array) -> Array:
 def _read_npz(path: Path) -> tuple[dict[str, Array], str | None]:
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
-            raise CheckpointError(f"{path} is no .npz file, or only the beginning of one")
+            raise CheckpointError(
+                f"{path} is no .npz file, or only the beginning of one"
+                + " (one of the other kind ends in .safetensors)" * (path.suffix != ".npz")
+            )
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as archive:
@@ -172,19 +191,6 @@ def _save_safetensors(arrays: dict[str, Array], name: str, metadata: dict[str, s
         save_file(arrays, name, metadata)
     except safetensors.SafetensorError as reason:  # a full disk, for one
         raise OSError(str(reason)) from None
-
-
-def _write_whole(path: Path, fill: Callable[[Any], None]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)  # interrupted after the renaming: it is gone
-            raise
 
 
 def _umask() -> int:

@@ -13,6 +13,11 @@ from .exchange import FOREIGN
 from .files import CheckpointError
 from .layouts import expressions, names_of, row_of, shape_of, split_number, turned
 
+HINTS = {  # for what some models do without
+    "positions/table": " (if its positions are waves, say positions='sincos2d')",
+    "patch_embedding/bias": " (if its patches have none, say patch_bias=False)",
+}
+
 
 class ForeignFile:
     """The arrays of a file in one of the FOREIGN layouts.
@@ -65,7 +70,8 @@ class ForeignFile:
     def missing(self, ours: str, part: int = 0) -> CheckpointError:
         """The error for one of our leaves, by the name that this file would give it."""
         name = names_of(ours, self.layout, self.spelling)[part]
-        return self.error(f"the array '{self.called(name)}' is missing")
+        hint = HINTS.get(ours, "")
+        return self.error(f"the array '{self.called(name)}' is missing{hint}")
 
     def shapeless(self, ours: str) -> CheckpointError:
         """The error for one of our leaves whose shape does not tell what it has to."""

@@ -57,7 +57,10 @@ HUGGINGFACE = Layout(
 )
 
 HALF = [0.5, 0.5, 0.5]
-MEANS = {"huggingface": HALF, "imagenet": [0.485, 0.456, 0.406]}
+COLOURS = {  # mean and deviation
+    "huggingface": (HALF, HALF),
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}
 ACTIVATIONS = {
     "gelu": "erf", "gelu_python": "erf",
     "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
@@ -85,31 +88,37 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def preprocessing(processor: dict[str, Any]) -> dict[str, Any]:
-    """The field of ViTConfig in a preprocessor_config.json, by its mean colour.
+    """The field of ViTConfig in a preprocessor_config.json, by its mean colour and deviation.
 
-    Raises ValueError for one that no family here has.
+    Raises ValueError for colours that no family here has.
     """
-    mean = processor.get("image_mean", HALF)
-    for family, known in MEANS.items():
-        if np.shape(mean) == (3,) and np.allclose(mean, known, atol=1e-3):
+    scaled = processor.get("do_rescale", True) and processor.get("do_normalize", True)
+    found = [processor.get("image_mean", HALF), processor.get("image_std", HALF)]
+    for family, known in COLOURS.items():
+        if scaled and np.shape(found) == (2, 3) and np.allclose(found, known, atol=1e-3):
             return {"preprocessing": family}
-    raise ValueError(f"image_mean is {mean}: known are {HALF} and ImageNet's {MEANS['imagenet']}")
+    text = f"image_mean {found[0]}, image_std {found[1]}" if scaled else "colours as they are"
+    raise ValueError(f"{text}, which is no preprocessing here: say preprocessing=")
 
 
 def processor_json(config: ViTConfig) -> dict[str, Any]:
-    """The preprocessor_config.json: pictures squashed into the image, their colours scaled."""
+    """The preprocessor_config.json: pictures squashed into the image, their colours scaled.
+
+    It has no word for a crop. What a family crops is squashed there.
+    """
     imagenet = config.preprocessing in ("imagenet", "dino")
+    mean, deviation = COLOURS["imagenet" if imagenet else "huggingface"]
     H, W = config.image_size
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": H, "width": W},
-        "resample": 2,                                        # bilinear
+        "resample": 3 if config.preprocessing in ("timm", "dino") else 2,  # bicubic or bilinear
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": MEANS["imagenet" if imagenet else "huggingface"],
-        "image_std": [0.229, 0.224, 0.225] if imagenet else HALF,
+        "image_mean": mean,
+        "image_std": deviation,
     }
 
 

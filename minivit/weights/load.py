@@ -100,13 +100,18 @@ def said_beside(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def path_in(folder: Path) -> Path:
-    """The file of weights in a folder. Raises FileNotFoundError, CheckpointError for a pickle."""
-    for pickle in folder.iterdir():
-        if pickle.suffix in PICKLES and not (folder / MODEL).exists():
-            return pickle                                     # to be refused, with what to do
-    if not (folder / MODEL).exists():
-        raise FileNotFoundError(f"there is no {MODEL} in {folder}")
-    return folder / MODEL
+    """The file of weights in a folder, or a pickle in its place, to be refused with what to do.
+
+    Raises FileNotFoundError if there is neither.
+    """
+    if (folder / MODEL).exists():
+        return folder / MODEL
+    for path in folder.iterdir():
+        if path.suffix in PICKLES:
+            return path
+    if (folder / f"{MODEL}.index.json").exists():
+        raise FileNotFoundError(f"{folder} has its weights in several files: join them to {MODEL}")
+    raise FileNotFoundError(f"there is no {MODEL} in {folder}")
 
 
 def resized(

@@ -19,15 +19,16 @@ def config_of(
 ) -> ViTConfig:
     """The configuration that names and shapes tell, what a config.json said, and the caller.
 
-    `image_size` counts if it has as many patches as there are positions; where it has not, what
-    config.json said does, and without that they are a square. Raises CheckpointError for what
-    contradicts itself or cannot be told.
+    The images are of the size that config.json said or, without one, of `image_size` if that has
+    as many patches as there are positions; else the patches are a square. Raises CheckpointError
+    for what contradicts itself or cannot be told.
     """
     told = told_by(file)
     for name, value in said.items():
         if name in told and told[name] != value:
             raise file.error(f"config.json says {name} is {value}, the arrays say {told[name]}")
-    fields = {"heads": HEADS.get(told["width"])} | file.layout.settings | said | told | fields
+    usual = {"heads": HEADS.get(told["width"])}
+    fields = usual | file.layout.settings | said | told | fields  # whoever knows better comes later
     if fields["heads"] is None:
         raise file.error(
             f"its arrays do not tell how many heads share a width of {told['width']}: say heads="
@@ -86,7 +87,7 @@ def image_size_of(
     said: int | list[int] | None,
 ) -> int | tuple[int, int] | list[int]:
     """The image whose patches are as many as the positions; `config` has all but its size."""
-    sizes = [size for size in (wanted, said) if size is not None]
+    sizes = [size for size in (said, wanted) if size is not None]
     if not file.has("positions/table"):
         if config.positions == "1d":
             raise file.missing("positions/table")
@@ -105,7 +106,8 @@ def image_size_of(
     if said is not None:
         raise file.error(f"config.json says image_size is {said}, '{name}' has {N} patches")
     if not is_square(N):
-        raise file.error(f"'{name}' has {N} patches, not a square: say image_size=(height, width)")
+        which = "the file's own image_size" if wanted is not None else "image_size"
+        raise file.error(f"'{name}' has {N} patches, not a square: say {which}=(height, width)")
     return math.isqrt(N) * config.stride
 
 
