@@ -9,6 +9,13 @@ from .commands.arguments import fail
 from .commands.train import INTERRUPTED
 from .options import build_parser
 
+LESS_MEMORY = {  # what needs less
+    "train": ": a smaller --batch or more --shards need less",
+    "evaluate": ": a smaller --image-size needs less",
+    "predict": ": fewer images at a time, or a smaller --image-size, need less",
+    "attention": ": fewer images at a time, or a smaller --image-size, need less",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 after a failure, 2 for bad usage."""
@@ -27,6 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}")
     except MemoryError:
-        return fail("out of memory: a smaller --batch or more --shards need less")
+        return fail("out of memory" + LESS_MEMORY.get(args.command, ""))
     except (ValueError, TypeError, FloatingPointError) as error:
         return fail(str(error))

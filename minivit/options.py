@@ -24,7 +24,8 @@ PRESETS = {  # for each data set the model and what its recipe has of its own
 }
 _TUNING = dataclasses.asdict(training.FINE_TUNING)
 TUNING = {"digits": _TUNING, "scattered": _TUNING | {"epochs": 1, "warmup": 0.1}}  # with --from
-OF_A_FILE = ("image_size", "heads", "gelu", "norm_eps", "dropout")  # what --from leaves open
+READING = ("image_size", "resize", "heads", "positions", "gelu", "norm_eps", "preprocessing")
+OF_A_FILE = (*READING, "dropout")  # what --from leaves open
 WEIGHTS = Path("runs/digits/model.npz")
 
 
@@ -61,7 +62,7 @@ def _train(commands: Any) -> None:
     add("--data", choices=list(PRESETS), default="digits", help=text)
     text = "where to write (runs/ and the data's name, with --from runs/NAME-tuned)"
     add("--out", type=Path, metavar="FOLDER", help=text)
-    text = "fine-tune the model of this file, under a new head: minivit's or anyone's weights"
+    text = "fine-tune a model under a new head: minivit's or anyone's, a file or a folder"
     add("--from", dest="origin", type=Path, metavar="FILE", help=text)
     go = sub.add_mutually_exclusive_group()
     go.add_argument("--resume", action="store_true", help="go on with the training in --out")
@@ -70,7 +71,7 @@ def _train(commands: Any) -> None:
 
     config = ViTConfig(**DIGITS)
     text = f"for scattered: {_own(SCATTERED, DIGITS)}\nwith --from, the file's; what can be said"
-    text += f" is {', '.join(name.replace('_', '-') for name in OF_A_FILE)}"
+    text += f" is {', '.join(_option(name).removeprefix('--') for name in OF_A_FILE)}"
     model = sub.add_argument_group("the model", text)
     text = "pixels of an image, to which the data's are resized (8)"
     model.add_argument("--image-size", type=_size, metavar="N|HxW", help=text)
@@ -87,6 +88,8 @@ def _train(commands: Any) -> None:
     _field(model, config, "norm_eps", float, "in the layer norms")
     _field(model, config, "dropout", float, "rate")
     _field(model, config, "position_std", float, "deviation of learned positions at first")
+    text = f"{config.preprocessing}; DINO's and DeiT's files look like timm's"
+    _preprocess(model.add_argument, text)
 
     recipe = training.Recipe()
     text = f"for scattered: {_own(PRESETS['scattered'][1])}\nwith --from: "
@@ -120,8 +123,7 @@ def _evaluate(commands: Any) -> None:
         ],
     )  # fmt: skip
     add = sub.add_argument
-    text = "the images, resized to those that the model takes (those that fit)"
-    add("--data", choices=list(PRESETS), help=text)
+    _data(add)
     text = "fit a linear model to the features of N images a class; means of three draws"
     add("--shots", type=_positive, nargs="+", metavar="N", help=text)
     _weights(sub)
@@ -156,16 +158,20 @@ def _attention(commands: Any) -> None:
             "attention --kind gradients --layer 1", "attention --kind positions",
             "attention --weights runs/digits/model.npz digit.png",
             "attention photo.jpg --weights vit.npz --labels imagenet.txt",
+            "attention --data digits --weights runs/digits-tuned/model.npz",
         ],
     )  # fmt: skip
     sub.description += "\n\n" + "\n".join(f"  {kind:10} {KINDS[kind]}" for kind in KINDS)
     sub.description += (
-        "\n\nFor scattered digits, maps and gradients also tell how much of three maps lies on the"
-        "\ndigit: the rollout, the gradient-weighted one, and the sum that is not rolled out."
+        "\n\nFor scattered digits, if not resized, maps and gradients also tell how much of three"
+        "\nmaps lies on the digit: the rollout, the gradient-weighted one, and the sum that is not"
+        "\nrolled out."
     )
     add = sub.add_argument
-    text = "files; without any, held-out digits, or for a model of photographs a portrait"
+    text = "files; without any, held-out images of --data, of the digits that fit, or for a model"
+    text += " of photographs a portrait"
     add("images", nargs="*", type=Path, metavar="IMAGE", help=text)
+    _data(add)
     add("--kind", choices=list(KINDS), default="maps", metavar="KIND", help="see above (maps)")
     add("--layer", type=int, metavar="L", help="from 1, or from -1 for the last (-1)")
     out = Path("attention.png")
@@ -218,11 +224,16 @@ def _command(
 
 def _field(group: Any, defaults: Any, name: str, kind: Callable[[str], Any], text: str) -> None:
     text = f"{text} ({getattr(defaults, name)})"
-    group.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X", help=text)
+    group.add_argument(_option(name), type=kind, metavar="X", help=text)
 
 
 def _choice(group: Any, defaults: Any, name: str, choices: Any) -> None:
     group.add_argument(f"--{name}", choices=list(choices), help=f"({getattr(defaults, name)})")
+
+
+def _option(name: str) -> str:
+    """The option that sets a field."""
+    return "--preprocess" if name == "preprocessing" else "--" + name.replace("_", "-")
 
 
 def _own(fields: dict[str, Any], others: dict[str, Any] | None = None) -> str:
@@ -234,7 +245,7 @@ def _own(fields: dict[str, Any], others: dict[str, Any] | None = None) -> str:
 def _weights(
     sub: argparse.ArgumentParser, default: Path = WEIGHTS, name: str = str(WEIGHTS)
 ) -> None:
-    text = f"a checkpoint ({name})"
+    text = f"the model, minivit's or anyone's: a file or a folder ({name})"
     sub.add_argument("--weights", type=Path, default=default, metavar="FILE", help=text)
 
 
@@ -242,8 +253,6 @@ def _photographs(sub: argparse.ArgumentParser) -> None:
     """How image files become images, and what their classes are called."""
     add = sub.add_argument_group("image files").add_argument
     add("--labels", type=Path, metavar="FILE", help="the names of the classes, one on each line")
-    text = "how they are brought to the model (as its weights tell)"
-    add("--preprocess", dest="preprocessing", choices=list(PREPROCESSINGS), help=text)
     text = "scale their short side to N pixels, then cut out the middle"
     add("--short-side", type=_positive, metavar="N", help=text)
     text = "for dark ink on white paper: the digits are light on dark"
@@ -253,12 +262,17 @@ def _photographs(sub: argparse.ArgumentParser) -> None:
 def _reading(sub: argparse.ArgumentParser) -> None:
     """What the names and shapes in a file of weights do not tell, or should be otherwise."""
     add = sub.add_argument_group("reading the weights").add_argument
-    text = "pixels of an image: positions are resized (the file's)"
+    text = "pixels of an image (the file's): positions are resized, but where a bare file has just"
+    text += " as many as the size has patches, they are taken as they are"
     add("--image-size", type=_size, metavar="N|HxW", help=text)
     _resize(add)
-    add("--heads", type=_positive, metavar="N", help="of each attention, k (64 wide)")
+    text = "of each attention, k (as the file or a usual width tells)"
+    add("--heads", type=_positive, metavar="N", help=text)
+    text = "for a file without a table: sincos2d for big_vision's (as its origin has it)"
+    add("--positions", choices=list(POSITIONS), help=text)
     add("--gelu", choices=list(GELUS), help="(as the file's origin has it)")
     add("--norm-eps", type=float, metavar="X", help="in the layer norms (as its origin has it)")
+    _preprocess(add, "as the file's origin has it; DINO's and DeiT's look like timm's")
 
 
 def _resize(add: Callable[..., Any]) -> None:
@@ -266,14 +280,26 @@ def _resize(add: Callable[..., Any]) -> None:
     add("--resize", choices=choices, help="the method for positions (aligned, as the authors do)")
 
 
+def _preprocess(add: Callable[..., Any], default: str) -> None:
+    text = f"how pictures are brought to it, and the colours of a data set ({default})"
+    add("--preprocess", dest="preprocessing", choices=list(PREPROCESSINGS), help=text)
+
+
+def _data(add: Callable[..., Any]) -> None:
+    text = "the images, resized to those that the model takes (those that fit)"
+    add("--data", choices=list(PRESETS), help=text)
+
+
 def _size(text: str) -> int | tuple[int, int]:
-    sides = [_positive(side) for side in text.split("x")]
-    if len(sides) > 2:
+    sides = text.split("x")
+    if len(sides) > 2 or (len(sides) == 2 and not all(sides)):
         raise argparse.ArgumentTypeError(f"is one number, or height and width as HxW, not {text}")
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+    height, width = _positive(sides[0]), _positive(sides[-1])
+    return height if len(sides) == 1 else (height, width)
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
+        text = text or "nothing"
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text}")
     return int(text)

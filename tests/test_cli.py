@@ -136,7 +136,7 @@ def test_train_leaves_four_files_and_prints_both_accuracies(trained):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     (row,) = read_log(folder / "log.csv")
     lines = result.out.splitlines()
-    assert "1,437 images to train on, 360 held out" in lines[0]
+    assert lines[0].endswith(" parameters; 1,437 images of 8 x 8 to train on, 360 held out")
     size = sum(leaf.size for leaf in flatten(ViT.load(folder / "model.npz").params).values())
     assert lines[0].startswith(f"{size:,} parameters; ")
     assert lines[1].startswith(f"{row['held_out_accuracy']:.2%} of the held-out images right")
@@ -207,7 +207,7 @@ def another(name, choices):
 
 
 GIVEN = {  # every option of a model and of a recipe, away from its default
-    "image_size": (16, 24), "norm_eps": 0.0078125, "freeze": True,
+    "image_size": (16, 24), "norm_eps": 0.0078125, "preprocessing": "dino", "freeze": True,
     "patch_size": 8, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20,
     "positions": another("positions", ["1d", "2d"]), "position_std": 0.515625,
     "pooling": another("pooling", ["class", "mean"]), "hidden_head": 7,
@@ -217,6 +217,11 @@ GIVEN = {  # every option of a model and of a recipe, away from its default
     "weight_decay": 0.234375, "clip": 0.765625, "smoothing": 0.296875, "shift": 3, "seed": 91,
     "shards": 5,
 }  # fmt: skip
+
+
+def option_of(name):
+    """What sets a field."""
+    return "--preprocess" if name == "preprocessing" else f"--{name.replace('_', '-')}"
 
 
 @pytest.fixture
@@ -235,7 +240,7 @@ def called(monkeypatch):
 def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
     written = GIVEN | {"image_size": "16x24"}
     options = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        option_of(name) + ("" if value is True else f"={value}")
         for name, value in written.items()
     ]
     assert run("train", *options, "--threads", 3, "--out", tmp_path).status == 0
@@ -326,6 +331,41 @@ def test_resume_goes_on_to_the_end(unfinished, quick):
     assert [line[:9] for line in result.err.splitlines()] == ["epoch 2/3", "epoch 3/3"]
     result = run("train", "--resume", "--out", unfinished)
     assert failed(result, unfinished / "model.npz", "fully trained")
+
+
+@pytest.mark.parametrize("figure", ["plot_curves", "draw_held_out"])
+def test_a_stop_before_the_figures_are_drawn_is_made_good(tmp_path, monkeypatch, quick, figure):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    for _ in range(2):                                        # over the figures of the one before
+        with monkeypatch.context() as patch:
+            patch.setattr(analysis, figure, stop)
+            result = run(*TRAIN, "--out", tmp_path)
+        where = tmp_path / "model.npz"
+        assert result.status == 130
+        last = f"stopped: {where} is fully trained; --resume draws its figures"
+        assert result.err.splitlines()[-1] == last
+        assert not (tmp_path / "attention.png").exists()
+        before = {name: (tmp_path / name).read_bytes() for name in ("model.npz", "log.csv")}
+        result = run("train", "--resume", "--out", tmp_path)
+        assert (result.status, result.err) == (0, "")
+        lines = result.out.splitlines()
+        assert lines[1] == f"{where} is fully trained: only its figures are drawn"
+        assert lines[-1] == f"in {tmp_path}: model.npz, log.csv, curves.png, attention.png"
+        assert sorted(path.name for path in tmp_path.iterdir()) == OUTPUTS
+        assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    assert failed(run("train", "--resume", "--out", tmp_path), where, "fully trained")
+
+
+def test_missing_figures_are_not_drawn_of_other_data(tmp_path, monkeypatch, quick):
+    few = data.scattered(n=10, held_out=300)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
+    assert run(*TRAIN, "--epochs", 4, "--rate", 0.01, "--out", tmp_path).status == 0
+    (tmp_path / "curves.png").unlink()
+    result = run("train", "--resume", "--data", "scattered", "--out", tmp_path)
+    assert failed(result, tmp_path / "log.csv", "of other images than the scattered digits")
+    assert not (tmp_path / "curves.png").exists()
 
 
 def test_an_unfinished_training_is_not_dropped_unasked(unfinished, quick):
@@ -433,6 +473,66 @@ def test_positions_are_resized_by_the_method_asked_for(called, origin):
     assert np.array_equal(aligned[0], bicubic[0])
 
 
+def without_a_table(path):
+    """A file as big_vision's are once renamed: its positions are waves, and no array of it."""
+    model = moved(positions="sincos2d", image_size=16, channels=3)
+    model.save(path, layout="timm")
+    with np.load(path) as archive:
+        arrays = {n: a for n, a in archive.items() if n not in ("config", "pos_embed")}
+    np.savez(path, **arrays)
+    return model
+
+
+def test_a_file_without_a_table_is_read_if_one_says_what_its_positions_are(
+    tmp_path, monkeypatch, called
+):
+    path, expected = tmp_path / "waves.npz", without_a_table(tmp_path / "waves.npz")
+    words = ["--image-size", 16, "--heads", 2, "--gelu", "tanh"]
+    assert failed(run("evaluate", "--data", "digits", "--weights", path, *words), "'pos_embed'")
+    words += ["--positions", "sincos2d"]
+    assert run("train", "--from", path, *words).status == 0
+    ((model, *_),) = called
+    assert model.config.positions == "sincos2d"
+    assert "positions" not in model.params
+    d = data.fit(data.digits(), (16, 16), 3)
+    loss = training.evaluate(expected, d.held_out_images, d.held_out_labels).loss
+    for option in ([], ["--preprocess", "minivit"]):
+        result = run("evaluate", "--data", "digits", "--weights", path, *words, *option)
+        assert result.out.splitlines()[1] == f"cross-entropy {loss:.4f} nats"
+    with monkeypatch.context() as patch:
+        _, model = read_as(patch, "--weights", path, *words)
+        assert model.config.positions == "sincos2d"
+    out = tmp_path / "figure.png"
+    assert run("attention", "--weights", path, *words, "--out", out).status == 0
+
+
+def test_the_colours_of_a_data_set_are_those_asked_for(tmp_path, monkeypatch):
+    path, seen = tmp_path / "like-timm.npz", []
+    model = moved(image_size=16, channels=3, preprocessing="timm")
+    model.save(path)
+    monkeypatch.setattr(training, "train", lambda model, d, *_, **__: seen.append((model, d)))
+    monkeypatch.setattr(import_module("minivit.commands.train"), "report", lambda *args: None)
+    assert run("train", "--from", path, "--preprocess", "dino", "--out", tmp_path).status == 0
+    ((tuned, fitted),) = seen
+    assert tuned.config.preprocessing == "dino"
+    d = data.fit(data.digits(), (16, 16), 3, "dino")
+    assert np.array_equal(fitted.images[:9], d.images[:9])
+    loss = training.evaluate(model, d.held_out_images, d.held_out_labels).loss
+    words = ["evaluate", "--data", "digits", "--weights", path]
+    result = run(*words, "--preprocess", "dino")
+    assert result.out.splitlines()[1] == f"cross-entropy {loss:.4f} nats"
+    assert run(*words).out != result.out
+
+
+def test_fine_tuning_tells_how_much_is_trained_on_images_of_which_size(called, origin):
+    words = ["train", "--from", origin[0], "--image-size", "12x16"]
+    images = "1,437 images of 12 x 16 to train on, 360 held out\n"
+    assert run(*words).out.endswith(f" parameters; {images}")
+    result = run(*words, "--freeze")
+    size = sum(leaf.size for leaf in flatten(called[1][0].params).values())
+    assert result.out == f"{size:,} parameters, 170 of them trained; {images}"
+
+
 @pytest.mark.parametrize("freeze", [[], ["--freeze"]], ids=["all", "head"])
 def test_fine_tuning_on_larger_coloured_images_ends_with_figures_and_a_model(
     tmp_path, quick, freeze
@@ -516,7 +616,7 @@ def test_a_model_of_other_classes_or_none_is_evaluated_by_few_shots_alone(tmp_pa
     path = tmp_path / "other.npz"
     model = moved(classes=classes)
     model.save(path)
-    what = "has no classifier" if classes is None else "knows 5 classes"
+    what = "has no classifier for their 10" if classes is None else "knows 5 classes, not their 10"
     assert failed(run("evaluate", "--weights", path), path, what, "train --from")
     result = run("evaluate", "--weights", path, "--shots", 1, 10)
     d = data.digits()
@@ -701,10 +801,34 @@ def test_labels_that_do_not_fit_are_named(colourful, photograph, labels, command
 
 
 @pytest.mark.parametrize("kind", ["maps", "distance", "filters"])
-def test_labels_without_image_files_are_bad_usage(checkpoint, labels, kind):
-    result = run("attention", "--weights", checkpoint, "--labels", labels, "--kind", kind)
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        (["--labels", "labels.txt"], "--labels"),
+        (["--short-side", 9], "--short-side"),
+        (["--invert"], "--invert"),
+        (["--invert", "--labels", "labels.txt"], "--labels, --invert"),
+        (["--invert", "--data", "digits"], "--invert"),
+    ],
+    ids=str,
+)
+def test_options_of_image_files_without_any_are_bad_usage(
+    checkpoint, tmp_path, kind, option, names
+):
+    if "--data" in option and kind == "filters":
+        return
+    out = ["--out", tmp_path / "figure.png"]
+    result = run("attention", "--weights", checkpoint, "--kind", kind, *option, *out)
     assert result.status == 2
-    assert "--labels names the classes of image files, and there are none" in result.err
+    assert result.err.endswith(f"error: {names}: of image files, and there are none\n")
+
+
+def test_options_of_image_files_count_for_the_portrait(colourful, tmp_path):
+    figures = [tmp_path / "plain.png", tmp_path / "negative.png"]
+    for option, out in zip([[], ["--invert"]], figures, strict=True):
+        words = ["attention", "--weights", colourful, "--kind", "distance", *option, "--out", out]
+        assert run(*words).status == 0
+    assert figures[0].read_bytes() != figures[1].read_bytes()
 
 
 def test_a_picture_too_small_for_its_crop_is_named(colourful, photograph):
@@ -748,6 +872,42 @@ def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
     assert call["titles"] == ["light0.png", "dark1.png"]
     assert np.array_equal(call["images"][1], data.read_image(files[1], (8, 8), 1))
     assert call["boxes"] is None
+
+
+@pytest.mark.parametrize("how", ["minivit", "dino"])
+def test_attention_of_a_data_set_is_of_its_images_fitted_to_the_model(
+    tmp_path, monkeypatch, how
+):
+    path, drawn = tmp_path / "coloured.npz", []
+    moved(image_size=(16, 24), channels=3, preprocessing=how).save(path)
+    monkeypatch.setattr(drawing, "plot_overlays", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(drawing, "attention_gradients", lambda model, images: (images, images))
+    assert run("attention", "--weights", path, "--data", "digits").status == 0
+    ((shown, seen, _, _, titles, *_),) = drawn
+    d = data.fit(data.digits(), (16, 24), 3, how)
+    chosen = [int(np.argmax(d.held_out_labels == c)) for c in (0, 2, 3, 4, 8)]
+    assert np.array_equal(seen, d.held_out_images[chosen])
+    plain = data.fit(data.digits(), (16, 24), 3).held_out_images[chosen]
+    np.testing.assert_allclose(shown, plain, rtol=0, atol=1e-6)
+    answers = ViT.load(path)(seen).argmax(-1)
+    expected = [f"a {c}, read as {k}" for c, k in zip((0, 2, 3, 4, 8), answers, strict=True)]
+    assert titles == expected
+
+
+def test_attention_of_a_data_set_with_boxes_that_is_resized_prints_no_shares(
+    tmp_path, few_scattered
+):
+    path, out = tmp_path / "coloured.npz", tmp_path / "figure.png"
+    moved(image_size=16, channels=3).save(path)
+    result = run("attention", "--weights", path, "--data", "scattered", "--out", out)
+    assert (result.status, result.out) == (0, f"{out}\n")
+
+
+def test_attention_of_a_data_set_needs_a_model_of_its_classes(tmp_path, labels):
+    path, out = tmp_path / "coloured.npz", tmp_path / "figure.png"
+    moved(image_size=16, channels=3, classes=5).save(path)
+    result = run("attention", "--weights", path, "--data", "digits", "--out", out)
+    assert failed(result, path, "it knows 5 classes, not their 10")
 
 
 def test_attention_writes_the_same_figure_twice(checkpoint, pictures, tmp_path):
@@ -956,6 +1116,20 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
         (["train", "--resume", "--freeze"], "--resume goes on as begun"),
         (["train", "--resume", "--resize", "bicubic"], "--resume goes on as begun"),
         (["train", "--resize", "bicubic"], "it goes with --from"),
+        (["train", "--from", "x.npz", "--resize", "bicubic"], "another --image-size: say it"),
+        (["evaluate", "--resize", "bicubic"], "--resize is how positions become those of another"),
+        (["predict", "--resize", "bicubic", "x.png"], "--resize is how positions become those of"),
+        (["attention", "--resize", "bicubic"], "--resize is how positions become those of"),
+        (["train", "--resume", "--preprocess", "dino"], "--resume goes on as begun"),
+        (["attention", "--data", "digits", "x.png"], "--data is of held-out images: it goes with"),
+        (["attention", "--data", "digits", "--kind", "filters"], "it takes no images"),
+        (["attention", "--data", "letters"], "--data: invalid choice: 'letters'"),
+        (["predict", "--image-size", "31x"], "one number, or height and width as HxW, not 31x"),
+        (["predict", "--image-size", "x31"], "one number, or height and width as HxW, not x31"),
+        (["predict", "--image-size", ""], "must be a whole number from 1 up, not nothing"),
+        (["train", "--norm-eps", "nan"], "norm_eps must be a finite number, it is nan"),
+        (["train", "--position-std", "inf"], "position_std must be a finite number, it is inf"),
+        (["train", "--norm-eps", "-1"], "norm_eps must not be negative, it is -1.0"),
         (["train", "--from", "x.npz", "--width", "8"], "--width: with --from, the model is the"),
         (["train", "--from", "x.npz", "--hidden-head", "8"], "--hidden-head: with --from, the"),
         (["train", "--from", "x.npz", "--rate", "-1"], "rate is a number from 0 up"),
@@ -1065,6 +1239,44 @@ def test_an_image_for_a_model_of_other_channels_is_named(pictures, tmp_path, com
     assert failed(result, picture, "the model takes 2")
 
 
+def test_a_folder_where_a_file_is_wanted_is_called_a_folder(colourful, photograph, tmp_path):
+    words = ["predict", "--weights", colourful]
+    expected = f"minivit: error: {tmp_path} is a folder: a file is wanted\n"
+    assert run(*words, tmp_path).err == expected
+    assert run(*words, photograph, "--labels", tmp_path).err == expected
+
+
+@pytest.mark.parametrize(("text", "found"), [("", "0 lines"), ("\n\n", "0 lines"), ("a", "1 line")])
+def test_the_lines_of_a_short_file_of_labels_are_counted(
+    colourful, photograph, labels, text, found
+):
+    labels.write_text(text)
+    result = run("predict", "--weights", colourful, photograph, "--labels", labels)
+    assert failed(result, f"{labels} has {found}, but the model knows 5 classes")
+
+
+@pytest.mark.parametrize("reason", ["what", "permission"])
+def test_an_image_that_cannot_be_read_is_named_once(checkpoint, tmp_path, monkeypatch, reason):
+    path = tmp_path / "bad.png"
+    path.write_text("hello")
+    if reason == "permission":                                # which stops no superuser
+        def refused(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Image, "open", refused)
+    result = run("predict", "--weights", checkpoint, path)
+    said = "cannot identify its kind" if reason == "what" else "Permission denied"
+    assert result.err == f"minivit: error: {path} cannot be read as an image: {said}\n"
+
+
+def test_a_figure_s_missing_folder_is_named_before_anything_is_computed(tmp_path, monkeypatch):
+    out = tmp_path / "so" / "no" / "x.png"
+    monkeypatch.setattr(ViT, "load", None)
+    result = run("attention", "--out", out)
+    assert result.err == f"minivit: error: {out}: there is no folder {out.parent}\n"
+    assert result.status == 1
+
+
 @pytest.mark.parametrize("command", ["evaluate", "attention"])
 @pytest.mark.parametrize(
     "fields", [{"image_size": 16}, {"channels": 4}, {"classes": 5}, {"classes": 12}], ids=str
@@ -1104,12 +1316,36 @@ def test_a_training_that_diverges_says_so_in_one_line(tmp_path, rate):
     ViT.load(tmp_path / "model.npz")
 
 
-def test_a_lack_of_memory_is_a_plain_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ([*TRAIN, "--out", "run"], ": a smaller --batch or more --shards need less"),
+        (["evaluate", "--weights", "model.npz"], ": a smaller --image-size needs less"),
+        (["predict", "--weights", "model.npz", "x.png"],
+         ": fewer images at a time, or a smaller --image-size, need less"),
+        (["attention", "--weights", "model.npz"],
+         ": fewer images at a time, or a smaller --image-size, need less"),
+        (["gradcheck"], ""),
+    ],
+    ids=["train", "evaluate", "predict", "attention", "gradcheck"],
+)  # fmt: skip
+def test_a_lack_of_memory_is_a_plain_line_that_names_the_command_s_own_options(
+    tmp_path, monkeypatch, pictures, words, advice
+):
     def too_much(*args, **kwargs):
         raise MemoryError
 
+    monkeypatch.chdir(tmp_path)
+    moved().save("model.npz")
+    Path("x.png").write_bytes((pictures / "light0.png").read_bytes())
     monkeypatch.setattr(loop, "packed_gradients", too_much)
-    assert failed(run(*TRAIN, "--out", tmp_path), "out of memory", "--shards")
+    monkeypatch.setattr(ViT, "__call__", too_much)
+    monkeypatch.setattr(proofs, "all_proofs", too_much)
+    result = run(*words)
+    assert failed(result)
+    assert result.err == f"minivit: error: out of memory{advice}\n"
+    described = run(words[0], "--help").out
+    assert all(option in described for option in re.findall(r"--[a-z-]+", advice))
 
 
 # --- as a process of its own -----------------------------------------------------------------
@@ -1141,22 +1377,45 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
 
 # --- help ------------------------------------------------------------------------------------
 
-PHOTOGRAPHS = ["--labels", "--preprocess", "--short-side", "--invert"]
-READING = ["--image-size", "--resize", "--heads", "--gelu", "--norm-eps"]
+PHOTOGRAPHS = ["--labels", "--short-side", "--invert"]
+READING = [
+    "--image-size", "--resize", "--heads", "--positions", "--gelu", "--norm-eps", "--preprocess",
+]  # fmt: skip
 OPTIONS = {
     "train": [
         "--data", "--out", "--from", "--resize", "--resume", "--overwrite", "--threads",
-        *(f"--{name.replace('_', '-')}" for name in GIVEN),
+        *map(option_of, GIVEN),
     ],
-    "evaluate": [
-        "--data", "--shots", "--weights", "--image-size", "--resize", "--heads", "--gelu",
-        "--norm-eps",
-    ],
+    "evaluate": ["--data", "--shots", "--weights", *READING],
     "predict": ["IMAGE", "--top", "--weights", *PHOTOGRAPHS, *READING],
-    "attention": ["IMAGE", "--kind", "--layer", "--out", "--weights", *PHOTOGRAPHS, *READING],
+    "attention": [
+        "IMAGE", "--data", "--kind", "--layer", "--out", "--weights", *PHOTOGRAPHS, *READING,
+    ],
     "gradcheck": ["WORD", "--all"],
     "exercise": ["CHAPTER", "--start", "--hint", "--solution"],
 }  # fmt: skip
+
+
+def test_help_tells_what_the_weights_may_be_and_how_they_are_read():
+    for command in ("train", "evaluate", "predict", "attention"):
+        text = " ".join(run(command, "--help").out.split())
+        assert "minivit's or anyone's" in text
+        assert "a file or a folder" in text
+        assert "64 wide" not in text
+        if command != "train":
+            assert "k (as the file or a usual width tells)" in text
+            assert "where a bare file has just as many as the size has patches, they are" in text
+
+
+def test_positions_of_a_bare_file_that_are_as_many_as_wanted_are_taken_as_they_are(tmp_path):
+    path = tmp_path / "bare.npz"
+    model = moved(channels=3)
+    model.save(path, layout="timm")
+    with np.load(path) as archive:
+        np.savez(path, **{name: array for name, array in archive.items() if name != "config"})
+    wide = ViT.load(path, image_size=(4, 16), heads=2)
+    table = wide.params["positions"]["table"]
+    assert np.array_equal(table, model.params["positions"]["table"])
 
 
 def test_help_lists_the_commands():
@@ -1190,7 +1449,7 @@ def test_every_field_of_a_recipe_is_an_option():
 def test_every_field_of_a_model_is_an_option_or_decided_by_the_digits():
     fields = {field.name for field in dataclasses.fields(ViTConfig)}
     others = {"channels", "classes", "qkv_bias", "patch_bias", "stem", "stem_width"}
-    assert fields - GIVEN.keys() == others | {"preprocessing"}
+    assert fields - GIVEN.keys() == others
 
 
 def test_the_version_is_that_of_the_package():

@@ -144,7 +144,7 @@ BAD_FIELDS = [
     ({"dropout": float("nan")}, "dropout is a rate from 0 to below 1, not nan"),
     ({"preprocessing": "none"}, "unknown preprocessing 'none': choose minivit, google, timm, hug"),
     ({"norm_eps": -1e-6}, "norm_eps must not be negative, it is -1e-06"),
-    ({"norm_eps": float("nan")}, "norm_eps must not be negative, it is nan"),
+    ({"norm_eps": float("nan")}, "norm_eps must be a finite number, it is nan"),
 ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import data
 from ..model import ViT
-from ..options import PRESETS, WEIGHTS
+from ..options import PRESETS, READING, WEIGHTS
 
 
 def load(path: Path, **fields: Any) -> ViT:
@@ -22,27 +22,27 @@ def load(path: Path, **fields: Any) -> ViT:
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
     """How a file of weights is to be read, as far as the command line says."""
-    names = ("image_size", "resize", "heads", "gelu", "norm_eps", "preprocessing")
-    named = {name: getattr(args, name, None) for name in names}
+    if args.resize and args.image_size is None:
+        args.usage_error("--resize is how positions become those of another --image-size: say it")
+    named = {name: getattr(args, name) for name in READING}
     return {name: value for name, value in named.items() if value is not None}
-
-
-def load_for(dataset: data.Dataset, path: Path) -> ViT:
-    """The model of a checkpoint, if it knows the classes of this data set."""
-    model = ViT.load(path)
-    must_fit(model, dataset, path)
-    return model
 
 
 def must_fit(model: ViT, dataset: data.Dataset, path: Path) -> None:
     """Raise ValueError if the model tells other classes apart, or none."""
     known, K = model.config.classes, len(dataset.classes)
     if known != K:
-        knows = "has no classifier" if known is None else f"knows {known} classes"
+        knows = "has no classifier for" if known is None else f"knows {known} classes, not"
         raise ValueError(
-            f"{path} does not fit the {dataset.name}: it {knows}, these are {K}; "
+            f"{path} does not fit the {dataset.name}: it {knows} their {K}; "
             "`train --from` puts a new head on it"
         )
+
+
+def must_classify(model: ViT, path: Path) -> None:
+    """Raise ValueError if the model has no classifier."""
+    if model.config.classes is None:
+        raise ValueError(f"{path} has no classifier: it knows no classes to name")
 
 
 def fit(dataset: data.Dataset, model: ViT) -> data.Dataset:
@@ -60,17 +60,17 @@ def data_name(model: ViT) -> str | None:
     return None
 
 
-def dataset_for(model: ViT, path: Path) -> data.Dataset:
-    """The data set whose images a checkpoint takes. Raises ValueError if there is none."""
-    name = data_name(model)
+def dataset_for(model: ViT, args: argparse.Namespace, n: int = 1) -> data.Dataset:
+    """The data set that was named, or else fits, as the model takes it, with n images to train on.
+
+    Raises ValueError if none was named and none fits.
+    """
+    name = args.data or data_name(model)
     if name is None:
         H, W, C = (*model.config.image_size, model.config.channels)
-        raise ValueError(
-            f"{path} takes images of {H} x {W} x {C}, which no data set here has: name image files"
-        )
-    dataset = data.DATASETS[name](n=1)                        # only the held-out part is wanted
-    must_fit(model, dataset, path)
-    return dataset
+        takes = f"{args.weights} takes images of {H} x {W} x {C}"
+        raise ValueError(f"{takes}: say with --data which are to be fitted")
+    return fit(data.DATASETS[name](n=n), model)
 
 
 def takes_photographs(model: ViT) -> bool:
@@ -90,10 +90,10 @@ def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
 
 def labels_of(model: ViT, args: argparse.Namespace) -> list[str] | None:
     """The names of a model's classes, if a file of them was given."""
-    classes = model.config.classes
-    if args.labels and classes is None:
-        raise ValueError(f"{args.weights} has no classifier: it knows no classes to name")
-    return data.read_labels(args.labels, classes) if args.labels else None
+    if not args.labels:
+        return None
+    must_classify(model, args.weights)
+    return data.read_labels(args.labels, model.config.classes)
 
 
 def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:

@@ -7,34 +7,59 @@ import numpy as np
 from .. import analysis, data
 from ..layers import softmax
 from ..model import ViT
-from .arguments import dataset_for, labels_of, load, read_images, reading, takes_photographs
+from .arguments import (
+    dataset_for,
+    fail,
+    labels_of,
+    load,
+    must_fit,
+    read_images,
+    reading,
+    takes_photographs,
+)
+
+OF_FILES = ("labels", "short_side", "invert")  # options that are of image files
 
 
 def attention(args: argparse.Namespace) -> int:
     """Draw where a model looks, or what it has learned."""
+    if not args.out.parent.is_dir():
+        return fail(f"{args.out}: there is no folder {args.out.parent}")
     model = load(args.weights, **reading(args))
-    kind, depth, layer = args.kind, model.config.depth, args.layer or -1
-    if args.images and kind not in analysis.OF_IMAGES:
-        args.usage_error(f"--kind {kind} is of the model alone: it takes no image files")
-    if args.layer is not None and kind not in analysis.OF_A_LAYER:
-        args.usage_error(f"--kind {kind} is of the whole model: it takes no --layer")
-    if args.layer == 0 or abs(layer) > depth:
-        args.usage_error(f"--layer goes from 1 to {depth}, or -1 to -{depth}; it is {args.layer}")
+    check_usage(args, model.config.depth)
+    kind, layer = args.kind, args.layer or -1
     layer -= layer > 0
-    if kind in analysis.OF_IMAGES and not args.images and takes_photographs(model):
+    named = args.images or args.data
+    if kind in analysis.OF_IMAGES and not named and takes_photographs(model):
         args.images = [data.portrait()]
-    if args.labels and not args.images:
-        args.usage_error("--labels names the classes of image files, and there are none")
+    without = [f"--{name.replace('_', '-')}" for name in OF_FILES if getattr(args, name)]
+    if without and not args.images:
+        args.usage_error(f"{', '.join(without)}: of image files, and there are none")
     if args.images or kind not in analysis.OF_IMAGES:
         images = read_images(model, args) if args.images else None
         analysis.draw(model, kind, args.out, images, titles_of(model, images, args), layer)
     else:
-        dataset = dataset_for(model, args.weights)
+        dataset = dataset_for(model, args)
+        must_fit(model, dataset, args.weights)
         analysis.draw_held_out(model, dataset, args.out, kind, layer)
-        if dataset.held_out_boxes is not None and kind in analysis.OF_A_LAYER:
+        fitted = isinstance(dataset.held_out_images, data.Fitted)  # large ones: it would take long
+        if dataset.held_out_boxes is not None and kind in analysis.OF_A_LAYER and not fitted:
             report_boxes(model, dataset)
     print(args.out)
     return 0
+
+
+def check_usage(args: argparse.Namespace, depth: int) -> None:
+    """Refuse what does not go together, and a layer that a model of this depth does not have."""
+    kind, layer = args.kind, args.layer
+    if args.images and args.data:
+        args.usage_error("--data is of held-out images: it goes with no image files")
+    if (args.images or args.data) and kind not in analysis.OF_IMAGES:
+        args.usage_error(f"--kind {kind} is of the model alone: it takes no images")
+    if layer is not None and kind not in analysis.OF_A_LAYER:
+        args.usage_error(f"--kind {kind} is of the whole model: it takes no --layer")
+    if layer is not None and not 1 <= abs(layer) <= depth:
+        args.usage_error(f"--layer goes from 1 to {depth}, or -1 to -{depth}; it is {layer}")
 
 
 def report_boxes(model: ViT, dataset: data.Dataset) -> None:

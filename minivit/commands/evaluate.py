@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from .. import data, training
+from .. import training
+from ..data import Dataset
 from ..model import ViT
-from .arguments import data_name, fail, fit, load, must_fit, reading
+from .arguments import dataset_for, load, must_fit, reading
 
 POOL = 10_000  # images, at most, from which the few shots are drawn
 
@@ -13,11 +14,7 @@ POOL = 10_000  # images, at most, from which the few shots are drawn
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model on held-out images or, with few shots, its features."""
     model = load(args.weights, **reading(args))
-    name = args.data or data_name(model)
-    if name is None:
-        H, W, C = (*model.config.image_size, model.config.channels)
-        return fail(f"{args.weights} takes images of {H} x {W} x {C}: say with --data on which")
-    dataset = fit(data.DATASETS[name](n=POOL if args.shots else 1), model)
+    dataset = dataset_for(model, args, n=POOL if args.shots else 1)
     if args.shots:
         report_few_shot(model, dataset, args.shots)
         return 0
@@ -29,7 +26,7 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def report_few_shot(model: ViT, dataset: data.Dataset, shots: Sequence[int]) -> None:
+def report_few_shot(model: ViT, dataset: Dataset, shots: Sequence[int]) -> None:
     """How well a linear model of the features does that has seen a few images of each class."""
     features, test_features = (
         training.in_batches(model.features, images)

@@ -6,14 +6,13 @@ import numpy as np
 
 from .. import data
 from ..layers import softmax
-from .arguments import fail, labels_of, load, read_images, reading, takes_photographs
+from .arguments import labels_of, load, must_classify, read_images, reading, takes_photographs
 
 
 def predict(args: argparse.Namespace) -> int:
     """Print the likeliest classes of each image file."""
     model = load(args.weights, **reading(args))
-    if model.config.classes is None:
-        return fail(f"{args.weights} has no classifier: it knows no classes to name")
+    must_classify(model, args.weights)
     if not args.images and not takes_photographs(model):
         args.usage_error("name the image files")
     args.images = args.images or [data.portrait()]

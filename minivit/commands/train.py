@@ -10,9 +10,10 @@ from ..model import ViT
 from ..models import ViTConfig
 from ..options import OF_A_FILE, PRESETS, TUNING
 from ..tree import count
-from .arguments import fail, fit, given, load, load_for
+from .arguments import fail, fit, given, load, must_fit, reading
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
+FIGURES = ("curves.png", "attention.png")
 
 
 def train(args: argparse.Namespace) -> int:
@@ -32,26 +33,33 @@ def train(args: argparse.Namespace) -> int:
         return fail(f"{args.out} holds an unfinished training: --resume it, or --overwrite")
     dataset = data.DATASETS[args.data]()
     if args.resume:
-        model = load_for(dataset, args.out / "model.npz")
+        model = ViT.load(args.out / "model.npz")
+        must_fit(model, dataset, args.out / "model.npz")
     elif args.origin:
-        model = tuned(args, fields, len(dataset.classes))
+        model = tuned(args, len(dataset.classes))
     else:
         model = ViT.create(config, seed=recipe.seed)
     fitted = fit(dataset, model)
-    n, held_out = len(dataset.images), len(dataset.held_out_images)
-    print(f"{count(model.params):,} parameters; {n:,} images to train on, {held_out} held out")
+    print(summary(model, fitted, recipe.freeze))
     try:
-        if args.resume:
+        if args.resume and lacks_figures(args.out):
+            must_be_of_log(model, fitted, args.out)
+            print(f"{args.out / 'model.npz'} is fully trained: only its figures are drawn")
+        elif args.resume:
             training.resume(args.out, model, fitted, threads=args.threads)
         else:
             training.train(model, fitted, recipe, args.out, threads=args.threads)
+        report(model, dataset, args.out)
     except KeyboardInterrupt:
-        if not training.is_unfinished(args.out):
+        where = args.out / "model.npz"
+        if training.is_unfinished(args.out):
+            left = f"{where} holds epoch {training.epochs_done(args.out)}; --resume goes on"
+        elif lacks_figures(args.out):
+            left = f"{where} is fully trained; --resume draws its figures"
+        else:
             raise
-        where, epochs = args.out / "model.npz", training.epochs_done(args.out)
-        print(f"\nstopped: {where} holds epoch {epochs}; --resume goes on", file=sys.stderr)
+        print(f"\nstopped: {left}", file=sys.stderr)
         return INTERRUPTED
-    report(model, dataset, args.out)
     return 0
 
 
@@ -68,16 +76,41 @@ def check_usage(
         args.usage_error("--resize is of the positions in a file: it goes with --from")
 
 
-def tuned(args: argparse.Namespace, fields: dict[str, Any], classes: int) -> ViT:
+def tuned(args: argparse.Namespace, classes: int) -> ViT:
     """The model of a file, ready to be fine-tuned: with a new head, and for images of any size."""
-    dropout = fields.pop("dropout", 0.0)
-    if args.resize:
-        fields["resize"] = args.resize
-    return training.for_fine_tuning(load(args.origin, **fields), classes, dropout)
+    model = load(args.origin, **reading(args))
+    return training.for_fine_tuning(model, classes, args.dropout or 0.0)
+
+
+def summary(model: ViT, dataset: data.Dataset, freeze: bool) -> str:
+    """How large the model is, how much of it is trained, and on what."""
+    trained = f", {count(model.params['head']):,} of them trained" if freeze else ""
+    n, H, W, _ = dataset.images.shape
+    return (
+        f"{count(model.params):,} parameters{trained}; {n:,} images of {H} x {W} to train on, "
+        f"{len(dataset.held_out_images):,} held out"
+    )
+
+
+def lacks_figures(folder: Path) -> bool:
+    """Whether the training in a folder is complete, but was stopped before its figures were."""
+    if not (folder / "model.npz").is_file() or training.is_unfinished(folder):
+        return False
+    return not all((folder / name).exists() for name in FIGURES)
+
+
+def must_be_of_log(model: ViT, dataset: data.Dataset, folder: Path) -> None:
+    """Raise ValueError if a trained model scores otherwise than its log says: on other data."""
+    score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
+    logged = training.read_log(folder / "log.csv")[-1]["held_out_accuracy"]
+    if abs(score.accuracy - logged) > 0.01:
+        raise ValueError(f"{folder / 'log.csv'} is of other images than the {dataset.name}")
 
 
 def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     """The figures of a finished training, and its accuracy beside that of a linear model."""
+    for name in FIGURES:                                      # those of a training before
+        (folder / name).unlink(missing_ok=True)
     log = training.read_log(folder / "log.csv")
     baseline = training.logistic_regression(dataset)
     analysis.plot_curves(log, folder / "curves.png", baseline)

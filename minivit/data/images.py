@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import cbook
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..arrays import Array
 from .preprocessing import Preprocessing, prepare, preprocessing_of
@@ -28,8 +28,7 @@ def read_image(
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise ValueError(f"{path}: a picture has 1 or 3 channels, the model takes {channels}")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    must_be_file(path)
     named = isinstance(preprocessing, str)
     how = preprocessing_of(preprocessing, size) if named else preprocessing
     try:
@@ -38,12 +37,23 @@ def read_image(
             with Image.open(path) as picture:
                 picture.load()
                 picture = on_white(eight_bits(upright(picture))).convert(modes[channels])
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} cannot be read as an image: cannot identify its kind") from None
     except Exception as reason:  # each of Pillow's readers has its own kinds
-        raise ValueError(f"{path} cannot be read as an image: {reason}") from None
+        said = getattr(reason, "strerror", None) or reason    # without the path once more
+        raise ValueError(f"{path} cannot be read as an image: {said}") from None
     try:
         return prepare(picture, size, how)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
+
+
+def must_be_file(path: str | Path) -> None:
+    """Raise FileNotFoundError if it is a folder, or nothing."""
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"{path} is a folder: a file is wanted")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
 
 
 def portrait() -> Path:

@@ -106,7 +106,9 @@ class ViTConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a rate from 0 to below 1, not {self.dropout}")
         for name in ("norm_eps", "position_std"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, it is {getattr(self, name)}")
+            if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
         for name in ("qkv_bias", "patch_bias"):
             if not isinstance(getattr(self, name), bool):
