@@ -3,10 +3,13 @@
 import importlib
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
 import strict
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import pyplot as plt
 
 from minivit import ViT, ViTConfig, data, flatten, unflatten
@@ -748,6 +751,86 @@ def test_a_long_name_is_written_in_several_lines(figure):
     assert figure[0].axes[4].get_title() == "two words\nand a second line"
 
 
+LONG = "a_long_file_name_of_a_photograph.jpeg\n" + "a dog with quite a long name " * 4
+SIZES = [(16, 16), (16, 32), (32, 16), (16, 96)]
+
+
+@pytest.mark.parametrize("titles", [(), ["a"], ["a", "b\nc"], [LONG, LONG]])
+@pytest.mark.parametrize("size", SIZES)
+def test_no_name_above_a_panel_is_cut_and_the_caption_stands_close(figure, size, titles):
+    images = np.zeros((2, *size, 3), np.float32)
+    for heads in (2, 9):  # one row, three rows
+        plot_overlays(images, random_attention(1, 2, heads, 5, 5), (2, 2), "unused", titles)
+        drawn = figure[-1]
+        drawn.canvas.draw()
+        panels = [axis for axis in drawn.axes if axis.get_images()]
+        names = [axis.title.get_window_extent() for axis in panels]
+        pictures = [axis.get_window_extent() for axis in panels]
+        inch, caption = drawn.dpi, drawn._supxlabel.get_window_extent()
+        assert max(name.y1 for name in names) < drawn.bbox.y1
+        assert 0 < min(one.y0 for one in pictures) - caption.y1 < 0.15 * inch
+        assert 0 < caption.y0 < 0.2 * inch
+        for one, other in itertools.product(names, pictures):
+            assert not one.overlaps(other)
+        for one in pictures:
+            assert one.height / one.width == pytest.approx(size[0] / size[1])
+            above = [other.y0 for other in pictures if other.y0 > one.y1]
+            lines = [name.y1 for name in names if one.y1 < name.y0 < min(above, default=math.inf)]
+            below = min(above, default=drawn.bbox.y1)
+            assert 0 < below - max(lines) < 0.3 * inch        # no wide gap above the names
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_rows_are_as_high_as_the_images_or_as_a_name(figure, size, with_gradients):
+    images, A = np.zeros((2, *size, 1)), random_attention(1, 2, 6, 5, 5)
+    titles = ["picture.png\na dog (97.3%)"] * 2
+    if with_gradients:
+        plot_gradients(images, A, A, (2, 2), "unused", titles)
+    else:
+        plot_attention(images, A, (2, 2), "unused", titles)
+    drawn = figure[0]
+    drawn.canvas.draw()
+    shown = [axis.get_window_extent() for axis in drawn.axes if axis.get_images()]
+    middles = sorted({round((one.y0 + one.y1) / 20) * 10 for one in shown})
+    assert len(middles) == (4 if with_gradients else 2)
+    gap = np.diff(middles).max() - shown[0].height
+    least = (0.4 if with_gradients else 0.8) * drawn.dpi      # of a row beside a name
+    least = max(0, least - shown[0].height)
+    assert -10 < gap < least + 0.4 * drawn.dpi
+    assert sum(one.width for one in shown) > 0.85 * len(middles) * 6 / 7 * drawn.bbox.width
+    for axis in drawn.axes:
+        name = axis.yaxis.label.get_window_extent()
+        assert drawn.bbox.y0 <= name.y0 <= name.y1 <= drawn.bbox.y1
+
+
+def test_a_long_name_beside_a_row_is_written_in_several_lines(figure):
+    images, A = np.zeros((2, 16, 32, 1)), random_attention(1, 2, 2, 5, 5)
+    plot_attention(images, A, (2, 2), "unused", ["golden retriever (97.3%)", "dog"])
+    plot_gradients(images, A, A, (2, 2), "unused", ["golden retriever (97.3%)", "dog"])
+    names = [
+        [axis.get_ylabel() for axis in one.axes if len(axis.get_ylabel()) > 2] for one in figure
+    ]
+    assert names[0] == ["golden\nretriever\n(97.3%)", "dog"]
+    assert names[1] == ["golden retriever\n(97.3%)", "dog"]  # beside two rows
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 12, 24])
+def test_layers_are_counted_in_whole_numbers(figure, depth):
+    plot_distances(np.ones((depth, 2)), 2.0, "unused")
+    assert_whole(figure[0].axes[0], 1, depth)
+
+
+def assert_whole(axis, first, last):
+    """The ticks that an axis shows along x are whole numbers, all of them if there are few."""
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks == [round(tick) for tick in ticks]
+    if last < 6:
+        assert ticks == list(range(first, last + 1))
+    assert 1 <= len(ticks) <= 13
+
+
 def test_distances_are_a_dot_for_each_head_above_its_layer(figure):
     distances = np.array([[10.0, 20, 30], [40, 130, 60]])
     plot_distances(distances, 116.5, "unused")
@@ -780,6 +863,55 @@ def test_the_grid_of_grids_has_each_place_where_it_is(figure):
     assert bar.get_ylabel() == "cosine similarity"
     assert [text.get_text() for text in axis.get_xticklabels()] == ["1", "2", "3"]
     assert list(axis.get_xticks()) == [1, 5, 9]
+
+
+GRIDS = [(24, 24), (14, 14), (16, 16), (32, 32), (7, 7), (10, 20), (20, 10), (2, 16), (1, 1)]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_each_entry_of_the_grid_of_grids_is_as_many_pixels(tmp_path, grid):
+    gh, _ = grid
+    plot_similarity(np.full((*grid, *grid), -1.0), tmp_path / "figure.png")
+    lines = [pixels_of_mosaic(tmp_path / "figure.png", axis) for axis in (0, 1)]
+    side = len(lines[0]) // (gh * (gh + 1) - 1)
+    for line, g in zip(lines, grid, strict=True):
+        expected = np.full((g, g + 1, side), True)
+        expected[:, g] = False
+        assert line.tolist() == expected.ravel()[:-side].tolist()
+
+
+def pixels_of_mosaic(path, axis):
+    """From the first to the last purple pixel along an axis: is it one? The colour bar is cut."""
+    pixels = plt.imread(path)[:, :-140, :3]
+    purple = (abs(pixels - plt.get_cmap("viridis")(0.0)[:3]) < 0.01).all(-1).any(1 - axis)
+    first, *_, last = np.flatnonzero(purple)
+    return purple[first : last + 1]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_numbers_of_the_grid_of_grids_do_not_touch(figure, grid):
+    plot_similarity(np.zeros((*grid, *grid)), "unused")
+    drawn, (axis, bar) = figure[0], figure[0].axes
+    drawn.set_dpi(plots.DPI)
+    drawn.canvas.draw()
+    for one, g in ((axis.xaxis, grid[1]), (axis.yaxis, grid[0])):
+        numbers = [int(text.get_text()) for text in one.get_ticklabels()]
+        assert numbers == list(range(1, g + 1, -(-g // len(numbers))))
+        assert len(numbers) <= 16
+        assert list(one.get_majorticklocs()) == [
+            (number - 1) * (g + 1) + (g - 1) / 2 for number in numbers
+        ]
+        boxes_ = [text.get_window_extent() for text in one.get_ticklabels()]
+        for left, right in itertools.pairwise(boxes_):
+            assert max(right.x0 - left.x1, left.y0 - right.y1) > 5
+    for text in (axis.xaxis.label, axis.yaxis.label, bar.yaxis.label):
+        inside = text.get_window_extent()
+        assert (inside.min > 0).all()
+        assert (inside.max < drawn.bbox.max).all()
+    mosaic = axis.get_window_extent()
+    shape = [g * (g + 1) - 1 for g in grid]
+    assert mosaic.height / mosaic.width == pytest.approx(shape[0] / shape[1])
+    assert drawn.bbox.height < max(mosaic.height, 160) + 100  # no wide gap
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -974,10 +1106,83 @@ def test_curves_are_of_losses_and_errors(figure):
         assert [text.get_text() for text in axis.get_legend().get_texts()] == labels
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10, 11, 40])
+def test_few_epochs_are_dots_and_all_are_counted_in_whole_numbers(figure, epochs):
+    plot_curves([LOG[0] | {"epoch": 1 + e, "loss": 2.0 - e / 40} for e in range(epochs)], "", 0.96)
+    left, right = figure[0].axes
+    for line in (*left.get_lines(), right.get_lines()[0]):
+        assert line.get_marker() == ("o" if epochs <= 10 else "None")
+    for axis in (left, right):
+        assert_whole(axis, 1, epochs)
+    assert left.get_ylim()[0] == 0
+    assert left.get_ylim()[1] > 1.02 * 2.0                    # the highest dot is whole
+
+
 @pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
 def test_curves_of_one_epoch_can_be_drawn_however_good_it_was(tmp_path, accuracy):
     plot_curves([LOG[0] | {"held_out_accuracy": accuracy}], tmp_path / "curves.png", 0.96)
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def written(path, text):
+    """The pixels of a figure with this text, written without a warning; and the text's fonts."""
+    figure = plt.figure(figsize=(2, 1))
+    text = figure.text(0.1, 0.4, text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.save_figure(figure, path)
+    return plt.imread(path), text.get_fontfamily()
+
+
+@pytest.fixture
+def only_the_usual_fonts(monkeypatch):
+    """As on a machine that has no fonts but those of Matplotlib."""
+    manager = plots.font_manager.fontManager
+    usual = [font for font in manager.ttflist if "mpl-data" in font.fname]
+    monkeypatch.setattr(manager, "ttflist", usual)
+
+
+@pytest.mark.parametrize("text", ["\uace0\uc591\uc774", "\u05d7\u05ea\u05d5\u05dc\uace0", "\u0f40"])
+def test_letters_that_no_font_has_are_no_warning(tmp_path, caplog, only_the_usual_fonts, text):
+    pixels, _ = written(tmp_path / "figure.png", text)
+    assert caplog.messages == []
+    assert (pixels < 0.5).any()                               # boxes
+
+
+def test_letters_that_the_font_lacks_come_from_one_that_has_them(
+    tmp_path, monkeypatch, only_the_usual_fonts
+):
+    boxed, families = written(tmp_path / "figure.png", "a\uace0")
+    assert families == ["sans-serif"]
+    manager = plots.font_manager.fontManager
+    make_font(tmp_path / "squares.ttf", "Squares", "\uace0")
+    make_font(tmp_path / "resort.ttf", ".LastResort", "\uace0\uc591")
+    for name in ("squares", "resort"):
+        manager.addfont(tmp_path / f"{name}.ttf")
+    pixels, families = written(tmp_path / "figure.png", "a\uace0\uc591")
+    assert families == ["sans-serif", "Squares"]
+    assert (pixels[..., 0] < 0.5).sum() > 1.5 * (boxed[..., 0] < 0.5).sum()  # a full square
+    assert written(tmp_path / "figure.png", "a")[1] == ["sans-serif"]
+
+
+def make_font(path, name, letters):
+    """A font whose every letter is a full square."""
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(letter): "square" for letter in letters})
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 900), (900, 900), (900, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    square = pen.glyph()
+    builder.setupGlyf({".notdef": square, "square": square})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": name, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
 
 
 NO_FORMULA = r"a $\nothing$ name"  # which cannot be set as one

@@ -1,6 +1,5 @@
 """Attention laid over a photograph: dark and grey where nobody looks, glowing where many do."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +9,17 @@ import numpy as np
 from ..arrays import Array
 from ..resampling import resample
 from .attention import divided
-from .plots import attention_maps, save_figure, show_image
+from .plots import attention_maps, save_figure, show_image, wrapped
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ACROSS = 5  # panels side by side, or all of them if there are but a few
 FEW = 6
+PANEL, GAP = 1.92, 0.08  # inches: a panel's width, and between two of them
+LETTERS = 28  # of a name in a line above a panel
+LINE = 0.145  # inches of such a line
+BELOW = 0.35  # inches under the last row, for the caption
 BRIGHT = 0.97  # of a map's entries are not at its upper end: a patch or two would hide the others
 LUMINANCE = (0.299, 0.587, 0.114)  # how bright red, green and blue are to the eye
 FAINT, STRONG = 0.3, 0.8  # how much of the picture the glow covers, where least and most is seen
@@ -40,30 +43,39 @@ def plot_overlays(
     maps = attention_maps(attention, grid, layer, gradients)  # (B, gh, gw) each
     panels = len(maps) + 1
     columns = panels if panels <= FEW else ACROSS
-    rows = -(-panels // columns)                              # of each photograph
     B, H, W = images.shape[:3]
-    titles = [wrapped(title) for title in titles]
-    most = max([title.count("\n") for title in titles], default=0)  # lines beside the first
-    size = (2 * columns, B * (rows * (2 * H / W + 0.3) + 0.13 * most) + 0.3)
-    figure, axes = plt.subplots(
-        rows * B, columns, figsize=size, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for b, block in enumerate(axes.reshape(B, rows * columns)):
+    titles = [wrapped(title, LETTERS) for title in titles]
+    lines = np.ones((B, -(-panels // columns)), dtype=int)    # above each row of each photograph
+    lines[: len(titles), 0] = [title.count("\n") + 1 for title in titles[:B]]
+    figure, axes = panels_below(lines.ravel(), columns, PANEL * H / W)
+    for b, block in enumerate(axes.reshape(B, -1)):
         show_image(block[0], images[b])
         if b < len(titles):
             name_panel(block[0], titles[b])
         for axis, (name, one) in zip(block[1:], maps.items(), strict=False):
             show_image(axis, overlay(images[b], one[b]))
             name_panel(axis, name)
-    figure.supxlabel(CAPTION, fontsize=8, color="0.4")
+    caption = {"fontsize": 8, "color": "0.4", "y": 0.5 * BELOW / figure.get_figheight()}
+    figure.supxlabel(CAPTION, va="center", **caption)
     save_figure(figure, path)
 
 
-def wrapped(title: str) -> str:
-    """The title in lines that are no wider than a panel."""
-    return "\n".join(textwrap.fill(line, 28) for line in title.splitlines())
+def panels_below(lines: Array, columns: int, height: float) -> tuple[plt.Figure, Array]:
+    """Rows of panels of a height in inches, each below so many lines of text.
+
+    lines (rows,)  ->  the figure and its axes (rows, columns)
+    """
+    above = LINE * lines + 2 * GAP                            # (rows,)
+    lower = above.sum() + height * len(lines) + BELOW - (above + height).cumsum()
+    size = np.array([columns * (PANEL + GAP), lower[0] + height + above[0]])
+    figure = plt.figure(figsize=tuple(size))
+    axes = np.empty((len(lines), columns), dtype=object)
+    for r, c in np.ndindex(axes.shape):
+        left = c * (PANEL + GAP) + GAP / 2
+        place = [left, lower[r]] / size
+        axes[r, c] = figure.add_axes((*place, *([PANEL, height] / size)))
+        axes[r, c].set_axis_off()
+    return figure, axes
 
 
 def name_panel(axis: plt.Axes, text: str) -> None:
