@@ -10,27 +10,18 @@ import numpy as np
 
 from ..models import ViTConfig
 from .layouts import Layout, Row, rows_of
+from .timm import stem
 
 FOUR, FIVE = "encoder.layer.#.", "layers.#."  # what a block is called by transformers 4 and 5
 ROOT = "embeddings.patch_embeddings.backbone.bit."
 UNIT = ROOT + "encoder.stages.#.layers.#."
-OURS = "stem/stages/#/#/"
 
 ARRAYS = {
     "class_token": Row(("embeddings.cls_token",), "1 1 D"),
     "positions/table": Row(("embeddings.position_embeddings",), "1 T D"),
 }
 MODULES = {
-    "stem/conv": (ROOT + "embedder.convolution", "F C 7 7", None),
-    "stem/norm": (ROOT + "embedder.norm", "F", "F"),
-    OURS + "conv1": (UNIT + "conv1", "f i 1 1", None),
-    OURS + "norm1": (UNIT + "norm1", "f", "f"),
-    OURS + "conv2": (UNIT + "conv2", "f f 3 3", None),
-    OURS + "norm2": (UNIT + "norm2", "f", "f"),
-    OURS + "conv3": (UNIT + "conv3", "4f f 1 1", None),
-    OURS + "norm3": (UNIT + "norm3", "4f", "4f"),
-    OURS + "conv_shortcut": (UNIT + "downsample.conv", "4f i 1 1", None),
-    OURS + "norm_shortcut": (UNIT + "downsample.norm", "4f", "4f"),
+    **stem(ROOT + "embedder.convolution", ROOT + "embedder.norm", UNIT),
     "patch_embedding": ("embeddings.patch_embeddings.projection", "D I P P", "D"),
     "blocks/#/norm1": ((FOUR + "layernorm_before", FIVE + "layernorm_before"), "D", "D"),
     "blocks/#/attention/qkv": (
