@@ -8,8 +8,7 @@ That of the authors' code has two coefficients. With seven, fitted to atanh(erf(
 that the largest error of x Φ(x) over max(1, |x|) is as small as can be, 2e-8, it is exact to what
 float32 can hold. Wider floats and complex numbers integrate erf.
 
-Φ is not kept for the way back, which computes it again: that takes up to a twentieth more of a
-step, and saves as much of inference, where nobody goes back, beside the memory.
+The way back needs Φ again. Nothing is kept for it: y / x is Φ, and both are there.
 """
 
 import math
@@ -46,76 +45,72 @@ def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
     """The form of the authors' code: two coefficients."""
     xp = array_module(x)
     a, b = TANH
+    y = by_blocks(lambda y, x: tanh_form(x, TANH, y), x)
 
-    def value(y: Array, x: Array) -> None:
-        xp.multiply(x, tanh_form(x, TANH, y), out=y)
-
-    def gradient(dx: Array, x: Array, dy: Array) -> None:
-        # dΦ/dx = Φ (1 - Φ) · 2 (a + 3 b x²), so y' = Φ + x dΦ/dx = Φ + x Φ (1 - Φ) (2 a + 6 b x²).
-        cdf = tanh_form(x, TANH, dx)
+    def gradient(dx: Array, x: Array, y: Array, dy: Array) -> None:
+        # dΦ/dx = Φ (1 - Φ) · 2 (a + 3 b x²), and x Φ is y: so y' = Φ + y (1 - Φ) (2 a + 6 b x²).
+        cdf = normal(x, y, dx)
         slope = x * x
         slope *= 6 * b
         slope += 2 * a
-        slope *= x
-        slope *= cdf
-        xp.subtract(1, cdf, out=dx)
-        dx *= slope
-        dx += cdf
-        dx *= dy
+        slope *= y
+        slope *= 1 - cdf
+        slope += cdf
+        xp.multiply(slope, dy, out=dx)
 
-    def pullback(dy: Array) -> Array:
-        return by_blocks(gradient, x, dy)
-
-    return by_blocks(value, x), pullback
+    return y, lambda dy: by_blocks(gradient, x, y, dy)
 
 
 def gelu_erf(x: Array) -> tuple[Array, Pullback]:
     """The exact form: seven coefficients in float32, an integral in anything wider."""
     xp = array_module(x)
 
-    def normal(x: Array, room: Array) -> Array:
-        if x.dtype.itemsize <= 4:                             # float32 and below
-            return tanh_form(x, ERF_FLOAT32, room)
-        return 0.5 * (1 + erf(x / math.sqrt(2)))
-
     def value(y: Array, x: Array) -> None:
-        xp.multiply(x, normal(x, y), out=y)
+        if x.dtype.itemsize <= 4:                             # float32 and below
+            tanh_form(x, ERF_FLOAT32, y)
+        else:
+            xp.multiply(x, 0.5 * (1 + erf(x / math.sqrt(2))), out=y)
 
-    def gradient(dx: Array, x: Array, dy: Array) -> None:
+    y = by_blocks(value, x)
+
+    def gradient(dx: Array, x: Array, y: Array, dy: Array) -> None:
         # dΦ/dx is the normal density, so y' = Φ + x exp(-x²/2) / √(2π).
-        cdf = normal(x, dx)
-        xp.multiply(x, x, out=dx)
-        dx *= -0.5
-        xp.exp(dx, out=dx)
-        dx *= x
-        dx *= 1 / math.sqrt(2 * math.pi)
-        dx += cdf
-        dx *= dy
+        cdf = normal(x, y, dx)
+        slope = x * x
+        slope *= -0.5
+        xp.exp(slope, out=slope)
+        slope *= x
+        slope *= 1 / math.sqrt(2 * math.pi)
+        slope += cdf
+        xp.multiply(slope, dy, out=dx)
 
-    def pullback(dy: Array) -> Array:
-        return by_blocks(gradient, x, dy)
-
-    return by_blocks(value, x), pullback
+    return y, lambda dy: by_blocks(gradient, x, y, dy)
 
 
-def tanh_form(x: Array, p: tuple[float, ...], square: Array) -> Array:
-    """Φ(x) = ½ (1 + tanh(x p(x²))), with p by Horner's scheme.
+def normal(x: Array, y: Array, out: Array) -> Array:
+    """Φ(x), read off the value: y / x, and a half where both are 0."""
+    xp = array_module(x)
+    with np.errstate(invalid="ignore"):
+        cdf = xp.divide(y, x, out=out)
+    cdf[x == 0] = 0.5
+    return cdf
 
-    x² is written to `square`, where the caller has room: a new array would cost a fifth more.
-    """
+
+def tanh_form(x: Array, p: tuple[float, ...], y: Array) -> None:
+    """y = x · ½ (1 + tanh(x p(x²))), with p by Horner's scheme, written to `y`."""
     xp = array_module(x)
     with np.errstate(over="ignore"):                          # tanh(inf) is 1, as it should be
-        xp.multiply(x, x, out=square)
-        cdf = square * p[-1]
+        square = x * x
+        xp.multiply(square, p[-1], out=y)
         for coefficient in p[-2:0:-1]:
-            cdf += coefficient
-            cdf *= square
-        cdf += p[0]
-        cdf *= x
-    xp.tanh(cdf, out=cdf)
-    cdf *= 0.5
-    cdf += 0.5
-    return cdf
+            y += coefficient
+            y *= square
+        y += p[0]
+        y *= x
+    xp.tanh(y, out=y)
+    y += 1
+    y *= x
+    y *= 0.5
 
 
 def erf(z: Array) -> Array:
