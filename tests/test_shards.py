@@ -1,7 +1,9 @@
 """Cutting a batch and mapping its shards over threads: order, memory, errors, BLAS threads."""
 
 import gc
+import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -280,9 +282,55 @@ class PerThread:
 def test_a_limit_that_holds_for_one_thread_is_set_in_every_one(threads, monkeypatch):
     blas = PerThread()
     monkeypatch.setattr(shards, "_blas", lambda: blas)
+    shards._pool.cache_clear()  # no worker has begun yet
     limits = map_shards(lambda _: getattr(blas.mine, "limit", None), range(5), threads)
     assert list(limits) == [1] * 5
     assert not hasattr(blas.mine, "limit")
+    shards._pool.cache_clear()
+
+
+def test_the_workers_stay():
+    def worker(_):
+        everyone.wait(DEADLINE)
+        return threading.get_ident()
+
+    everyone = threading.Barrier(2)
+    first, second = (set(map_shards(worker, range(2), 2)) for _ in range(2))
+    assert first == second
+
+
+def test_nothing_runs_any_more_when_the_caller_has_stopped():
+    running = []
+
+    def slow(i):
+        running.append(i)
+        time.sleep(0.02)
+        running.remove(i)
+
+    results = map_shards(slow, range(10), 2)
+    next(results)
+    results.close()
+    assert running == []
+
+
+def test_a_shard_may_be_cut_again():
+    # Were the inner shards to wait for the two workers, which wait for them, nothing would end.
+    inner = lambda i: sum(map_shards(lambda j: 10 * i + j, range(3), 2))  # noqa: E731
+    seen = []
+    call = in_a_thread(lambda: seen.extend(map_shards(inner, range(4), 2)))
+    call.join(DEADLINE)
+    assert seen == [3, 33, 63, 93]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_has_workers_of_its_own():
+    list(map_shards(lambda i: i, range(3), 2))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(DEADLINE))  # ends it, should it wait for the parent's workers
+        os._exit(list(map_shards(lambda i: i, range(3), 2)) != [0, 1, 2])
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_two_maps_at_once_leave_blas_as_it_was(three_blas_threads):
