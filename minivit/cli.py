@@ -10,10 +10,11 @@ from .commands.train import INTERRUPTED
 from .options import build_parser
 
 LESS_MEMORY = {  # what needs less
-    "train": ": a smaller --batch or more --shards need less",
+    "train": ": a smaller --batch, or more --shards or --accumulate, need less",
     "evaluate": ": a smaller --image-size needs less",
     "predict": ": fewer images at a time, or a smaller --image-size, need less",
     "attention": ": fewer images at a time, or a smaller --image-size, need less",
+    "cost": ": a smaller --batch needs less",
 }
 
 

@@ -84,6 +84,7 @@ def layer_proofs() -> Iterator[Proof]:
         yield Proof(f"gelu, {kind}", layers.gelu, (2 * x(3, 7), kind))
         yield Proof(f"mlp, {kind}", layers.mlp, (x(2, 3, 5), affine(5, 7), affine(7, 5), kind))
     yield Proof("dropout", _dropout, (x(3, 7),))
+    yield Proof("drop_path", _drop_path, (x(7, 2, 3),))
     yield Proof("mlp, dropout", _mlp_dropout, (x(2, 3, 5), affine(5, 7), affine(7, 5)))
 
     yield Proof("class_pool", layers.class_pool, (x(2, 4, 5),))
@@ -96,8 +97,12 @@ def layer_proofs() -> Iterator[Proof]:
     yield Proof("cross_entropy, soft targets", _soft_cross_entropy(soft), (x(3, 5),))
     yield Proof("mean_squared_error", layers.mean_squared_error, (x(3, 5), x(3, 5)))
 
-    for name, dropout in {"encoder_block": 0.0, "encoder_block, dropout": 0.3}.items():
-        config = _config(dropout=dropout)
+    for name, rates in {
+        "encoder_block": {},
+        "encoder_block, dropout": {"dropout": 0.3},
+        "encoder_block, drop path": {"drop_path": 0.28},          # leaves out each branch once
+    }.items():
+        config = _config(**rates)
         block = moved(initialise(config, dtype="float64")["blocks"][0], rng)
         yield Proof(name, _block(config), (x(2, 5, 8), block))
     yield from resnet_proofs()
@@ -143,6 +148,7 @@ def model_proofs() -> Iterator[Proof]:
             _config(positions=positions, pooling=pooling, hidden_head=hidden_head, gelu=gelu),
         )
     yield _model_proof("ViT, dropout", _config(dropout=0.3))
+    yield _model_proof("ViT, drop path", _config(drop_path=0.5))
     yield _model_proof("ViT, no classes", _config(classes=None))
     yield _model_proof("ViT, no classes, tanh", _config(classes=None, hidden_head=5))
     yield _model_proof("ViT, no qkv bias", _config(qkv_bias=False))
@@ -193,6 +199,10 @@ def _attend(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, Callable[
 
 def _dropout(x: Array) -> tuple[Array, Callable[..., Any]]:
     return layers.dropout(x, 0.3, np.random.default_rng(2))  # a new one each time: the same mask
+
+
+def _drop_path(x: Array) -> tuple[Array, Callable[..., Any]]:
+    return layers.drop_path(x, 0.3, np.random.default_rng(2))
 
 
 def _mlp_dropout(x: Array, hidden: Tree, out: Tree) -> tuple[Array, Callable[..., Any]]:

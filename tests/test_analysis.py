@@ -966,7 +966,7 @@ def test_maps_are_of_the_first_held_out_images_of_some_classes(drawn, kind, labe
     A, dA = attention_gradients(model, images, answers)
     np.testing.assert_equal(found, {
         "images": images, "A": A, "dA": dA, "grid": (2, 3), "path": "out.png", "layer": 1,
-        "titles": [f"a {label}, read as {c}" for label, c in zip(labels, answers, strict=True)],
+        "titles": [f"{label}, read as {c}" for label, c in zip(labels, answers, strict=True)],
         "boxes": dataset.held_out_boxes[places] if with_boxes else None,
     })  # fmt: skip
 
@@ -977,10 +977,27 @@ def test_distances_are_of_128_images_and_beside_uniform_attention(drawn, monkeyp
     drawing.draw_held_out(model, dataset, "out.png", "distance")
     ((name, (distances, uniform, path)),) = drawn
     assert (name, path) == ("distances", "out.png")
-    A = model.attention(dataset.held_out_images[:7])
+    A = model.attention(dataset.held_out_images[:14:2])       # twenty, every second
     np.testing.assert_allclose(distances, mean_attention_distance(A, (2, 3), 2), rtol=1e-12)
     between = [math.hypot(i // 3 - j // 3, i % 3 - j % 3) for i in range(6) for j in range(6)]
     assert uniform == pytest.approx(2 * sum(between) / 6 / 7)
+
+
+def test_without_the_usual_classes_others_are_shown():
+    labels = np.array([7, 1, 1, 9, 3, 7, 0])
+    assert drawing.firsts(labels, (0, 2, 3, 4, 8)).tolist() == [6, 1, 4, 0, 3]
+    assert drawing.firsts(labels, (2, 3, 8)).tolist() == [6, 1, 4]
+    assert drawing.firsts(np.array([5, 5]), (2, 3, 8)).tolist() == [0]
+
+
+def test_images_shown_are_called_by_the_names_of_their_classes(drawn):
+    dataset = some_dataset(False)._replace(classes=tuple("abcdefghij"))
+    model = moved(classes=10)
+    drawing.draw_held_out(model, dataset, "out.png")
+    ((_, (images, _, _, _, titles, *_)),) = drawn
+    answers = model(images).argmax(-1)
+    assert titles == [f"{one}, read as {'abcdefghij'[c]}"
+                      for one, c in zip("acdei", answers, strict=True)]  # fmt: skip
 
 
 def test_positions_and_filters_need_no_images(drawn):
@@ -1104,6 +1121,27 @@ def test_curves_are_of_losses_and_errors(figure):
     for axis in (left, right):
         labels = [line.get_label() for line in axis.get_lines()]
         assert [text.get_text() for text in axis.get_legend().get_texts()] == labels
+
+
+def test_curves_without_a_linear_model_have_no_line_for_it(figure):
+    plot_curves(LOG, "unused")
+    (errors,) = figure[0].axes[1].get_lines()
+    assert errors.get_label() == "ViT, held out"
+
+
+@pytest.mark.parametrize("worst", [0.85, 0.1])
+def test_errors_are_counted_in_plain_numbers_however_near_they_lie(figure, worst):
+    for share in (0.98, 0.02):
+        log = [LOG[0] | {"epoch": e + 1, "held_out_accuracy": 1 - worst * share**e} for e in (0, 1)]
+        plot_curves(log, "unused")
+        axis = figure[-1].axes[1].yaxis
+        figure[-1].canvas.draw()
+        low, high = axis.get_view_interval()
+        shown = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        assert shown
+        for tick in shown:
+            assert float(tick.label1.get_text()) == pytest.approx(tick.get_loc())
+        assert not any(tick.label1.get_text() for tick in axis.get_minor_ticks())
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10, 11, 40])

@@ -24,14 +24,14 @@ from minivit import (
     data,
     flatten,
     layers,
-    options,
     proofs,
     training,
     weights,
 )
 from minivit.analysis import drawing, shares_inside
 from minivit.cli import main
-from minivit.options import DIGITS, PRESETS, build_parser
+from minivit.options import build_parser, looking
+from minivit.recipes import DIGITS, PRESETS
 from minivit.training import loop, read_log
 
 SMALL = ["--depth", "1", "--width", "16", "--heads", "2", "--mlp-width", "16"]
@@ -215,7 +215,8 @@ GIVEN = {  # every option of a model and of a recipe, away from its default
     "epochs": 3, "batch": 77, "optimiser": another("optimiser", ["adamw", "sgd"]),
     "rate": 0.00217, "warmup": 0.53125, "decay": another("decay", ["cosine", "linear"]),
     "weight_decay": 0.234375, "clip": 0.765625, "smoothing": 0.296875, "shift": 3, "seed": 91,
-    "shards": 5,
+    "shards": 5, "drop_path": 0.171875, "flip": True, "randaugment": 2, "magnitude": 4.25,
+    "erase": 0.328125, "mixup": 0.203125, "cutmix": 0.90625, "average": 0.984375, "accumulate": 2,
 }  # fmt: skip
 
 
@@ -258,7 +259,7 @@ def test_scattered_digits_have_a_model_a_recipe_and_a_folder_of_their_own(called
     assert run("train", "--data", "scattered", "--epochs", 3).status == 0
     ((model, recipe, out, _),) = called
     assert model.config.image_size == few.images.shape[1:3]
-    shape, how = PRESETS["scattered"]
+    shape, how, _ = PRESETS["scattered"]
     assert model.config == ViTConfig(**shape)
     assert recipe == training.Recipe(**how | {"epochs": 3})
     assert out == Path("runs/scattered")
@@ -862,7 +863,7 @@ def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
     checkpoint, pictures, monkeypatch
 ):
     call = figure_of(monkeypatch, "--weights", checkpoint)
-    labels = [int(re.fullmatch(r"a (\d), read as (\d)", title)[1]) for title in call["titles"]]
+    labels = [int(re.fullmatch(r"(\d), read as (\d)", title)[1]) for title in call["titles"]]
     d = data.digits()
     label_of = dict(zip(map(bytes, d.held_out_images), d.held_out_labels, strict=True))
     assert [label_of[bytes(image)] for image in call["images"]] == labels
@@ -890,7 +891,7 @@ def test_attention_of_a_data_set_is_of_its_images_fitted_to_the_model(
     plain = data.fit(data.digits(), (16, 24), 3).held_out_images[chosen]
     np.testing.assert_allclose(shown, plain, rtol=0, atol=1e-6)
     answers = ViT.load(path)(seen).argmax(-1)
-    expected = [f"a {c}, read as {k}" for c, k in zip((0, 2, 3, 4, 8), answers, strict=True)]
+    expected = [f"{c}, read as {k}" for c, k in zip((0, 2, 3, 4, 8), answers, strict=True)]
     assert titles == expected
 
 
@@ -949,13 +950,13 @@ def scattered_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "shipped" / "scattered.npz"
     path.parent.mkdir()
     moved(image_size=24, patch_size=4).save(path)
-    monkeypatch.setattr(options, "SCATTERED_MODEL", path)
+    monkeypatch.setattr(looking, "SCATTERED_MODEL", path)
     return path
 
 
 def test_the_checkpoint_that_comes_along_lies_beside_the_data():
-    assert options.SCATTERED_MODEL.parent == Path(data.__file__).parent
-    assert options.SCATTERED_MODEL.name == "scattered.npz"
+    assert looking.SCATTERED_MODEL.parent == Path(data.__file__).parent
+    assert looking.SCATTERED_MODEL.name == "scattered.npz"
 
 
 @pytest.mark.parametrize("kind", ["maps", "gradients"])
@@ -981,7 +982,7 @@ def test_maps_of_scattered_digits_have_their_boxes(
     few_scattered, scattered_checkpoint, monkeypatch
 ):
     call = figure_of(monkeypatch)
-    labels = [int(re.fullmatch(r"a (\d), read as (\d)", title)[1]) for title in call["titles"]]
+    labels = [int(re.fullmatch(r"(\d), read as (\d)", title)[1]) for title in call["titles"]]
     boxes = few_scattered.held_out_boxes
     place_of = {bytes(image): b for b, image in enumerate(few_scattered.held_out_images)}
     places = [place_of[bytes(image)] for image in call["images"]]
@@ -1094,7 +1095,7 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--speed", "9"], "unrecognized arguments: --speed"),
         (["train", "--positions", "3d"], "invalid choice: '3d'"),
-        (["train", "--data", "cats"], "invalid choice: 'cats'"),
+        (["train", "--data", "cats"], "or a folder of images by class; there is no folder cats"),
         (["train", "--optimiser", "adam"], "invalid choice: 'adam'"),
         (["train", "--width", "30", "--heads", "4"], "width 30 cannot be shared among 4 heads"),
         (["train", "--patch-size", "3"], "cannot be cut into patches of 3 x 3"),
@@ -1123,7 +1124,7 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
         (["train", "--resume", "--preprocess", "dino"], "--resume goes on as begun"),
         (["attention", "--data", "digits", "x.png"], "--data is of held-out images: it goes with"),
         (["attention", "--data", "digits", "--kind", "filters"], "it takes no images"),
-        (["attention", "--data", "letters"], "--data: invalid choice: 'letters'"),
+        (["attention", "--data", "letters"], "--data: is digits, scattered, mnist, fashion-mnist,"),
         (["predict", "--image-size", "31x"], "one number, or height and width as HxW, not 31x"),
         (["predict", "--image-size", "x31"], "one number, or height and width as HxW, not x31"),
         (["predict", "--image-size", ""], "must be a whole number from 1 up, not nothing"),
@@ -1137,7 +1138,7 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
         (["train", "--image-size", "8x8x8"], "one number, or height and width as HxW"),
         (["evaluate", "--shots"], "--shots: expected at least one argument"),
         (["evaluate", "--shots", "0"], "--shots: must be a whole number from 1 up, not 0"),
-        (["evaluate", "--data", "letters"], "--data: invalid choice: 'letters'"),
+        (["evaluate", "--data", "letters"], "or a folder of images by class; there is no folder l"),
         (["predict", "--image-size", "2x3x4"], "one number, or height and width as HxW, not 2x3x4"),
         (["predict", "--image-size", "0x8"], "--image-size: must be a whole number from 1 up, no"),
         (["predict", "--short-side", "-1"], "--short-side: must be a whole number from 1 up, not"),
@@ -1319,7 +1320,8 @@ def test_a_training_that_diverges_says_so_in_one_line(tmp_path, rate):
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        ([*TRAIN, "--out", "run"], ": a smaller --batch or more --shards need less"),
+        ([*TRAIN, "--out", "run"],
+         ": a smaller --batch, or more --shards or --accumulate, need less"),
         (["evaluate", "--weights", "model.npz"], ": a smaller --image-size needs less"),
         (["predict", "--weights", "model.npz", "x.png"],
          ": fewer images at a time, or a smaller --image-size, need less"),
@@ -1384,7 +1386,7 @@ READING = [
 OPTIONS = {
     "train": [
         "--data", "--out", "--from", "--resize", "--resume", "--overwrite", "--threads",
-        *map(option_of, GIVEN),
+        "--print-config", *map(option_of, GIVEN),
     ],
     "evaluate": ["--data", "--shots", "--weights", *READING],
     "predict": ["IMAGE", "--top", "--weights", *PHOTOGRAPHS, *READING],
@@ -1392,6 +1394,13 @@ OPTIONS = {
         "IMAGE", "--data", "--kind", "--layer", "--out", "--weights", *PHOTOGRAPHS, *READING,
     ],
     "gradcheck": ["WORD", "--all"],
+    "cost": [
+        "NAME", "--batch", "--dtype", "--measure", "--csv", "--image-size", "--classes",
+        "--channels", "--patch-size", "--width", "--depth", "--heads", "--mlp-width",
+        "--hidden-head", "--positions", "--pooling", "--gelu", "--dropout", "--drop-path",
+        "--qkv-bias", "--patch-bias", "--stem", "--stem-width", "--optimiser", "--shards",
+        "--threads",
+    ],
     "exercise": ["CHAPTER", "--start", "--hint", "--solution"],
 }  # fmt: skip
 
@@ -1426,7 +1435,7 @@ def test_help_lists_the_commands():
 
 
 @pytest.mark.parametrize("command", OPTIONS)
-def test_help_tells_every_option_and_gives_examples_that_work(command):
+def test_help_tells_every_option_and_gives_examples_that_work(command, tmp_path, monkeypatch):
     result = run(command, "--help")
     assert result.status == 0
     described = result.out.partition("examples:")[0].partition("\n\n")[2]  # behind the usage
@@ -1435,8 +1444,11 @@ def test_help_tells_every_option_and_gives_examples_that_work(command):
     assert set(re.findall(r"^ +(--[a-z-]+)", described, re.MULTILINE)) == {
         option for option in OPTIONS[command] if option.startswith("--")
     }
-    examples = re.findall(r"^  python -m minivit (.*)$", result.out, re.MULTILINE)
+    examples = re.findall(r"^  python -m minivit ([^>\n]*)", result.out, re.MULTILINE)
     assert len(examples) >= 2
+    monkeypatch.chdir(tmp_path)
+    Path("flowers").mkdir()                                   # what the examples speak of
+    Path("flowers.txt").write_text("--data flowers  # as --print-config says it\n")
     for example in examples:
         assert build_parser().parse_args(example.split()).command == command
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivit import flatten, gradcheck, layers
+from minivit import ViTConfig, flatten, gradcheck, layers
 from minivit.layers.convolution import gather
 from minivit.layers.padding import same_padding
+from minivit.models import initialise, vit
+from minivit.proofs import all_proofs, moved
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 small = st.integers(1, 4)
@@ -85,6 +87,7 @@ def every_layer(dtype="float64"):
         "mlp": (layers.mlp, (z, linear(6, 7), linear(7, 6), "erf")),
         "mlp with dropout": (seeded(layers.mlp), (z, linear(6, 7), linear(7, 6))),
         "dropout": (seeded(layers.dropout), (z,)),
+        "drop_path": (seeded(layers.drop_path), (draw(7, 2, 3),)),
         "class_pool": (layers.class_pool, (z,)),
         "mean_pool": (layers.mean_pool, (z,)),
         "hidden_layer": (layers.hidden_layer, (draw(3, 6), draw(6, 5), draw(5))),
@@ -549,8 +552,8 @@ def test_gelu_erf_in_float64_is_exact():
     assert (abs(pullback(np.ones_like(x)) - chance - x * density) <= allowed).all()
 
 
-# The slope of the tanh form is a little farther off: it has no density, only differences.
-@pytest.mark.parametrize(("kind", "slope_error"), [("erf", 3e-7), ("tanh", 5e-7)])
+# The slope of the tanh form is farther off: it has no density, but 1 - Φ, a small difference.
+@pytest.mark.parametrize(("kind", "slope_error"), [("erf", 3e-7), ("tanh", 8e-7)])
 def test_gelu_in_float32_is_as_good_as_float32(kind, slope_error):
     rng = np.random.default_rng(0)
     far = np.geomspace(1e-30, 1e4, 200_001)
@@ -571,6 +574,15 @@ def test_gelu_of_large_numbers_is_x_or_nothing(kind, dtype):
     y, pullback = layers.gelu(np.array([1e4, -1e4], dtype), kind)
     np.testing.assert_allclose(y, [1e4, 0], rtol=0, atol=1e-11)
     np.testing.assert_allclose(pullback(np.ones(2, dtype)), [1, 0], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["tanh", "erf"])
+def test_gelu_has_slope_one_half_where_x_is_nothing(kind, dtype):
+    # There y / x does not say what Φ is.
+    x = np.array([0.0, -0.0, 1e-300 if dtype == "float64" else 1e-30], dtype)
+    _, pullback = layers.gelu(x, kind)
+    assert pullback(np.ones(3, dtype)).tolist() == [0.5, 0.5, 0.5]
 
 
 def test_gelu_of_many_numbers_is_gelu_of_each():
@@ -643,6 +655,81 @@ def test_dropout_is_off_without_a_generator_and_at_rate_0(rate, dice):
     y, pullback = layers.dropout(x, rate, dice)
     assert np.array_equal(y, x)
     assert np.array_equal(pullback(x), x)
+
+
+# Drop path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_drop_path_drops_whole_images_at_its_rate_and_enlarges_the_rest(rate, dtype):
+    x = 1 + np.random.default_rng(1).random((20_000, 2, 3)).astype(dtype)
+    y, pullback = layers.drop_path(x, rate, np.random.default_rng(0))
+    dropped = (y == 0).all((1, 2))
+    assert np.array_equal(dropped, (y == 0).any((1, 2)))
+    assert abs(dropped.mean() - rate) < 5 * math.sqrt(rate * (1 - rate) / len(x))
+    np.testing.assert_allclose(y[~dropped], x[~dropped] / (1 - rate), rtol=1e-6)
+    assert np.array_equal(pullback(x), y)  # the gradient loses the same images
+
+
+@pytest.mark.parametrize(("rate", "dice"), [(0.5, None), (0.0, np.random.default_rng(0))])
+def test_drop_path_is_off_without_a_generator_and_at_rate_0(rate, dice):
+    x = np.ones((20, 2, 3))
+    y, pullback = layers.drop_path(x, rate, dice)
+    assert y is x
+    assert pullback(x) is x
+
+
+@pytest.mark.parametrize("dice", [None, np.random.default_rng(0)])
+@pytest.mark.parametrize("rate", [-0.1, 1.0, math.nan])
+def test_drop_path_refuses_what_is_no_rate(rate, dice):
+    with pytest.raises(ValueError, match="rate from 0 to below 1"):
+        layers.drop_path(np.ones((2, 3)), rate, dice)
+
+
+def tiny_vit(depth, drop_path):
+    """A configuration, its parameters far from zero, and the outputs of its blocks by name."""
+    config = ViTConfig(
+        image_size=4, patch_size=2, channels=1, classes=3, width=4, depth=depth, heads=2,
+        mlp_width=6, drop_path=drop_path,
+    )  # fmt: skip
+    params = moved(initialise(config, dtype="float64"), np.random.default_rng(0))
+    images = np.random.default_rng(1).normal(size=(2000, 4, 4, 1))
+
+    def outputs(seed):
+        seen, dice = {}, None if seed is None else np.random.default_rng(seed)
+        vit(images, params, config, dice, watch=seen.__setitem__)
+        return seen
+
+    return config, outputs
+
+
+def test_blocks_and_models_that_leave_out_branches_have_their_derivative():
+    proofs = [proof for proof in all_proofs() if "drop path" in proof.name]
+    assert len(proofs) == 2
+    for proof in proofs:
+        errors = proof.check()
+        assert errors.worst <= 1e-12, f"{proof.name}: {errors}"
+
+
+def test_the_rate_of_drop_path_grows_along_a_line_from_the_first_block_to_the_last():
+    config, _ = tiny_vit(depth=5, drop_path=0.4)
+    rates = [config.of_block(i).drop_path for i in range(5)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-15)
+    assert tiny_vit(depth=1, drop_path=0.4)[0].of_block(0).drop_path == 0
+
+
+def test_each_block_leaves_out_its_branches_at_its_own_rate():
+    _, outputs = tiny_vit(depth=3, drop_path=0.8)
+    seen, still = outputs(seed=5), outputs(seed=None)
+    assert np.array_equal(seen["blocks/0/output"], still["blocks/0/output"])  # its rate is 0
+    z = seen["blocks/0/output"]
+    for i, rate in ((1, 0.4), (2, 0.8)):
+        out = seen[f"blocks/{i}/output"]
+        passed = (out == z).all((1, 2)).mean()  # both branches left out, each by itself
+        assert abs(passed - rate**2) < 5 * math.sqrt(rate**2 * (1 - rate**2) / len(z))
+        z = out
+    assert not (still["blocks/2/output"] == still["blocks/1/output"]).all((1, 2)).any()
 
 
 # Pooling, heads and losses

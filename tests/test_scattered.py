@@ -7,7 +7,7 @@ from minivit import ViT, ViTConfig
 from minivit.analysis import shares_inside
 from minivit.data import SCATTERED_MODEL, digits, scattered
 from minivit.data.scattered import scenes
-from minivit.options import PRESETS
+from minivit.recipes import PRESETS
 from minivit.training import evaluate, logistic_regression
 
 

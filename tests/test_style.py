@@ -235,6 +235,7 @@ FLOORS = (
     {"analysis", "training"},
     {"model"},
     {"__init__"},
+    {"recipes"},
     {"options"},
     {"commands"},
     {"cli"},

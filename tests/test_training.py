@@ -1,7 +1,10 @@
 """The step, the optimisers, the schedule, the loop, and going on where it was interrupted."""
 
+import contextlib
+import io
 import json
 import math
+import sys
 import threading
 from typing import NamedTuple
 
@@ -12,13 +15,18 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from minivit import ViT, ViTConfig, data, flatten, weights
+from minivit.data.pixels import Pixels
 from minivit.layers import cross_entropy
 from minivit.training import (
     SGD,
     AdamW,
+    Average,
     Recipe,
     Unfinished,
+    baseline,
+    batches,
     clip_by_global_norm,
+    descend,
     evaluate,
     is_unfinished,
     learning_rate,
@@ -424,6 +432,17 @@ def test_an_unknown_decay_is_refused():
         ({"clip": -1}, "clip .* -1"),
         ({"smoothing": -0.1}, r"smoothing .* -0\.1"),
         ({"smoothing": 1.0}, r"smoothing is a share below 1, not 1\.0"),
+        ({"randaugment": -1}, "randaugment must be at least 0, not -1"),
+        ({"magnitude": -1.0}, r"magnitude goes from 0 to 10, not -1\.0"),
+        ({"magnitude": 10.5}, r"magnitude goes from 0 to 10, not 10\.5"),
+        ({"magnitude": math.nan}, "magnitude goes from 0 to 10, not nan"),
+        ({"erase": -0.1}, r"erase goes from 0 to 1, not -0\.1"),
+        ({"erase": 1.5}, r"erase goes from 0 to 1, not 1\.5"),
+        ({"mixup": -0.1}, r"mixup is a number from 0 up, not -0\.1"),
+        ({"cutmix": math.inf}, "cutmix is a number from 0 up, not inf"),
+        ({"average": -0.5}, r"average is a number from 0 up, not -0\.5"),
+        ({"average": 1.0}, r"average is a share below 1, not 1\.0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
         ({"optimiser": "adam"}, "unknown optimiser 'adam': choose adamw, sgd"),
         ({"decay": "step"}, "unknown decay 'step': choose cosine, linear, constant"),
     ],
@@ -457,7 +476,8 @@ def few_digits():
 
 def new_model():
     """With dropout: all that is random in a training is random here."""
-    return ViT.create(ViTConfig(**TINY, dropout=0.1), seed=3)
+    config = ViTConfig(**TINY | {"depth": 2}, dropout=0.1, drop_path=0.2)
+    return ViT.create(config, seed=3)
 
 
 def changed(**fields):
@@ -470,11 +490,21 @@ def log_text(folder):
     return [line.rpartition(",")[0] for line in lines]
 
 
-@pytest.fixture(scope="module", params=["adamw", "sgd"])
+RECIPES = {
+    "adamw": {},
+    "sgd": {"optimiser": "sgd"},
+    "everything": {
+        "flip": True, "randaugment": 2, "magnitude": 8.0, "erase": 0.3, "mixup": 0.2,
+        "cutmix": 1.0, "average": 0.9, "accumulate": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=RECIPES)
 def uninterrupted(request, tmp_path_factory, few_digits):
     """A training from its start to its end: (its recipe, its folder)."""
     folder = tmp_path_factory.mktemp(request.param)
-    recipe = changed(optimiser=request.param)
+    recipe = changed(**RECIPES[request.param])
     train(new_model(), few_digits, recipe, folder)
     return recipe, folder
 
@@ -628,6 +658,406 @@ def test_a_batch_larger_than_the_data_is_one_step_an_epoch(few_digits, tmp_path)
     assert [row["step"] for row in read_log(tmp_path / "log.csv")] == [1, 2]
 
 
+# --- the batches -----------------------------------------------------------------------------
+
+
+class Unreadable:
+    """Images of which some cannot be read."""
+
+    def __init__(self, images, bad):
+        self.images, self.shape, self.bad = images, images.shape, bad
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, chosen):
+        good = ~np.isin(np.arange(len(self))[chosen], self.bad)
+        return self.images[chosen][good], good
+
+
+def epoch_of(few_digits, epoch=1, **fields):
+    return list(batches.batches(few_digits, changed(**fields), epoch))
+
+
+def test_an_epoch_begins_from_its_seed_and_number_alone(few_digits):
+    every = RECIPES["everything"]
+
+    def seen(epoch, seed):
+        made = epoch_of(few_digits, epoch, **every | {"seed": seed})
+        return [bytes(images) + bytes(labels) for images, labels in made]
+
+    first, again, second, other = seen(1, 3), seen(1, 3), seen(2, 3), seen(1, 4)
+    assert first == again
+    assert len({*first, *second, *other}) == 3 * STEPS
+
+
+def test_the_recipe_decides_how_images_are_changed(few_digits, monkeypatch):
+    told, real = [], batches.augment
+
+    def seen(images, generator, **settings):
+        told.append(settings)
+        return real(images, generator, **settings)
+
+    monkeypatch.setattr(batches, "augment", seen)
+    how = {"shift": 2, "flip": True, "randaugment": 3, "magnitude": 4.0, "erase": 0.25}
+    epoch_of(few_digits, **how)
+    assert told == [how] * STEPS
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_images_have_mixed_labels(few_digits, tmp_path, monkeypatch, kind):
+    fields = {"epochs": 2, "shift": 0, kind: 1.0}
+    plain = [epoch_of(few_digits, epoch, shift=0) for epoch in (1, 2)]
+    steps = steps_of(few_digits, tmp_path, monkeypatch, **fields)
+    assert len(steps) == 2 * STEPS
+    unmixed = 0  # a box may be as large as nothing
+    for step, (images, labels) in zip(steps, plain[0] + plain[1], strict=True):
+        assert step.labels.shape == (len(step.images), 10)
+        np.testing.assert_allclose(step.labels.sum(1), 1, atol=1e-6)
+        assert step.settings["smoothing"] == 0.1
+        # The share of one image's label is the share of its pixels, those of its partner apart.
+        share = step.labels[np.arange(len(labels)), labels].min()
+        partner = np.roll(images, 1, axis=0)
+        mixed = share * images + (1 - share) * partner
+        if kind == "mixup":
+            np.testing.assert_allclose(step.images, mixed, atol=1e-6)
+        else:
+            assert ((step.images == images) | (step.images == partner)).all()
+        unmixed += np.array_equal(step.images, images)
+    assert unmixed <= STEPS
+
+
+def test_without_mixing_labels_stay_numbers(few_digits):
+    for images, labels in epoch_of(few_digits, **RECIPES["everything"] | {"mixup": 0, "cutmix": 0}):
+        assert labels.shape == (len(images),)
+        assert labels.dtype == few_digits.labels.dtype
+
+
+def test_what_cannot_be_read_is_left_out_of_its_batch(few_digits):
+    bad = np.arange(0, 97, 3)
+    some = few_digits._replace(images=Unreadable(few_digits.images, bad))
+    seen = epoch_of(some, shift=0)
+    left = np.setdiff1d(np.arange(97), bad)
+    assert sum(len(images) for images, _ in seen) == len(left)
+    label_of = dict(zip(map(bytes, few_digits.images), few_digits.labels, strict=True))
+    for images, labels in seen:
+        assert [label_of[bytes(image)] for image in images] == list(labels)
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_no_step(few_digits, tmp_path):
+    order = np.random.default_rng([3, 1, batches.SHUFFLE]).permutation(97)
+    bad = order[19:38]  # all of the second batch
+    some = few_digits._replace(images=Unreadable(few_digits.images, bad))
+    train(new_model(), some, changed(epochs=1), tmp_path)
+    (row,) = read_log(tmp_path / "log.csv")
+    assert row["step"] == STEPS - 1
+    assert 0.5 < row["loss"] < 5
+
+
+def test_the_logged_loss_is_of_the_images_that_could_be_read(few_digits, tmp_path, monkeypatch):
+    some = few_digits._replace(images=Unreadable(few_digits.images, np.arange(40)))
+    steps = steps_of(some, tmp_path, monkeypatch, epochs=1)
+    assert sum(len(step.labels) for step in steps) == 57
+    mean = sum(step.loss * len(step.labels) for step in steps) / 57
+    assert read_log(tmp_path / "log.csv")[0]["loss"] == pytest.approx(mean, rel=1e-12)
+
+
+def test_a_training_of_which_nothing_can_be_read_ends_in_words(few_digits, tmp_path):
+    some = few_digits._replace(images=Unreadable(few_digits.images, np.arange(97)))
+    with pytest.raises(ValueError, match="none of the 97 training images could be read"):
+        train(new_model(), some, RECIPE, tmp_path)
+
+
+def test_images_kept_as_bytes_give_the_bits_of_the_same_images_as_floats(few_digits, tmp_path):
+    parts = (few_digits.images, few_digits.held_out_images)
+    kept = [Pixels(np.round((part + 1) * 127.5).astype(np.uint8)) for part in parts]
+    for name, (images, held_out) in {"bytes": kept, "floats": [part[:] for part in kept]}.items():
+        some = few_digits._replace(images=images, held_out_images=held_out)
+        train(new_model(), some, changed(epochs=2), tmp_path / name)
+    one, other = tmp_path / "bytes", tmp_path / "floats"
+    assert (one / "model.npz").read_bytes() == (other / "model.npz").read_bytes()
+    assert log_text(one) == log_text(other)
+
+
+# --- one batch ahead -------------------------------------------------------------------------
+
+
+def counted(n, made, error=None):
+    """n batches, each noted in `made` with its thread; then the error, if there is one."""
+    for i in range(n):
+        made.append((i, threading.current_thread()))
+        yield np.full(1, i), np.full(1, i)
+    if error:
+        raise error
+
+
+def test_while_a_batch_is_used_a_thread_makes_the_next_and_no_more():
+    made, used = [], []
+    before = threading.active_count()
+    coming = batches.ahead(counted(5, made))
+    for images, _ in coming:
+        used.append(int(images[0]))
+        wanted = min(len(used) + 1, 5)
+        for _ in range(1000):
+            if len(made) >= wanted:
+                break
+            threading.Event().wait(0.002)
+        assert len(made) == wanted
+    assert used == [0, 1, 2, 3, 4]
+    (thread,) = {thread for _, thread in made}
+    assert thread is not threading.current_thread()
+    assert threading.active_count() == before
+
+
+class Broken(Exception):
+    """An error of a kind that nobody knows."""
+
+
+@pytest.mark.parametrize("error", [Broken("a bad file"), KeyboardInterrupt(), StopIteration()])
+def test_what_is_raised_while_a_batch_is_made_reaches_its_user(error):
+    used, before = [], threading.active_count()
+    kind = RuntimeError if isinstance(error, StopIteration) else type(error)
+    with pytest.raises(kind) as caught:  # noqa: PT012
+        for images, _ in batches.ahead(counted(2, [], error)):
+            used.append(int(images[0]))
+    assert used == [0, 1]
+    assert kind is RuntimeError or caught.value is error
+    assert threading.active_count() == before
+
+
+def test_the_thread_ends_when_its_user_leaves():
+    made, before = [], threading.active_count()
+    with contextlib.closing(batches.ahead(counted(100, made))) as coming:
+        next(coming)
+    assert threading.active_count() == before
+    assert len(made) <= 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Broken])
+def test_the_thread_ends_with_a_training_that_is_broken_off(
+    few_digits, tmp_path, monkeypatch, three_blas_threads, error
+):
+    running = []
+
+    def broken(*args, **kwargs):
+        running.append(threading.active_count())
+        raise error
+
+    before = threading.active_count()
+    monkeypatch.setattr(loop, "_move", broken)
+    with pytest.raises(error) as kept:  # its traceback holds on to the frames
+        train(new_model(), few_digits, RECIPE, tmp_path)
+    assert running == [before + 1]
+    assert threading.active_count() == before
+    assert blas_threads() == {3}
+    assert kept.traceback
+
+
+def test_an_error_in_the_data_is_the_error_of_the_training(few_digits, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise Broken
+
+    monkeypatch.setattr(batches, "augment", broken)
+    with pytest.raises(Broken):
+        train(new_model(), few_digits, RECIPE, tmp_path)
+
+
+def test_batches_made_ahead_are_those_made_in_turn(few_digits, tmp_path, monkeypatch):
+    # Resized as they are read, by products: their last bits depend on how many threads BLAS has.
+    some = data.fit(few_digits, (16, 16), 3)
+    model = {"image_size": 16, "channels": 3}
+    recipe = changed(epochs=2, **RECIPES["everything"])
+    train(moved("float32", **model), some, recipe, tmp_path / "ahead")
+    monkeypatch.setattr(loop, "ahead", lambda made: made)
+    train(moved("float32", **model), some, recipe, tmp_path / "in turn")
+    one, other = (tmp_path / name / "model.npz" for name in ("ahead", "in turn"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(("shards", "threads"), [(1, {3}), (2, {1})])
+def test_a_single_shard_has_all_the_threads_of_blas(
+    few_digits, tmp_path, monkeypatch, three_blas_threads, shards, threads
+):
+    seen = []
+    real = loop._move
+    monkeypatch.setattr(loop, "_move", lambda *args: (seen.append(blas_threads()), real(*args)))
+    train(new_model(), few_digits, changed(epochs=1, shards=shards), tmp_path)
+    assert seen == [threads] * STEPS
+
+
+# --- a batch in pieces -----------------------------------------------------------------------
+
+
+def gradient_in_pieces(pieces, batch, **fields):
+    model, recipe = moved(), changed(accumulate=pieces, **fields)
+    run = loop._begin(model, None, recipe, None, threads=2)
+    return loop._loss_and_gradient(run, *batch)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("pieces", range(1, 10))
+def test_a_batch_in_pieces_has_the_loss_and_the_gradient_of_the_whole(pieces, soft):
+    images, labels = some_batch()
+    if soft:
+        labels = np.random.default_rng(3).dirichlet(np.ones(10), size=7)
+    expected_loss, _, expected = packed_gradients(
+        moved(), images, labels, smoothing=0.1, shards=3
+    )
+    loss, gradient = gradient_in_pieces(pieces, (images, labels))
+    assert loss == pytest.approx(expected_loss, abs=1e-13)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-14)
+
+
+def test_pieces_are_done_one_after_the_other(few_digits, tmp_path, monkeypatch):
+    steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=1, accumulate=3)
+    whole = epoch_of(few_digits)
+    assert [len(step.labels) for step in steps[:3]] == [6, 6, 7]
+    for i, (images, labels) in enumerate(whole):
+        pieces = steps[3 * i : 3 * i + 3]
+        assert np.array_equal(np.concatenate([piece.images for piece in pieces]), images)
+        assert np.array_equal(np.concatenate([piece.labels for piece in pieces]), labels)
+        assert {piece.settings["whole"] for piece in pieces} == {len(labels)}
+    (row,) = read_log(tmp_path / "log.csv")
+    assert row["step"] == STEPS
+
+
+def test_each_piece_drops_for_itself(few_digits, tmp_path, monkeypatch):
+    steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=2, accumulate=3)
+    assert [step.settings["seed"] for step in steps] == [(3, i) for i in range(6 * STEPS)]
+
+
+@pytest.mark.parametrize("accumulate", [4, 50])
+def test_a_training_in_pieces_ends_where_one_in_whole_batches_does(
+    few_digits, tmp_path, accumulate
+):
+    models = []
+    for pieces in (1, accumulate):
+        model = moved()
+        train(model, few_digits, changed(optimiser="sgd", accumulate=pieces), tmp_path)
+        models.append(flatten(model.params))
+    for name, leaf in models[0].items():
+        np.testing.assert_allclose(models[1][name], leaf, rtol=0, atol=1e-11, err_msg=name)
+
+
+def test_shards_are_chosen_for_a_piece(few_digits, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ViT, "shard_count", lambda self, *args: asked.append(args) or 2)
+    recipe = changed(epochs=1, shards=None, accumulate=3)
+    train(new_model(), few_digits, recipe, tmp_path, threads=2)
+    assert asked[0] == (7, 2)
+
+
+# --- the average of the weights --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("block", [7, optimisers.BLOCK])
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_the_average_is_its_formula(decay, block, threads, monkeypatch):
+    monkeypatch.setattr(optimisers, "BLOCK", block)
+    model, rng = moved(), np.random.default_rng(0)
+    optimiser, mean = SGD(model.params), Average(model.params, decay)
+    expected = optimiser.vector.copy()
+    for t in range(1, 31):
+        optimiser.vector += rng.normal(size=expected.shape)
+        d = min(decay, (1 + t) / (10 + t))
+        expected = d * expected + (1 - d) * optimiser.vector
+        mean.update(optimiser.vector, t, threads)
+    np.testing.assert_allclose(mean.vector, expected, rtol=0, atol=1e-12)
+    # The same order, and arrays of its own.
+    assert not any(np.shares_memory(p, mean.vector) for p in flatten(model.params).values())
+    assert not same_bits(model.params, mean.params)
+    optimiser.vector[:] = mean.vector
+    assert same_bits(model.params, mean.params)
+
+
+def test_the_average_of_weights_that_stay_is_these_weights():
+    model = moved("float32")
+    mean = Average(model.params, 0.9)
+    for t in range(1, 20):
+        mean.update(SGD(model.params).vector, t)
+    assert same_bits(mean.params, model.params)
+    assert mean.vector.dtype == np.float32
+
+
+def test_the_average_is_what_is_scored_saved_and_left_in_the_model(
+    few_digits, tmp_path, monkeypatch
+):
+    vectors, states, real, save = [], [], loop._move, loop._save
+
+    def moving(run, *args):
+        real(run, *args)
+        vectors.append(run.optimiser.vector.astype(float))
+
+    def saving(run, epoch):
+        save(run, epoch)
+        states.append(weights.load_training(tmp_path / "model.npz"))
+
+    monkeypatch.setattr(loop, "_move", moving)
+    monkeypatch.setattr(loop, "_save", saving)
+    model = new_model()
+    mean = SGD(new_model().params).vector.astype(float)
+    score = train(model, few_digits, changed(epochs=2, average=0.8), tmp_path)
+    for t, vector in enumerate(vectors, start=1):
+        d = min(0.8, (1 + t) / (10 + t))
+        mean = d * mean + (1 - d) * vector
+    saved = ViT.load(tmp_path / "model.npz")
+    assert evaluate(saved, *few_digits[3:5]) == score
+    np.testing.assert_allclose(SGD(saved.params).vector, mean, rtol=0, atol=2e-6)
+    assert abs(vectors[-1] - mean).max() > 1e-3
+    assert same_bits(model.params, saved.params)
+    assert [state.keys() for state in states] == [{"progress", "m", "v", "running"}] * 2 + [set()]
+    assert np.array_equal(states[1]["running"], vectors[STEPS - 1])
+
+
+def test_without_an_average_nothing_of_it_is_kept(interrupted):
+    assert "running" not in weights.load_training(interrupted / "model.npz")
+
+
+def test_an_average_over_a_frozen_body_is_of_the_head_alone(few_digits, tmp_path):
+    model, first = moved("float32"), flatten(moved("float32").params)
+    train(model, few_digits, changed(epochs=2, average=0.8, freeze=True), tmp_path)
+    saved = flatten(ViT.load(tmp_path / "model.npz").params)
+    assert {name for name in first if not np.array_equal(saved[name], first[name])} == {
+        "head/kernel",
+        "head/bias",
+    }
+    assert same_bits(model.params, ViT.load(tmp_path / "model.npz").params)
+
+
+# --- what is shown meanwhile -----------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A stderr that says it is one."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("long", "shown"), [(0, True), (1000, False)])
+def test_a_long_epoch_shows_its_steps_on_a_terminal(
+    few_digits, tmp_path, monkeypatch, long, shown
+):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(loop, "LONG", long)
+    train(new_model(), few_digits, changed(epochs=1), tmp_path)
+    text = terminal.getvalue()
+    assert ("step" in text) == shown
+    assert f"0/{STEPS}" in text or not shown
+    assert "1/1" in text
+    assert "accuracy" in text
+    assert "epoch 1/1:" not in text
+
+
+def test_without_a_terminal_each_epoch_is_a_plain_line(few_digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "LONG", 0)
+    train(new_model(), few_digits, changed(epochs=2), tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+
+
 # --- interrupted and resumed -----------------------------------------------------------------
 
 
@@ -645,8 +1075,8 @@ def interrupt(monkeypatch, name, call):
 
 
 PLACES = {  # all in the third epoch
-    "at its first step": ("packed_gradients", 2 * STEPS + 1),
-    "in the middle of it": ("packed_gradients", 2 * STEPS + 3),
+    "at its first step": ("_loss_and_gradient", 2 * STEPS + 1),
+    "in the middle of it": ("_move", 2 * STEPS + 3),
     "before the score": ("evaluate", 3),
     "between log and checkpoint": ("_save", 4),  # the first is before all epochs
 }
@@ -679,12 +1109,12 @@ def test_a_training_interrupted_again_and_again_ends_in_the_same_bits(
 ):
     recipe, folder = uninterrupted
     with monkeypatch.context() as patch:
-        interrupt(patch, "packed_gradients", 3)
+        interrupt(patch, "_loss_and_gradient", 3)
         with pytest.raises(KeyboardInterrupt):
             train(new_model(), few_digits, recipe, tmp_path)
     for _ in range(EPOCHS - 1):  # each time one epoch further
         with monkeypatch.context() as patch:
-            interrupt(patch, "packed_gradients", STEPS + 1)
+            interrupt(patch, "_loss_and_gradient", STEPS + 1)
             with pytest.raises(KeyboardInterrupt):
                 resume(tmp_path, ViT.load(tmp_path / "model.npz"), few_digits)
     resume(tmp_path, ViT.load(tmp_path / "model.npz"), few_digits)
@@ -700,6 +1130,31 @@ def interrupted(few_digits, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train(new_model(), few_digits, RECIPE, tmp_path)
     return tmp_path
+
+
+NEW = ("flip", "randaugment", "magnitude", "erase", "mixup", "cutmix", "average", "accumulate")
+
+
+def test_a_checkpoint_from_before_the_newer_fields_is_gone_on_with(
+    few_digits, interrupted, tmp_path_factory
+):
+    path = interrupted / "model.npz"
+    config, params = weights.load(path)
+    state = weights.load_training(path)
+    begun = json.loads(str(state["progress"]))
+    begun["recipe"] = {name: x for name, x in begun["recipe"].items() if name not in NEW}
+    weights.save(path, config, params, state | {"progress": np.array(json.dumps(begun))})
+    with np.load(path) as file:
+        arrays = dict(file)
+    fields = json.loads(str(arrays["config"]))
+    rate = fields.pop("drop_path")
+    np.savez(path, **arrays | {"config": np.array(json.dumps(fields))})
+    assert ViT.load(path).config.drop_path == 0
+    resume(interrupted, ViT.load(path, drop_path=rate), few_digits)
+
+    whole = tmp_path_factory.mktemp("whole")
+    train(new_model(), few_digits, RECIPE, whole)
+    assert path.read_bytes() == (whole / "model.npz").read_bytes()
 
 
 def test_a_resumed_training_has_its_log_on_the_disk_at_once(
@@ -785,6 +1240,24 @@ def test_a_file_that_is_no_log_is_refused_by_its_name(text, tmp_path):
         read_log(path)
 
 
+@pytest.mark.parametrize("kind", ["no running", "running of another shape", "running with NaN"])
+def test_damaged_running_weights_are_refused(few_digits, tmp_path, monkeypatch, kind):
+    damage = {
+        "no running": without("running"),
+        "running of another shape": lambda state: state | {"running": state["running"][:1]},
+        "running with NaN": lambda state: state | {"running": state["running"] * np.nan},
+    }
+    with monkeypatch.context() as patch:
+        interrupt(patch, "evaluate", 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(new_model(), few_digits, changed(average=0.9), tmp_path)
+    path = tmp_path / "model.npz"
+    config, params = weights.load(path)
+    weights.save(path, config, params, damage[kind](weights.load_training(path)))
+    with pytest.raises(weights.CheckpointError, match="running"):
+        resume(tmp_path, ViT.load(path), few_digits)
+
+
 # --- diverging -------------------------------------------------------------------------------
 
 
@@ -819,3 +1292,39 @@ def test_logistic_regression_reads_the_digits():
 def test_logistic_regression_can_be_wrong(few_digits):
     wrong = few_digits._replace(held_out_labels=(few_digits.held_out_labels + 1) % 10)
     assert logistic_regression(wrong, steps=20) < 0.3
+
+
+def test_logistic_regression_reads_as_many_images_as_memory_should_hold(monkeypatch):
+    digits, seen = data.digits(), []
+
+    class Watched(Unreadable):
+        def read(self, chosen):
+            seen.append(chosen)
+            return super().read(chosen)
+
+    watched = digits._replace(images=Watched(digits.images, np.arange(100)))
+    monkeypatch.setattr(baseline, "NUMBERS", 1200 * 64)
+    assert 0.95 <= logistic_regression(watched) <= 1
+    (chosen,) = seen
+    assert len(set(chosen)) == 1200
+    assert chosen.max() - chosen.min() > 1400  # from all over the set, which may be in order
+    monkeypatch.setattr(baseline, "NUMBERS", 999 * 64)
+    assert logistic_regression(watched) is None
+    assert len(seen) == 1
+
+
+def test_plain_descent_leaves_out_what_cannot_be_read(few_digits):
+    def on_pixels(images, params):
+        logits = images.reshape(len(images), -1) @ params["kernel"]
+        return logits, lambda dy: (None, {"kernel": images.reshape(len(images), -1).T @ dy})
+
+    def accuracies(some):
+        return descend(on_pixels, {"kernel": np.zeros((64, 10))}, some, epochs=3, batch=1)
+
+    bad = np.arange(50, 97)
+    some = few_digits._replace(
+        images=Unreadable(few_digits.images, bad),
+        held_out_images=Unreadable(few_digits.held_out_images, [0, 5]),
+    )
+    assert len(accuracies(some)) == 3
+    assert accuracies(some)[-1] * 38 == pytest.approx(round(accuracies(some)[-1] * 38))

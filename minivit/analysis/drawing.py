@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..arrays import Array
-from ..data import Dataset, preprocessing_of
+from ..data import Dataset, preprocessing_of, take
 from .attention import mean_attention_distance
 from .embedding import patch_filters, position_similarity, position_table
 from .figures import plot_distances, plot_filters, plot_gradients, plot_similarity
@@ -84,13 +84,29 @@ def draw(
 def draw_held_out(
     model: "ViT", dataset: Dataset, path: str | Path, kind: str = "maps", layer: int = -1
 ) -> None:
-    """Write a figure OF_IMAGES: the first held-out image of some classes, or many for distances."""
-    images, labels, boxes = dataset.held_out_images, dataset.held_out_labels, dataset.held_out_boxes
+    """Write a figure OF_IMAGES: the first held-out image of some classes, or many for distances.
+
+    Images that cannot be read are left out.
+    """
+    labels, boxes = dataset.held_out_labels, dataset.held_out_boxes
+    if kind in OF_A_LAYER:
+        shown = (0, 2, 3, 4, 8) if kind == "maps" else (2, 3, 8)  # gradients take two rows for each
+        chosen = firsts(labels, shown)
+    else:                                                     # from all over: they may be sorted
+        chosen = np.arange(0, len(labels), max(1, len(labels) // EXAMPLES))[:EXAMPLES]
+    images, labels = take(dataset.held_out_images, labels, chosen)
     if kind not in OF_A_LAYER:
-        return draw(model, kind, path, images[:EXAMPLES])
-    shown = (0, 2, 3, 4, 8) if kind == "maps" else (2, 3, 8)  # gradients take two rows for each
-    firsts = [int(np.argmax(labels == c)) for c in shown]
-    answers = model(images[firsts]).argmax(-1)
-    titles = [f"a {label}, read as {c}" for label, c in zip(labels[firsts], answers, strict=True)]
-    boxes = None if boxes is None else boxes[firsts]
-    return draw(model, kind, path, images[firsts], titles, layer, boxes)
+        return draw(model, kind, path, images)
+    names = dataset.classes
+    answers = model(images).argmax(-1)
+    pairs = zip(labels, answers, strict=True)
+    titles = [f"{names[label]}, read as {names[c]}" for label, c in pairs]
+    boxes = None if boxes is None else boxes[chosen]
+    return draw(model, kind, path, images, titles, layer, boxes)
+
+
+def firsts(labels: Array, classes: Sequence[int]) -> Array:
+    """Where the first image of each of the classes is, or of others in place of those without."""
+    present = np.unique(labels).tolist()
+    wanted = [c for c in classes if c in present] + [c for c in present if c not in classes]
+    return np.array([np.argmax(labels == c) for c in sorted(wanted[: len(classes)])])

@@ -117,8 +117,10 @@ def outline(axes: Sequence[plt.Axes], box: Array) -> None:
         axis.add_patch(frame)
 
 
-def plot_curves(log: Sequence[dict[str, float]], path: str | Path, baseline: float) -> None:
-    """Losses and held-out accuracy by epoch; `baseline` is a linear model's accuracy (0 to 1)."""
+def plot_curves(
+    log: Sequence[dict[str, float]], path: str | Path, baseline: float | None = None
+) -> None:
+    """Losses and held-out errors by epoch, beside a linear model's accuracy (0 to 1), if known."""
     epochs = [row["epoch"] for row in log]
     dots = {"marker": "o", "ms": 4} if len(log) <= FEW_EPOCHS else {}
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
@@ -129,9 +131,13 @@ def plot_curves(log: Sequence[dict[str, float]], path: str | Path, baseline: flo
     left.legend()
     errors = [100 * (1 - row["held_out_accuracy"]) for row in log]
     right.plot(epochs, errors, label="ViT, held out", **dots)
-    right.axhline(100 * (1 - baseline), color="0.4", ls=":", label="logistic regression on pixels")
+    if baseline is not None:
+        level = 100 * (1 - baseline)
+        right.axhline(level, color="0.4", ls=":", label="logistic regression on pixels")
     right.set(xlabel="epoch", ylabel="errors (%)", yscale="log")
+    right.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 3, 5)))
     right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     right.legend()
     for axis in (left, right):
         count_whole(axis.xaxis)

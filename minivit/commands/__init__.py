@@ -1,6 +1,7 @@
 """The commands of the command line, a file for each. Each returns its exit status."""
 
 from .attention import attention
+from .cost import cost
 from .evaluate import evaluate
 from .exercise import exercise
 from .gradcheck import gradcheck
@@ -13,6 +14,7 @@ COMMANDS = {
     "predict": predict,
     "attention": attention,
     "gradcheck": gradcheck,
+    "cost": cost,
     "exercise": exercise,
 }
 

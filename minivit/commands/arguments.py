@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,34 @@ import numpy as np
 
 from .. import data
 from ..model import ViT
-from ..options import PRESETS, READING, WEIGHTS
+from ..options.parts import READING, WEIGHTS
+from ..recipes import PRESETS, preset
+
+CLASSES = "classes.txt"  # beside a model: what its classes are called, one on each line
 
 
 def load(path: Path, **fields: Any) -> ViT:
     """The model of a file. Raises FileNotFoundError that says how the usual one is made."""
-    if path == WEIGHTS and not path.exists():
-        raise FileNotFoundError(f"there is no {path} yet: `python -m minivit train` makes it")
-    return ViT.load(path, **fields)
+    return ViT.load(usual_weights() if path == WEIGHTS else path, **fields)
+
+
+def usual_weights(named: str | Path | None = None) -> Path:
+    """Where `train` leaves the model of a data set, or of the digits.
+
+    Raises FileNotFoundError if it has not, which tells how it is made.
+    """
+    path = Path("runs") / name_of(named or "digits") / "model.npz"
+    if not path.exists():
+        option = f" --data {shlex.quote(str(named))}" if named else ""
+        raise FileNotFoundError(
+            f"there is no {path} yet: `python -m minivit train{option}` makes it"
+        )
+    return path
+
+
+def name_of(named: str | Path) -> str:
+    """What the outputs of a training on a data set, or on a folder, are called."""
+    return named.resolve().name if isinstance(named, Path) else named
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
@@ -52,25 +73,44 @@ def fit(dataset: data.Dataset, model: ViT) -> data.Dataset:
 
 
 def data_name(model: ViT) -> str | None:
-    """The name of the data set whose images a model takes, or None."""
-    takes = (*model.config.image_size, model.config.channels)
-    for name, (shape, _) in PRESETS.items():
-        if takes == (shape["image_size"], shape["image_size"], shape["channels"]):
-            return name
-    return None
+    """The name of the data set whose images a model takes, or None.
+
+    Where several have images of this size, it is the one of as many classes.
+    """
+    c, takes = model.config, (*model.config.image_size, model.config.channels)
+    shapes = {name: preset(name).model for name in PRESETS}
+    fitting = [
+        name
+        for name, shape in shapes.items()
+        if takes == (shape["image_size"], shape["image_size"], shape["channels"])
+    ]
+    if len(fitting) > 1:
+        fitting = [name for name in fitting if shapes[name]["classes"] == c.classes]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def dataset_for(model: ViT, args: argparse.Namespace, n: int = 1) -> data.Dataset:
-    """The data set that was named, or else fits, as the model takes it, with n images to train on.
+    """The data set that was named, or else fits, as the model takes it.
 
-    Raises ValueError if none was named and none fits.
+    n: how many images to train on, but of a folder all. Raises ValueError if none was named, and
+    none or more than one fits.
     """
     name = args.data or data_name(model)
     if name is None:
         H, W, C = (*model.config.image_size, model.config.channels)
         takes = f"{args.weights} takes images of {H} x {W} x {C}"
         raise ValueError(f"{takes}: say with --data which are to be fitted")
-    return fit(data.DATASETS[name](n=n), model)
+    return fit(read_data(name, model, n), model)
+
+
+def read_data(name: str | Path, model: ViT, n: int | None = None) -> data.Dataset:
+    """The data set of a name, or the images in a folder, which are read as the model takes them.
+
+    n: how many images to train on (None: as many as are usual); of a folder all.
+    """
+    if isinstance(name, Path):
+        return data.folder(name, model.config.image_size, model.config.channels)
+    return data.DATASETS[name]() if n is None else data.DATASETS[name](n=n)
 
 
 def takes_photographs(model: ViT) -> bool:
@@ -89,11 +129,14 @@ def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
 
 
 def labels_of(model: ViT, args: argparse.Namespace) -> list[str] | None:
-    """The names of a model's classes, if a file of them was given."""
-    if not args.labels:
+    """The names of a model's classes, if a file of them was given or lies beside the model."""
+    beside = args.weights.with_name(CLASSES)
+    trained_here = args.weights.name == "model.npz" and beside.is_file()
+    path = args.labels or (beside if trained_here else None)
+    if path is None:
         return None
     must_classify(model, args.weights)
-    return data.read_labels(args.labels, model.config.classes)
+    return data.read_labels(path, model.config.classes)
 
 
 def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from typing import Any
 from .. import analysis, data, training
 from ..model import ViT
 from ..models import ViTConfig
-from ..options import OF_A_FILE, PRESETS, TUNING
+from ..options.parts import option
+from ..options.train import OF_A_FILE
+from ..recipes import preset, recipe
 from ..tree import count
-from .arguments import fail, fit, given, load, must_fit, reading
+from .arguments import CLASSES, fail, fit, given, load, name_of, read_data, reading
+from .plan import as_options
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 FIGURES = ("curves.png", "attention.png")
@@ -20,27 +23,44 @@ def train(args: argparse.Namespace) -> int:
     """Train from the start or from a file's weights, or go on where a training was interrupted."""
     fields, settings = given(args, ViTConfig), given(args, training.Recipe)
     check_usage(args, fields, settings)
-    shape, how = PRESETS[args.data]
-    if args.origin:
-        how = TUNING[args.data]
-    args.out = args.out or Path("runs") / (f"{args.data}-tuned" if args.origin else args.data)
+    args.out = args.out or Path("runs") / (name_of(args.data) + "-tuned" * bool(args.origin))
+    shape = preset(args.data).model | {"classes": class_count(args.data)}
     try:
         config = ViTConfig(**shape if args.origin else shape | fields)
-        recipe = training.Recipe(**how | settings)
+        how = recipe(args.data, tuning=bool(args.origin), **settings)
     except ValueError as error:
         args.usage_error(str(error))
+    if args.print_config:
+        print(as_options(args, model_for(args, config, how.seed), how))
+        return 0
     if not (args.resume or args.overwrite) and training.is_unfinished(args.out):
         return fail(f"{args.out} holds an unfinished training: --resume it, or --overwrite")
-    dataset = data.DATASETS[args.data]()
+    model = model_for(args, config, how.seed)
+    dataset = read_data(args.data, model)
     if args.resume:
-        model = ViT.load(args.out / "model.npz")
-        must_fit(model, dataset, args.out / "model.npz")
-    elif args.origin:
-        model = tuned(args, len(dataset.classes))
-    else:
-        model = ViT.create(config, seed=recipe.seed)
+        must_go_on(model, dataset, args.out / "model.npz")
+    return carry_out(args, model, dataset, how)
+
+
+def model_for(args: argparse.Namespace, config: ViTConfig, seed: int) -> ViT:
+    """The model to train: that of the training to go on with, one made of a file's, or a new one.
+
+    A file's goes on under a new head, for images of any size.
+    """
+    if args.resume:
+        return ViT.load(args.out / "model.npz")
+    if args.origin:
+        model = load(args.origin, **reading(args), drop_path=args.drop_path or 0.0)
+        return training.for_fine_tuning(model, config.classes, args.dropout or 0.0)
+    return ViT.create(config, seed=seed)
+
+
+def carry_out(
+    args: argparse.Namespace, model: ViT, dataset: data.Dataset, how: training.Recipe
+) -> int:
+    """Train, or go on training, and report. Ctrl-C ends it with a line that tells what is left."""
     fitted = fit(dataset, model)
-    print(summary(model, fitted, recipe.freeze))
+    print(summary(model, fitted, how.freeze))
     try:
         if args.resume and lacks_figures(args.out):
             must_be_of_log(model, fitted, args.out)
@@ -48,7 +68,8 @@ def train(args: argparse.Namespace) -> int:
         elif args.resume:
             training.resume(args.out, model, fitted, threads=args.threads)
         else:
-            training.train(model, fitted, recipe, args.out, threads=args.threads)
+            name_classes(dataset, args.out)
+            training.train(model, fitted, how, args.out, threads=args.threads)
         report(model, dataset, args.out)
     except KeyboardInterrupt:
         where = args.out / "model.npz"
@@ -69,17 +90,39 @@ def check_usage(
     """Refuse options that do not go together: what a training or a file has decided already."""
     if args.resume and (fields or settings or args.origin or args.resize):
         args.usage_error("--resume goes on as begun: it takes no other model and no other recipe")
-    fixed = [f"--{name.replace('_', '-')}" for name in fields if name not in OF_A_FILE]
+    if args.resume and args.print_config:
+        args.usage_error("--resume goes on as begun: --print-config is of a new training")
+    fixed = [option(name) for name in fields if name not in OF_A_FILE]
     if args.origin and fixed:
         args.usage_error(f"{', '.join(fixed)}: with --from, the model is the one in {args.origin}")
     if args.resize and not args.origin:
         args.usage_error("--resize is of the positions in a file: it goes with --from")
 
 
-def tuned(args: argparse.Namespace, classes: int) -> ViT:
-    """The model of a file, ready to be fine-tuned: with a new head, and for images of any size."""
-    model = load(args.origin, **reading(args))
-    return training.for_fine_tuning(model, classes, args.dropout or 0.0)
+def class_count(named: str | Path) -> int:
+    """How many classes a data set has; of a folder the names of its files are looked at."""
+    known = preset(named).model.get("classes")
+    return known or len(data.folder(named, (1, 1)).classes)
+
+
+def must_go_on(model: ViT, dataset: data.Dataset, path: Path) -> None:
+    """Raise ValueError if the images a training goes on with cannot be those that it began with."""
+    known, K = model.config.classes, len(dataset.classes)
+    if known != K:
+        raise ValueError(
+            f"{path} is of {known} classes, and the {dataset.name} are of {K}: "
+            "say with --data on what it was training"
+        )
+
+
+def name_classes(dataset: data.Dataset, folder: Path) -> None:
+    """Write down what the classes are called, for `predict`, if they are more than numbers."""
+    path = folder / CLASSES
+    if dataset.classes == tuple(map(str, range(len(dataset.classes)))):
+        path.unlink(missing_ok=True)                          # it was of a training before
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
 
 
 def summary(model: ViT, dataset: data.Dataset, freeze: bool) -> str:
@@ -117,5 +160,9 @@ def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     analysis.draw_held_out(model, fit(dataset, model), folder / "attention.png")
     accuracy, seconds = log[-1]["held_out_accuracy"], log[-1]["seconds"]
     print(f"{accuracy:.2%} of the held-out images right, after {seconds:.0f} s of training")
-    print(f"{baseline:.2%} by logistic regression on the raw pixels")
-    print(f"in {folder}: model.npz, log.csv, curves.png, attention.png")
+    if baseline is not None:
+        print(f"{baseline:.2%} by logistic regression on the raw pixels")
+    if data.unreadable(dataset):
+        print(data.unreadable(dataset))
+    names = ["model.npz", *[CLASSES] * (folder / CLASSES).exists(), "log.csv", *FIGURES]
+    print(f"in {folder}: {', '.join(names)}")

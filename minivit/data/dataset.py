@@ -1,12 +1,17 @@
 """What a training needs to know of its images."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..arrays import Array
 
 
 class Dataset(NamedTuple):
     """Images (n, H, W, C) as floats in [-1, 1] and labels (n,), in two parts that never mix.
+
+    Images are an array, or what has a length and a shape and gives an array when it is indexed.
+    Those that may fail to be read are asked for with `take`.
 
     Where it is known which part of an image decides, `boxes` (n, 4) tell it in pixels: top, left,
     bottom, right, the last two not inside.
@@ -20,3 +25,20 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     boxes: Array | None = None
     held_out_boxes: Array | None = None
+
+
+def take(images: Any, labels: Array, chosen: slice | Array) -> tuple[Array, Array]:
+    """The chosen images (B, H, W, C) and their labels (B,), without those that cannot be read.
+
+    B may be 0.
+    """
+    some, good = read(images, chosen)
+    return some, labels[chosen][good]
+
+
+def read(images: Any, chosen: slice | Array) -> tuple[Array, Array]:
+    """Those of the chosen images that can be read, and which they are: a mask over `chosen`."""
+    if hasattr(images, "read"):
+        return images.read(chosen)
+    some = images[chosen]
+    return some, np.ones(len(some), dtype=bool)

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..arrays import Array, array_module
 from ..resampling import resample
-from .dataset import Dataset
+from .dataset import Dataset, read
 from .preprocessing import HALF, Preprocessing, preprocessing_of
 
 
@@ -20,12 +20,21 @@ class Fitted:
     ) -> None:
         self.images, self.how = images, how
         self.shape = (len(images), *size, channels)
+        self.unreadable = getattr(images, "unreadable", set())
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, chosen: int | slice | Array) -> Array:
-        images = self.images[chosen]                          # (..., h, w, c)
+        return self._fitted(self.images[chosen])
+
+    def read(self, chosen: slice | Array) -> tuple[Array, Array]:
+        """Those of the images that can be read, and which they are: a mask over `chosen`."""
+        images, good = read(self.images, chosen)
+        return self._fitted(images), good
+
+    def _fitted(self, images: Array) -> Array:
+        """(..., h, w, c)  ->  (..., H, W, C)"""
         (h, w, c), (H, W, C) = images.shape[-3:], self.shape[1:]
         if (h, w) != (H, W):
             # a new pixel that is larger than an old one has to see all that it covers

@@ -1,5 +1,6 @@
 """Image files in, arrays out."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -31,12 +32,11 @@ def read_image(
     must_be_file(path)
     named = isinstance(preprocessing, str)
     how = preprocessing_of(preprocessing, size) if named else preprocessing
+    hush_pillow()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged and large files are read, or refused below
-            with Image.open(path) as picture:
-                picture.load()
-                picture = on_white(eight_bits(upright(picture))).convert(modes[channels])
+        with Image.open(path) as picture:
+            picture.load()
+            picture = on_white(eight_bits(upright(picture))).convert(modes[channels])
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read as an image: cannot identify its kind") from None
     except Exception as reason:  # each of Pillow's readers has its own kinds
@@ -46,6 +46,17 @@ def read_image(
         return prepare(picture, size, how)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
+
+
+def hush_pillow() -> None:
+    """No warnings of damaged or large files: they are read, or refused in words of our own.
+
+    For good: a filter set for one file and taken back would, where several threads read, be taken
+    back while another reads, or never.
+    """
+    silence = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if warnings.filters[:1] != [silence]:  # a change makes Python forget what it has warned of
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def must_be_file(path: str | Path) -> None:

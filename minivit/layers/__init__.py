@@ -2,7 +2,7 @@
 
 from .attention import attend, self_attention, single_head_attention
 from .convolution import convolution, standardise, standardised_convolution
-from .dropout import dropout
+from .dropout import drop_path, dropout
 from .embedding import patch_embedding, prepend_class_token
 from .gelu import gelu
 from .group_norm import group_norm
@@ -30,6 +30,7 @@ __all__ = [
     "class_pool",
     "convolution",
     "cross_entropy",
+    "drop_path",
     "dropout",
     "gelu",
     "group_norm",

@@ -1,4 +1,4 @@
-"""Dropout: on when a random generator is passed in, and only then."""
+"""Dropout and drop path: on when a random generator is passed in, and only then."""
 
 import numpy as np
 
@@ -20,6 +20,26 @@ def dropout(
     kind = x.real.dtype
     kept = (generator.random(x.shape, dtype=np.float32) >= rate).astype(kind)
     mask = array_module(x).asarray(kept / kind.type(1 - rate))
+
+    def pullback(dy: Array) -> Array:
+        return dy * mask
+
+    return x * mask, pullback
+
+
+def drop_path(
+    x: Array, rate: float, generator: np.random.Generator | None = None
+) -> tuple[Array, Pullback]:
+    """Dropout of whole images: what a branch adds to an image is zero with probability `rate`.
+
+    x (B, ...)  ->  the same shape. For these images the network is a layer shorter; the others
+    are divided by 1 - rate, as in `dropout`, so that evaluation has nothing to rescale (Huang et
+    al., "Deep networks with stochastic depth", 2016, who multiply there, and drop for a batch).
+    """
+    ones = array_module(x).ones((len(x), *[1] * (x.ndim - 1)), dtype=x.real.dtype)
+    mask, _ = dropout(ones, rate, generator)                  # (B, 1, ..., 1)
+    if generator is None or rate == 0:
+        return x, lambda dy: dy
 
     def pullback(dy: Array) -> Array:
         return dy * mask

@@ -44,6 +44,8 @@ class ViTConfig:
     of the root, a multiple of 32.
     preprocessing: how photographs are brought to the model, see `data/preprocessing.py`.
     dropout: the rate, used only in training.
+    drop_path: the rate at which the last block leaves out each of its two branches for an image,
+    only in training; in the first it is 0, between them it lies on a line (stochastic depth).
     position_std: the deviation of learned positions when they are first drawn. The authors' 0.02
     takes long to be heard beside the content of small, simple patches.
     """
@@ -68,6 +70,7 @@ class ViTConfig:
     stem: tuple[int, ...] | None = None
     stem_width: int = 64
     preprocessing: str = "minivit"
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -103,8 +106,9 @@ class ViTConfig:
                 f"positions '{self.positions}' need a width that is a multiple of {divisor}, "
                 f"not {self.width}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a rate from 0 to below 1, not {self.dropout}")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a rate from 0 to below 1, not {getattr(self, name)}")
         for name in ("norm_eps", "position_std"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be a finite number, it is {getattr(self, name)}")
@@ -175,6 +179,11 @@ class ViTConfig:
     def tokens(self) -> int:
         """T: the N patches and, if there is one, the class token."""
         return self.grid[0] * self.grid[1] + (self.pooling == "class")
+
+    def of_block(self, i: int) -> "ViTConfig":
+        """What block i, counted from 0, is to read: drop_path is then this block's own rate."""
+        share = i / max(self.depth - 1, 1)
+        return dataclasses.replace(self, drop_path=self.drop_path * share)
 
     @classmethod
     def named(cls, name: str, **fields: Any) -> "ViTConfig":

@@ -16,6 +16,7 @@ from ..layers import (
     add_positions_2d,
     add_positions_sincos2d,
     class_pool,
+    drop_path,
     dropout,
     hidden_layer,
     layer_norm,
@@ -53,7 +54,8 @@ def vit(
         watch("embedding", z)
     blocks_back = []
     for i, block in enumerate(params["blocks"]):
-        z, block_back = encoder_block(z, block, config, generator, prefixed(watch, f"blocks/{i}"))
+        own, shown = config.of_block(i), prefixed(watch, f"blocks/{i}")
+        z, block_back = encoder_block(z, block, own, generator, shown)
         blocks_back.append(block_back)
     logits, classify_back = classify(z, params, config)
 
@@ -166,7 +168,10 @@ def encoder_block(
     generator: np.random.Generator | None = None,
     watch: Watch | None = None,
 ) -> tuple[Array, Pullback]:
-    """Equations 2 and 3.  z_{l-1} (B, T, D)  ->  z_l (B, T, D)"""
+    """Equations 2 and 3.  z_{l-1} (B, T, D)  ->  z_l (B, T, D)
+
+    In training each branch is left out for some of the images, at the rate config.drop_path.
+    """
     normed1, norm1_back = layer_norm(z, **params["norm1"], eps=config.norm_eps)
     mixed, attention_back = self_attention(
         normed1,
@@ -177,21 +182,23 @@ def encoder_block(
         generator=generator,
         watch=prefixed(watch, "attention"),
     )
+    mixed, path1_back = drop_path(mixed, config.drop_path, generator)
     mid = z + mixed                                           # (2)
     normed2, norm2_back = layer_norm(mid, **params["norm2"], eps=config.norm_eps)
     thought, mlp_back = mlp(
         normed2, **params["mlp"], kind=config.gelu, rate=config.dropout, generator=generator
     )
+    thought, path2_back = drop_path(thought, config.drop_path, generator)
     out = mid + thought                                       # (3)
     if watch:
         watch("output", out)
 
     def pullback(dout: Array) -> tuple[Array, Params]:
         dparams = {}
-        dnormed2, dparams["mlp"] = mlp_back(dout)
+        dnormed2, dparams["mlp"] = mlp_back(path2_back(dout))
         dbranch, dparams["norm2"] = norm2_back(dnormed2)
         dmid = dout + dbranch                                 # the residual hands dout through
-        dnormed1, dparams["attention"] = attention_back(dmid)
+        dnormed1, dparams["attention"] = attention_back(path1_back(dmid))
         dbranch, dparams["norm1"] = norm1_back(dnormed1)
         return dmid + dbranch, dparams
 

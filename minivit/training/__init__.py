@@ -1,21 +1,14 @@
 """Training: the step, the optimisers and schedules, the loop, the score; fine-tuning, few-shot."""
 
+from .average import Average
 from .baseline import logistic_regression
 from .descent import descend
 from .evaluate import Score, evaluate, in_batches
 from .fewshot import few_shot
 from .finetune import FINE_TUNING, for_fine_tuning
-from .loop import (
-    OPTIMISERS,
-    Recipe,
-    Unfinished,
-    epochs_done,
-    is_unfinished,
-    read_log,
-    resume,
-    train,
-)
+from .loop import Unfinished, epochs_done, is_unfinished, read_log, resume, train
 from .optimisers import SGD, AdamW, clip_by_global_norm
+from .recipe import OPTIMISERS, Recipe
 from .schedules import DECAYS, learning_rate
 from .step import loss_and_gradients, packed_gradients
 
@@ -25,6 +18,7 @@ __all__ = [
     "OPTIMISERS",
     "SGD",
     "AdamW",
+    "Average",
     "Recipe",
     "Score",
     "Unfinished",

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..arrays import Array, Pullback
 from ..data import Dataset
+from ..data.dataset import take
 from ..layers import cross_entropy
 from ..shards import cut, one_blas_thread
 from ..tree import Tree, flatten
@@ -37,15 +38,18 @@ def descend(
         for _ in range(epochs):
             order = generator.permutation(n)
             for part in cut(n, -(-n // batch)):
-                chosen = order[part]
-                logits, model_back = model(data.images[chosen], params)
-                loss, loss_back = cross_entropy(logits, data.labels[chosen])
+                images, labels = take(data.images, data.labels, order[part])
+                if len(images) == 0:                          # none of them could be read
+                    continue
+                logits, model_back = model(images, params)
+                loss, loss_back = cross_entropy(logits, labels)
                 if not np.isfinite(loss):
                     raise FloatingPointError(f"the loss is {loss}: the rate {rate} is too high")
                 _, dparams = model_back(loss_back())
                 leaves = flatten(params)
                 for name, gradient in flatten(dparams).items():
                     leaves[name] -= rate * gradient
-            logits, _ = model(data.held_out_images, params)
-            accuracies.append(float(np.mean(logits.argmax(-1) == data.held_out_labels)))
+            images, labels = take(data.held_out_images, data.held_out_labels, slice(None))
+            logits, _ = model(images, params)
+            accuracies.append(float(np.mean(logits.argmax(-1) == labels)))
     return accuracies

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..arrays import Array
+from ..data.dataset import take
 from ..layers import cross_entropy
 from ..shards import cut
 from .step import must_classify
@@ -24,18 +25,38 @@ class Score(NamedTuple):
 
 
 def evaluate(model: "ViT", images: Array, labels: Array) -> Score:
-    """Loss and accuracy on images (n, H, W, C) with labels (n,).
+    """Loss and accuracy on images (n, H, W, C) with labels (n,), as many of them as can be read.
 
-    Raises ValueError for a model without a classifier.
+    Raises ValueError for a model without a classifier, and if no image can be read.
     """
     must_classify(model)
-    logits = in_batches(model, images)
+    logits, labels = answers(model, images, labels)
     loss, _ = cross_entropy(logits, labels)
     return Score(float(loss), float(np.mean(logits.argmax(-1) == labels)))
 
 
-def in_batches(function: Callable[[Array], Array], images: Array) -> Array:
-    """function(images) of many images, a batch at a time: `model`, or `model.features`."""
+def answers(
+    function: Callable[[Array], Array], images: Array, labels: Array
+) -> tuple[Array, Array]:
+    """function(images) of many images, a batch at a time, and their labels.
+
+    The function is `model`, or `model.features`. Images that cannot be read are left out, and so
+    are their labels. Raises ValueError if none can be.
+    """
     n = len(images)
-    parts = cut(n, max(1, -(-n // BATCH)))
-    return np.concatenate([function(images[part]) for part in parts])
+    outputs, known = [], []
+    for part in cut(n, max(1, -(-n // BATCH))):
+        batch, its_labels = take(images, labels, part)
+        if len(batch):
+            outputs.append(function(batch))
+            known.append(its_labels)
+        del batch                                             # before the next one is read
+    if not outputs:
+        raise ValueError("there is no image that could be read")
+    return np.concatenate(outputs), np.concatenate(known)
+
+
+def in_batches(function: Callable[[Array], Array], images: Array) -> Array:
+    """function(images) of many images, a batch at a time, where all of them can be read."""
+    outputs, _ = answers(function, images, np.arange(len(images)))
+    return outputs

@@ -6,71 +6,57 @@ import json
 import math
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from .. import weights
 from ..arrays import Array
-from ..data import Dataset, shift
+from ..data import Dataset
 from ..shards import cut
+from .average import Average
+from .batches import ahead, batch_count, batches
 from .evaluate import Score, evaluate
 from .optimisers import SGD, AdamW, clip_by_global_norm
-from .schedules import DECAYS, learning_rate
+from .recipe import OPTIMISERS, Recipe
+from .schedules import learning_rate
 from .step import must_classify, packed_gradients
 
 if TYPE_CHECKING:
     from ..model import ViT
 
-OPTIMISERS = {"adamw": AdamW, "sgd": SGD}
-SHUFFLE = 2**31  # in the place of a shard's number, so that no shard draws the same numbers
 COLUMNS = ["epoch", "step", "rate", "loss", "held_out_loss", "held_out_accuracy", "seconds"]
 COUNTS = ("epoch", "step")  # whole numbers
+LONG = 3  # seconds: an epoch that takes longer shows its steps
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults suit the handwritten digits.
+class Run(NamedTuple):
+    """What a training works with."""
 
-    batch: images a step; an epoch is cut into nearly equal batches of at most this size.
-    rate: the learning rate's peak; warmup: the epochs until it is reached; decay: what follows.
-    weight_decay: decoupled, kernels only; clip: the largest global norm of the gradient, 0 for
-    none; smoothing: of the labels; shift: by how many pixels images are moved about at random.
-    shards: pieces of a batch (None: as the cache and the cores suggest, then kept on resuming).
-    freeze: train the head alone.
-    """
+    model: "ViT"
+    data: Dataset
+    recipe: Recipe
+    folder: Path
+    optimiser: AdamW | SGD
+    average: Average | None
+    threads: int | None
 
-    epochs: int = 50
-    batch: int = 128
-    optimiser: str = "adamw"
-    rate: float = 2e-3
-    warmup: float = 5
-    decay: str = "cosine"
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    smoothing: float = 0.1
-    shift: int = 1
-    seed: int = 0
-    shards: int | None = None
-    freeze: bool = False
+    @property
+    def result(self) -> "ViT":
+        """The model that is scored and saved: of the averaged weights, if there is an average."""
+        if self.average is None:
+            return self.model
+        return type(self.model)(self.model.config, self.model.params | self.average.params)
 
-    def __post_init__(self) -> None:
-        for name, low in {"epochs": 1, "batch": 1, "shift": 0, "seed": 0}.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        for name in ("rate", "warmup", "weight_decay", "clip", "smoothing"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is a number from 0 up, not {getattr(self, name)}")
-        if self.smoothing >= 1:
-            raise ValueError(f"smoothing is a share below 1, not {self.smoothing}")
-        if self.shards is not None and self.shards < 1:
-            raise ValueError(f"shards must be at least 1, not {self.shards}")
-        for name, choices in {"optimiser": OPTIMISERS, "decay": DECAYS}.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(choices)
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose {known}")
+    @property
+    def vectors(self) -> dict[str, Array]:
+        """What the training goes on from, beside the parameters of the result."""
+        if self.average is None:
+            return self.optimiser.state
+        return self.optimiser.state | {"running": self.optimiser.vector}
 
 
 class Unfinished(ValueError):
@@ -91,11 +77,11 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.shards is None:
-        shards = model.shard_count(min(recipe.batch, len(data.images)), threads)
-        recipe = dataclasses.replace(recipe, shards=shards)
-    optimiser = _optimiser(model, recipe)
-    _save(folder, model, optimiser, recipe, data, epoch=0)
-    return _epochs(model, data, recipe, folder, optimiser, 0, [], threads)
+        piece = math.ceil(min(recipe.batch, len(data.images)) / recipe.accumulate)
+        recipe = dataclasses.replace(recipe, shards=model.shard_count(piece, threads))
+    run = _begin(model, data, recipe, folder, threads)
+    _save(run, epoch=0)
+    return _epochs(run, 0, [])
 
 
 def resume(
@@ -113,9 +99,9 @@ def resume(
     try:
         progress = json.loads(str(state["progress"]))
         recipe, epoch = Recipe(**progress["recipe"]), progress["epoch"]
-        optimiser = _optimiser(model, recipe)
-        optimiser.t = progress["t"]
-        for name, vector in optimiser.state.items():
+        run = _begin(model, data, recipe, folder, threads)
+        run.optimiser.t = progress["t"]
+        for name, vector in run.vectors.items():
             if state[name].shape != vector.shape or not np.isfinite(state[name]).all():
                 raise ValueError(f"'{name}' does not fit, or has entries that are NaN")
             vector[:] = state[name]
@@ -125,7 +111,7 @@ def resume(
     if progress.get("data", data.name) != data.name:
         raise ValueError(f"{path} was training on the {progress['data']}, not on the {data.name}")
     rows = [row for row in read_log(folder / "log.csv") if row["epoch"] <= epoch]
-    return _epochs(model, data, recipe, folder, optimiser, epoch, rows, threads)
+    return _epochs(run, epoch, rows)
 
 
 def is_unfinished(folder: str | Path) -> bool:
@@ -151,92 +137,105 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
         raise ValueError(f"{path} is no log of a training") from None
 
 
-def _optimiser(model: "ViT", recipe: Recipe) -> AdamW | SGD:
-    """The optimiser of what is to be trained: the whole model, or its head."""
+def _begin(
+    model: "ViT", data: Dataset, recipe: Recipe, folder: Path, threads: int | None
+) -> Run:
+    """The optimiser and the average of what is to be trained: the whole model, or its head."""
     trained = {"head": model.params["head"]} if recipe.freeze else model.params
-    return OPTIMISERS[recipe.optimiser](trained, recipe.weight_decay)
+    optimiser = OPTIMISERS[recipe.optimiser](trained, recipe.weight_decay)
+    average = Average(trained, recipe.average) if recipe.average else None
+    return Run(model, data, recipe, folder, optimiser, average, threads)
 
 
-def _epochs(
-    model: "ViT",
-    data: Dataset,
-    recipe: Recipe,
-    folder: Path,
-    optimiser: AdamW | SGD,
-    done: int,
-    rows: list[dict[str, Any]],
-    threads: int | None,
-) -> Score:
+def _epochs(run: Run, done: int, rows: list[dict[str, Any]]) -> Score:
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
-    score = None
+    score, epochs = None, run.recipe.epochs
     with (
-        open(folder / "log.csv", "w", newline="") as file,
-        tqdm(total=recipe.epochs, initial=done, unit="epoch", disable=None) as bar,
+        open(run.folder / "log.csv", "w", newline="") as file,
+        tqdm(total=epochs, initial=done, unit="epoch", disable=None) as bar,
     ):
         log = csv.DictWriter(file, COLUMNS)
         log.writeheader()
         log.writerows(rows)
         file.flush()  # they were on the disk before: a kill must not take them away
-        for epoch in range(done + 1, recipe.epochs + 1):
-            loss, rate = _one_epoch(model, data, recipe, optimiser, epoch, threads)
-            score = evaluate(model, data.held_out_images, data.held_out_labels)
-            _must_be_finite(score.loss, "held-out loss", epoch, recipe)
+        for epoch in range(done + 1, epochs + 1):
+            loss, rate = _one_epoch(run, epoch)
+            score = evaluate(run.result, run.data.held_out_images, run.data.held_out_labels)
+            _must_be_finite(score.loss, "held-out loss", epoch, run.recipe)
             seconds = round(time.perf_counter() - started, 3)
-            row = dict(zip(COLUMNS, [epoch, optimiser.t, rate, loss, *score, seconds], strict=True))
-            log.writerow(row)
+            values = [epoch, run.optimiser.t, rate, loss, *score, seconds]
+            log.writerow(dict(zip(COLUMNS, values, strict=True)))
             file.flush()
-            _save(folder, model, optimiser, recipe, data, epoch)
+            _save(run, epoch)
             line = f"loss {loss:.4f}, held out {score.loss:.4f}, accuracy {score.accuracy:.2%}"
             bar.set_postfix_str(line, refresh=False)
             bar.update()
             if bar.disable:  # no terminal: plain lines
-                print(f"epoch {epoch}/{recipe.epochs}: {line}, {seconds:.0f} s", file=sys.stderr)
+                print(f"epoch {epoch}/{epochs}: {line}, {seconds:.0f} s", file=sys.stderr)
+    if run.average is not None:
+        run.optimiser.vector[:] = run.average.vector          # the caller's model is the result
     return score
 
 
-def _one_epoch(
-    model: "ViT",
-    data: Dataset,
-    recipe: Recipe,
-    optimiser: AdamW | SGD,
-    epoch: int,
-    threads: int | None,
-) -> tuple[float, float]:
+def _one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     """All training images once, in a new order; returns their mean loss and the last rate."""
-    n = len(data.images)
-    generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
-    order = generator.permutation(n)
-    batches = cut(n, math.ceil(n / recipe.batch))
-    total = 0.0
-    for batch in batches:
-        chosen = order[batch]
-        images = data.images[chosen]
-        if recipe.shift:
-            images = shift(images, recipe.shift, generator)
-        step = optimiser.t
-        rate = learning_rate(
-            step,
-            steps=recipe.epochs * len(batches),
-            peak=recipe.rate,
-            warmup=round(recipe.warmup * len(batches)),
-            decay=recipe.decay,
-        )
-        loss, _, gradient = packed_gradients(
-            model,
-            images,
-            data.labels[chosen],
-            smoothing=recipe.smoothing,
-            seed=(recipe.seed, step),
-            shards=min(recipe.shards, len(chosen)),
-            threads=threads,
-            freeze=recipe.freeze,
-        )
-        _must_be_finite(loss, "loss", epoch, recipe)
-        if recipe.clip:
-            clip_by_global_norm(gradient, recipe.clip)
-        optimiser.update(gradient, rate, threads)
-        total += loss * len(chosen)
+    recipe, steps = run.recipe, batch_count(run.data, run.recipe)
+    made = batches(run.data, recipe, epoch)
+    if recipe.shards > 1:                                     # a single one leaves BLAS its threads
+        made = ahead(made)
+    total, n, rate = 0.0, 0, 0.0
+    with (
+        closing(made),
+        tqdm(total=steps, unit="step", leave=False, delay=LONG, disable=None) as bar,
+    ):
+        for images, labels in made:
+            rate = learning_rate(
+                run.optimiser.t,
+                steps=recipe.epochs * steps,
+                peak=recipe.rate,
+                warmup=round(recipe.warmup * steps),
+                decay=recipe.decay,
+            )
+            loss, gradient = _loss_and_gradient(run, images, labels)
+            _must_be_finite(loss, "loss", epoch, recipe)
+            _move(run, gradient, rate)
+            total += loss * len(images)
+            n += len(images)
+            bar.update()
+    if n == 0:
+        raise ValueError(f"none of the {len(run.data.images)} training images could be read")
     return total / n, rate
+
+
+def _loss_and_gradient(run: Run, images: Array, labels: Array) -> tuple[float, Array]:
+    """The mean loss of a batch and its gradient: sums over pieces, one done after the other."""
+    recipe, B = run.recipe, len(images)
+    loss, gradient = 0.0, None
+    for i, piece in enumerate(cut(B, min(recipe.accumulate, B))):
+        its_loss, _, its_gradient = packed_gradients(
+            run.model,
+            images[piece],
+            labels[piece],
+            smoothing=recipe.smoothing,
+            seed=(recipe.seed, recipe.accumulate * run.optimiser.t + i),
+            shards=recipe.shards,
+            threads=run.threads,
+            freeze=recipe.freeze,
+            whole=B,
+        )
+        loss += its_loss
+        gradient = its_gradient if gradient is None else gradient + its_gradient
+    return loss, gradient
+
+
+def _move(run: Run, gradient: Array, rate: float) -> None:
+    """One update of the weights, by the gradient as the recipe clips it, and of their average."""
+    optimiser, average = run.optimiser, run.average
+    if run.recipe.clip:
+        clip_by_global_norm(gradient, run.recipe.clip)
+    optimiser.update(gradient, rate, run.threads)
+    if average is not None:
+        average.update(optimiser.vector, optimiser.t, run.threads)
 
 
 def _must_be_finite(loss: float, which: str, epoch: int, recipe: Recipe) -> None:
@@ -246,17 +245,10 @@ def _must_be_finite(loss: float, which: str, epoch: int, recipe: Recipe) -> None
         )
 
 
-def _save(
-    folder: Path,
-    model: "ViT",
-    optimiser: AdamW | SGD,
-    recipe: Recipe,
-    data: Dataset,
-    epoch: int,
-) -> None:
-    training: dict[str, Array] = {}
+def _save(run: Run, epoch: int) -> None:
+    recipe, training = run.recipe, {}
     if epoch < recipe.epochs:
-        progress = {"epoch": epoch, "t": optimiser.t, "recipe": dataclasses.asdict(recipe)}
-        progress["data"] = data.name
-        training = {"progress": np.array(json.dumps(progress)), **optimiser.state}
-    weights.save(folder / "model.npz", model.config, model.params, training)
+        progress = {"epoch": epoch, "t": run.optimiser.t, "recipe": dataclasses.asdict(recipe)}
+        progress["data"] = run.data.name
+        training = {"progress": np.array(json.dumps(progress)), **run.vectors}
+    weights.save(run.folder / "model.npz", run.model.config, run.result.params, training)

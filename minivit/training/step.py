@@ -65,8 +65,13 @@ def packed_gradients(
     shards: int | None = None,
     threads: int | None = None,
     freeze: bool = False,
+    whole: int | None = None,
 ) -> tuple[float, Tree, Array]:
-    """As `loss_and_gradients`, and the vector that all the gradients are views of."""
+    """As `loss_and_gradients`, and the vector that all the gradients are views of.
+
+    If the images are a piece of a batch, `whole` is the size of that batch: each image counts
+    1/whole, and the pieces' losses and gradients add up to those of the batch.
+    """
     must_classify(model)
     images = model.prepare(images)
     B = len(images)
@@ -84,7 +89,7 @@ def packed_gradients(
         generator = None if seed is None else np.random.default_rng([*seed, s])
         logits, model_back = forward(images[part], model.params, model.config, generator)
         loss, loss_back = cross_entropy(logits, labels[part], smoothing)
-        share = len(logits) / B                               # each image counts 1/B, in any shard
+        share = len(logits) / (whole or B)                    # each counts alike, in any shard
         _, dparams = model_back(loss_back(share))
         return loss * share, dparams
 

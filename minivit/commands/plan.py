@@ -1,0 +1,41 @@
+"""What a training would use, written as the very options that ask for it."""
+
+import argparse
+import dataclasses
+import shlex
+from typing import Any
+
+from ..model import ViT
+from ..options.parts import option
+from ..options.train import OF_A_FILE
+from ..training import Recipe
+from ..tree import count
+
+
+def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
+    """One "--name value" a line, for a file that `train @FILE` reads.
+
+    What is not set, or cannot be by an option, stands behind a # as a remark: None, the data's
+    channels and classes or, with --from, most of the model.
+    """
+    fields, settings = dataclasses.asdict(model.config), dataclasses.asdict(recipe)
+    sayable = [name for name in OF_A_FILE if name in fields] if args.origin else vars(args)
+    lines = [said("data", args.data), said("out", args.out), said("threads", args.threads)]
+    if args.origin:
+        lines += [said("from", args.origin), said("resize", args.resize)]
+    lines += [said(name, fields[name]) for name in fields if name in sayable]
+    lines += [said(name, value) for name, value in settings.items()]
+    lines += [f"# {name} {fields[name]}" for name in fields if name not in sayable]
+    return "\n".join([*lines, f"# parameters {count(model.params):,}"])
+
+
+def said(name: str, value: Any) -> str:
+    """A value as the option that sets it."""
+    if value is None:
+        return f"# {option(name)} None"
+    if isinstance(value, bool):
+        return option(name) if value else f"--no-{name}"
+    if name == "image_size":
+        H, W = value
+        value = H if H == W else f"{H}x{W}"
+    return f"{option(name)} {shlex.quote(str(value))}"

@@ -1,0 +1,72 @@
+"""The batches of an epoch: in a new order, changed at random, and made while the last is used."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..arrays import Array
+from ..data import Dataset
+from ..data.augment import augment, mix
+from ..data.dataset import take
+from ..shards import cut, one_blas_thread
+from .recipe import Recipe
+
+SHUFFLE = 2**31  # in the place of a shard's number, so that no shard draws the same numbers
+
+Batch = tuple[Array, Array]  # images (B, H, W, C), labels (B,) or, if mixed, (B, K)
+
+
+def batch_count(data: Dataset, recipe: Recipe) -> int:
+    """How many batches an epoch has."""
+    return math.ceil(len(data.images) / recipe.batch)
+
+
+def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
+    """All training images once, in the order of this epoch and changed as the recipe says.
+
+    What is random depends on the seed and the epoch alone: a training that goes on after an
+    interruption sees what it would have seen. A batch of which nothing can be read is left out.
+    """
+    n = len(data.images)
+    generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
+    order = generator.permutation(n)
+    for part in cut(n, batch_count(data, recipe)):
+        images, labels = take(data.images, data.labels, order[part])
+        if len(images):
+            yield changed(images, labels, len(data.classes), recipe, generator)
+
+
+def changed(
+    images: Array, labels: Array, classes: int, recipe: Recipe, generator: np.random.Generator
+) -> Batch:
+    """A batch as the model is to see it: augmented, then mixed, if the recipe says so."""
+    images = augment(
+        images,
+        generator,
+        shift=recipe.shift,
+        flip=recipe.flip,
+        randaugment=recipe.randaugment,
+        magnitude=recipe.magnitude,
+        erase=recipe.erase,
+    )
+    if not recipe.mixup and not recipe.cutmix:
+        return images, labels
+    return mix(
+        images, labels, classes, generator, mixup=recipe.mixup, cutmix=recipe.cutmix
+    )
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches: while the caller works on one, a thread makes the next.
+
+    What is raised there is raised here. The thread ends with the last batch, or when this is
+    closed. All the while BLAS has one thread: if it depended on what the caller is doing, so
+    would the last bits of an image that is resized as it is read.
+    """
+    with one_blas_thread(), ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
