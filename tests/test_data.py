@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minivit.data import digits, read_image, shift
+from minivit.data import digits, read_image
+from minivit.data.augment import shifted
 
 # --- the digits ------------------------------------------------------------------------------
 
@@ -295,13 +296,13 @@ def some_images(count=40, shape=(5, 4, 2)):
 def test_each_image_is_moved_by_at_most_so_many_pixels(pixels):
     images = some_images()
     before = images.copy()
-    shifted = shift(images, pixels, np.random.default_rng(0))
-    assert shifted.shape == images.shape
-    assert shifted.dtype == np.float32
+    after = shifted(images, pixels, np.random.default_rng(0))
+    assert after.shape == images.shape
+    assert after.dtype == np.float32
     steps = range(-pixels, pixels + 1)
     places = [(down, right) for down in steps for right in steps]
     used = set()
-    for image, result in zip(images, shifted, strict=True):
+    for image, result in zip(images, after, strict=True):
         fits = [place for place in places if np.array_equal(moved(image, *place), result)]
         assert len(fits) == 1  # one of the (2n + 1)² moves, and it alone
         used |= set(fits)
@@ -312,18 +313,18 @@ def test_each_image_is_moved_by_at_most_so_many_pixels(pixels):
 def test_every_move_is_as_likely_as_any_other():
     image = np.zeros((1, 3, 3, 1), np.float32)
     image[0, 1, 1] = 1
-    shifted = shift(image.repeat(9000, axis=0), 1, np.random.default_rng(0))
-    share = (shifted == 1).mean(axis=0)
+    after = shifted(image.repeat(9000, axis=0), 1, np.random.default_rng(0))
+    share = (after == 1).mean(axis=0)
     np.testing.assert_allclose(share, 1 / 9, atol=0.015)
 
 
 def test_the_generator_decides_the_moves():
     images = some_images()
-    one, same, other = (shift(images, 2, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    one, same, other = (shifted(images, 2, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
 def test_a_move_larger_than_the_image_leaves_nothing_but_the_border_value():
-    shifted = shift(some_images(200), 50, np.random.default_rng(0))
-    assert (shifted == -1).all(axis=(1, 2, 3)).mean() > 0.5
+    after = shifted(some_images(200), 50, np.random.default_rng(0))
+    assert (after == -1).all(axis=(1, 2, 3)).mean() > 0.5

@@ -1313,6 +1313,22 @@ def test_logistic_regression_reads_as_many_images_as_memory_should_hold(monkeypa
     assert len(seen) == 1
 
 
+def test_logistic_regression_in_parts_is_as_good_as_in_one_batch(monkeypatch):
+    digits, parts = data.digits(), []
+    by_class = np.argsort(digits.labels)
+    ordered = digits._replace(images=digits.images[by_class], labels=digits.labels[by_class])
+    real = baseline.linear
+
+    def seen(x, **head):
+        parts.append(len(x))
+        return real(x, **head)
+
+    monkeypatch.setattr(baseline, "linear", seen)
+    monkeypatch.setattr(baseline, "BATCH", 100)
+    assert 0.96 <= logistic_regression(ordered) <= 1
+    assert set(parts[:-1]) == {95, 96}
+
+
 def test_plain_descent_leaves_out_what_cannot_be_read(few_digits):
     def on_pixels(images, params):
         logits = images.reshape(len(images), -1) @ params["kernel"]

@@ -1,6 +1,6 @@
 """Data sets, image files and augmentation."""
 
-from .augment import augment, mix, shift
+from .augment import augment, mix
 from .cifar import cifar10, cifar100
 from .dataset import Dataset, take
 from .digits import digits
@@ -44,7 +44,6 @@ __all__ = [
     "read_image",
     "read_labels",
     "scattered",
-    "shift",
     "take",
     "unreadable",
 ]

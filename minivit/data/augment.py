@@ -66,9 +66,6 @@ def shifted(images: Array, pixels: int, generator: np.random.Generator) -> Array
     return pixels_at(padded, rows, columns)
 
 
-shift = shifted  # the name by which it is known outside of this file
-
-
 def flipped(images: Array, generator: np.random.Generator) -> Array:
     """Each image (B, H, W, C) as it is, or left and right exchanged, with chance 1/2 each."""
     mirrored = generator.random(len(images)) < 0.5            # (B,)
