@@ -125,6 +125,8 @@ def test_training_the_new_model_leaves_the_old_one_alone(few_digits, tmp_path):
 def test_dropout_is_as_asked_for_and_not_as_in_pre_training():
     assert for_fine_tuning(moved(dropout=0.1), 3).config.dropout == 0
     assert for_fine_tuning(moved(), 3, dropout=0.25).config.dropout == 0.25
+    assert for_fine_tuning(moved(drop_path=0.1), 3).config.drop_path == 0
+    assert for_fine_tuning(moved(), 3, drop_path=0.25).config.drop_path == 0.25
 
 
 @pytest.mark.parametrize("classes", [0, -1, 2.0])

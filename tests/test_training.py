@@ -744,6 +744,17 @@ def test_what_cannot_be_read_is_left_out_of_its_batch(few_digits):
         assert [label_of[bytes(image)] for image in images] == list(labels)
 
 
+@pytest.mark.parametrize("setting", [{"randaugment": 1}, {"erase": 0.5}])
+def test_colours_of_another_range_are_not_changed_as_if_they_were_in_this_one(few_digits, setting):
+    recipe = Recipe(epochs=1, **setting)
+    in_range = data.fit(few_digits, (16, 16), 3)
+    assert next(batches.batches(in_range, recipe, 1))[0].shape[1:] == (16, 16, 3)
+    others = data.fit(few_digits, (16, 16), 3, "imagenet")
+    with pytest.raises(ValueError, match="a mean and a deviation of their own"):
+        next(batches.batches(others, recipe, 1))
+    assert next(batches.batches(others, Recipe(epochs=1, flip=True), 1))[0].max() > 1
+
+
 def test_a_batch_of_which_nothing_can_be_read_is_no_step(few_digits, tmp_path):
     order = np.random.default_rng([3, 1, batches.SHUFFLE]).permutation(97)
     bad = order[19:38]  # all of the second batch

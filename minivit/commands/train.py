@@ -50,8 +50,9 @@ def model_for(args: argparse.Namespace, config: ViTConfig, seed: int) -> ViT:
     if args.resume:
         return ViT.load(args.out / "model.npz")
     if args.origin:
-        model = load(args.origin, **reading(args), drop_path=args.drop_path or 0.0)
-        return training.for_fine_tuning(model, config.classes, args.dropout or 0.0)
+        model = load(args.origin, **reading(args))
+        dropout, drop_path = args.dropout or 0.0, args.drop_path or 0.0
+        return training.for_fine_tuning(model, config.classes, dropout, drop_path)
     return ViT.create(config, seed=seed)
 
 

@@ -10,6 +10,7 @@ from ..arrays import Array
 from ..data import Dataset
 from ..data.augment import augment, mix
 from ..data.dataset import take
+from ..data.preprocessing import HALF
 from ..shards import cut, one_blas_thread
 from .recipe import Recipe
 
@@ -28,7 +29,9 @@ def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
 
     What is random depends on the seed and the epoch alone: a training that goes on after an
     interruption sees what it would have seen. A batch of which nothing can be read is left out.
+    Raises ValueError for changes of colours that are not in [-1, 1].
     """
+    must_have_colours_for(data, recipe)
     n = len(data.images)
     generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
     order = generator.permutation(n)
@@ -36,6 +39,16 @@ def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
         images, labels = take(data.images, data.labels, order[part])
         if len(images):
             yield changed(images, labels, len(data.classes), recipe, generator)
+
+
+def must_have_colours_for(data: Dataset, recipe: Recipe) -> None:
+    """Raise ValueError for changes of colours where the model wants them in a range of its own."""
+    how = getattr(data.images, "how", None)
+    if how is not None and how.mean != HALF and (recipe.randaugment or recipe.erase):
+        raise ValueError(
+            "RandAugment and random erasing change colours in [-1, 1], and this model's have a "
+            "mean and a deviation of their own: train it without them"
+        )
 
 
 def changed(

@@ -23,7 +23,9 @@ FINE_TUNING = Recipe(
 )
 
 
-def for_fine_tuning(model: "ViT", classes: int, dropout: float = 0.0) -> "ViT":
+def for_fine_tuning(
+    model: "ViT", classes: int, dropout: float = 0.0, drop_path: float = 0.0
+) -> "ViT":
     """A new model with the same body and, instead of the old head, a linear one of zeros.
 
     The hidden layer of pre-training goes. All logits are 0, so the first loss is ln(classes).
@@ -31,7 +33,7 @@ def for_fine_tuning(model: "ViT", classes: int, dropout: float = 0.0) -> "ViT":
     training changes the new model alone. Raises ValueError for what ViTConfig refuses.
     """
     config = dataclasses.replace(
-        model.config, classes=classes, hidden_head=None, dropout=dropout
+        model.config, classes=classes, hidden_head=None, dropout=dropout, drop_path=drop_path
     )
     body = {name: branch for name, branch in model.params.items() if name not in ("hidden", "head")}
     xp, dtype = array_module(model.params["norm"]["scale"]), model.dtype

@@ -13,30 +13,37 @@ process for each batch.
 
 import argparse
 import ctypes
-import multiprocessing
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from contest import (  # stands beside this file
+    dismiss,
+    hold_threads,
+    interleaved,
+    memory,
+    quartiles,
+    serve,
+    serve_floor,
+    start,
+    warn_if_busy,
+)
 
 import minivit
+from minivit.cost import rows, totals
 from minivit.shards import cores
 from minivit.tree import map_tree
 
 try:
     import torch
-    from step import TorchViT  # stands beside this file
+    from torch_vit import TorchViT  # stands beside this file, too
 except ImportError:
     sys.exit("this benchmark compares with PyTorch: install torch first")
 
-LARGE = 2048  # rows and columns of the floor's matrices
 TOLERANCE = 1e-5  # of the largest logit
-STATUS = Path("/proc/self/status")
 
 
 def problem(model_name: str, gelu: str) -> minivit.ViT:
@@ -60,7 +67,6 @@ def ours(model_name: str, gelu: str) -> tuple:
 
 
 def torch_peer(model_name: str, gelu: str, fused: bool) -> tuple:
-    torch.set_num_threads(cores())
     model = problem(model_name, gelu)
     peer = TorchViT(model, fused).eval()
 
@@ -78,42 +84,13 @@ PEERS = {
 }
 
 
-def products(c: minivit.ViTConfig) -> int:
-    """Multiplications (and as many additions) in the matrix products of one image's logits."""
-    T, D, M = c.tokens, c.width, c.mlp_width
-    N = c.grid[0] * c.grid[1]
-    block = T * D * 3 * D + 2 * T * T * D + T * D * D + 2 * T * D * M
-    return N * c.patch_size**2 * c.channels * D + c.depth * block + D * c.classes
-
-
-def large_product() -> Callable[[], float]:
-    """Seconds that a multiplication takes within the product of two large matrices."""
-    a, b = np.random.default_rng(0).standard_normal((2, LARGE, LARGE), dtype=np.float32)
-    out = np.empty_like(a)
-    return lambda: seconds(lambda: np.matmul(a, b, out=out)) / LARGE**3
-
-
-def seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def serve_floor(pipe: Connection) -> None:
-    rate = large_product()
-    rate()
-    while pipe.recv() == "time":
-        pipe.send(statistics.median(rate() for _ in range(5)))
-
-
 def serve_times(pipe: Connection, peer: str, model_name: str, gelu: str, batch: int) -> None:
     """A process of its own for each peer: one allocator and one thread pool."""
     config, logits = PEERS[peer](model_name, gelu)
     images = pictures(config, batch)
     pipe.send(logits(images))
     logits(images)  # whatever only the first calls do is done
-    while pipe.recv() == "time":
-        pipe.send(seconds(lambda: logits(images)))
+    serve(pipe, lambda: logits(images))
 
 
 def serve_memory(pipe: Connection, peer: str, model_name: str, gelu: str, batch: int) -> None:
@@ -128,19 +105,6 @@ def serve_memory(pipe: Connection, peer: str, model_name: str, gelu: str, batch:
     pipe.send(memory("VmHWM") - before)
 
 
-def memory(line: str) -> float:
-    """Megabytes that Linux reports of this process."""
-    return next(int(row.split()[1]) for row in STATUS.open() if row.startswith(line)) / 1024
-
-
-def start(target: Callable[..., None], *args: object) -> Connection:
-    context = multiprocessing.get_context("spawn")
-    pipe, end = context.Pipe()
-    context.Process(target=target, args=(end, *args), daemon=True).start()
-    end.close()
-    return pipe
-
-
 def compare_times(model_name: str, gelu: str, batch: int, rounds: int) -> None:
     print(f"{model_name}, batch {batch}, GELU {gelu}")
     pipes, first = {}, {}
@@ -151,23 +115,16 @@ def compare_times(model_name: str, gelu: str, batch: int, rounds: int) -> None:
     for peer, theirs in first.items():
         error = abs(ours - theirs).max() / abs(theirs).max()
         if error > TOLERANCE:
+            dismiss(pipes)
             sys.exit(f"{peer} does not compute the same: logits differ by {error:.1e}")
-    work = batch * products(minivit.ViTConfig.named(model_name))
     pipes["floor"] = start(serve_floor)
-
-    times = {peer: [] for peer in pipes}
-    for _ in range(rounds):
-        for peer, pipe in pipes.items():
-            time.sleep(0.3)  # let the idle threads of the other fall asleep
-            pipe.send("time")
-            times[peer].append(pipe.recv())
-    for pipe in pipes.values():
-        pipe.send("stop")
+    times = interleaved(pipes, rounds)
+    dismiss(pipes)
+    work = totals(rows(minivit.ViTConfig.named(model_name), batch)).forward
     times["floor"] = [t * work for t in times["floor"]]
     for peer in pipes:
         median = statistics.median(times[peer]) * 1e3
-        ratios = sorted(a / b for a, b in zip(times["minivit"], times[peer], strict=True))
-        low, ratio, high = (ratios[i * (rounds - 1) // 4] for i in (1, 2, 3))
+        low, ratio, high = quartiles(times["minivit"], times[peer])
         print(
             f"  {peer:28} {median:8.1f} ms, "
             f"minivit takes {ratio:.2f} of it (quartiles {low:.2f}, {high:.2f})",
@@ -193,8 +150,10 @@ def main() -> None:
     parser.add_argument("--gelu", choices=["tanh", "erf"], action="append")
     parser.add_argument("--no-memory", action="store_true")
     args = parser.parse_args()
+    hold_threads()
     versions = f"NumPy {np.__version__}, PyTorch {torch.__version__}"
     print(f"{cores()} cores, {versions}, {args.rounds} rounds")
+    warn_if_busy()
     for batch in args.batch or [8, 1]:
         for gelu in args.gelu or ["tanh", "erf"]:
             if args.rounds:

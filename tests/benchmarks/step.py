@@ -1,35 +1,51 @@
-"""One forward and backward pass: minivit against PyTorch on the same cores.
+"""A training step: minivit against PyTorch and JAX on the same cores, and against the floor.
 
-    python tests/benchmarks/step.py --rounds 15
+    python tests/benchmarks/step.py --csv step.csv
 
-Needs `torch` beside minivit. All hold the same weights, see the same images and have the same
-GELU; their losses and gradients are compared before anything is timed. PyTorch runs eagerly, once
-with its fused attention and once with attention written out. Each runs in a process of its own;
-rounds are interleaved, and a ratio is minivit's time over the other's of the same round.
+The peers are those of `pip install "minivit[peers]"` that are there: PyTorch eager, with its fused
+attention and with Equations 6 and 7 written out, `torch.compile`, and JAX under jit. All hold the
+same weights, see the same images, have the same GELU and as many threads as there are cores; their
+losses and all their gradients are compared before anything is timed. The model "update" is not a
+step: it is one AdamW update of the parameters of ViT-Ti/4.
+
+Each runs in a process of its own. Rounds are interleaved, and a ratio is minivit's time over the
+other's of the same round: the median, and the quartiles. Memory is the peak of the process, from
+its start, as Linux reports it. The floor is the time that the step's matrix products alone would
+take at the rate at which NumPy multiplies two large matrices on all cores in that round.
 """
 
 import argparse
 import dataclasses
-import multiprocessing
-import resource
+import math
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata, util
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
+from contest import (  # stands beside this file
+    dismiss,
+    hold_threads,
+    interleaved,
+    memory,
+    processor,
+    quartiles,
+    serve,
+    serve_floor,
+    start,
+    warn_if_busy,
+)
+from report import FLOOR, Row, table, write_csv
 
 import minivit
+from minivit.cost import rows, totals
 from minivit.shards import cores
-from minivit.tree import map_tree
-
-try:
-    import torch
-    from torch import nn
-except ImportError:
-    sys.exit("this benchmark compares with PyTorch: install torch first")
+from minivit.training import AdamW, loss_and_gradients
+from minivit.training.step import is_kernel
+from minivit.tree import map_tree, pack
 
 #        name: config, batch
 MODELS = {
@@ -42,181 +58,223 @@ MODELS = {
         128,
     ),
 }  # fmt: skip
+UPDATE, RATE, DECAY = "update", 0.01, 0.1
+FIRST = 3  # calls before the clock: PyTorch compiles in the first, AdamW's moments need a few
+TOLERANCE = 1e-5  # of the norm of an array, or of 1e-3 if that is more
 
 
-class Block(nn.Module):
-    """Equations 2 and 3 as PyTorch users write them."""
-
-    def __init__(self, config: minivit.ViTConfig, fused: bool) -> None:
-        super().__init__()
-        D, M = config.width, config.mlp_width
-        self.fused = fused
-        self.heads = config.heads
-        self.norm1, self.norm2 = (nn.LayerNorm(D, eps=config.norm_eps) for _ in range(2))
-        self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
-        self.fc1, self.fc2 = nn.Linear(D, M), nn.Linear(M, D)
-        self.gelu = nn.GELU(approximate={"tanh": "tanh", "erf": "none"}[config.gelu])
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        B, T, D = z.shape
-        qkv = self.qkv(self.norm1(z)).reshape(B, T, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        if self.fused:
-            y = nn.functional.scaled_dot_product_attention(q, k, v)
-        else:
-            y = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
-        z = z + self.out(y.transpose(1, 2).reshape(B, T, D))
-        return z + self.fc2(self.gelu(self.fc1(self.norm2(z))))
-
-
-class TorchViT(nn.Module):
-    """Equations 1 to 4, with the weights of a minivit model."""
-
-    def __init__(self, model: minivit.ViT, fused: bool = True) -> None:
-        super().__init__()
-        c = self.config = model.config
-        D, P = c.width, c.patch_size
-        self.patch = nn.Linear(P * P * c.channels, D)
-        self.token = nn.Parameter(torch.zeros(D))
-        self.table = nn.Parameter(torch.zeros(c.tokens, D))
-        self.blocks = nn.Sequential(*(Block(c, fused) for _ in range(c.depth)))
-        self.norm = nn.LayerNorm(D, eps=c.norm_eps)
-        self.head = nn.Linear(D, c.classes)
-        with torch.no_grad():
-            for parameter, array, transposed in self.pairs(model.params):
-                tensor = torch.from_numpy(np.array(array))
-                parameter.copy_(tensor.T if transposed else tensor)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        B, H, W, C = images.shape
-        P = self.config.patch_size
-        x = images.reshape(B, H // P, P, W // P, P, C).transpose(2, 3).reshape(B, -1, P * P * C)
-        x = self.patch(x)
-        z = torch.cat([self.token.expand(B, 1, -1), x], 1) + self.table
-        return self.head(self.norm(self.blocks(z))[:, 0])
-
-    def pairs(self, tree: dict) -> list:
-        """(PyTorch's parameter, the array of the tree, whether one is the other's transpose)."""
-        pairs = [(self.token, tree["class_token"], False)]
-        pairs += [(self.table, tree["positions"]["table"], False)]
-        layers = [(self.patch, tree["patch_embedding"]), (self.norm, tree["norm"])]
-        layers += [(self.head, tree["head"])]
-        for block, b in zip(self.blocks, tree["blocks"], strict=True):
-            layers += [(block.norm1, b["norm1"]), (block.norm2, b["norm2"])]
-            layers += [(block.qkv, b["attention"]["qkv"]), (block.out, b["attention"]["out"])]
-            layers += [(block.fc1, b["mlp"]["hidden"]), (block.fc2, b["mlp"]["out"])]
-        for layer, arrays in layers:
-            is_linear = "kernel" in arrays
-            pairs += [(layer.weight, arrays["kernel" if is_linear else "scale"], is_linear)]
-            pairs += [(layer.bias, arrays["bias"], False)]
-        return pairs
-
-
-def problem(name: str, gelu: str) -> tuple:
-    """The same model, images and labels in every process."""
-    config, batch = MODELS[name]
-    model = minivit.ViT.create(dataclasses.replace(config, gelu=gelu))
-    rng = np.random.default_rng(0)
+def random_model(config: minivit.ViTConfig, rng: np.random.Generator) -> minivit.ViT:
+    model = minivit.ViT.create(config)
     model.params = map_tree(  # a zero head would leave the gradients zero
         lambda a: a + 0.02 * rng.standard_normal(a.shape, dtype=np.float32), model.params
     )
+    return model
+
+
+def step_problem(name: str, gelu: str) -> tuple[minivit.ViT, np.ndarray, np.ndarray]:
+    """The same model, images and labels in every process."""
+    config, batch = MODELS[name]
+    rng = np.random.default_rng(0)
+    model = random_model(dataclasses.replace(config, gelu=gelu), rng)
     images = rng.standard_normal((batch, *config.image_size, config.channels), dtype=np.float32)
     return model, images, rng.integers(0, config.classes, batch)
 
 
-def our_step(name: str, gelu: str) -> Callable[[], tuple]:
-    model, images, labels = problem(name, gelu)
-
-    def step() -> tuple:
-        loss, gradients = minivit.training.loss_and_gradients(model, images, labels)
-        return loss, minivit.flatten(gradients)
-
-    return step
-
-
-def torch_step(name: str, gelu: str, fused: bool) -> Callable[[], tuple]:
-    model, images, labels = problem(name, gelu)
-    torch.set_num_threads(cores())
-    peer = TorchViT(model, fused)
-    x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    names = {id(array): path for path, array in minivit.flatten(model.params).items()}
-
-    def step() -> tuple:
-        peer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(peer(x), y)
-        loss.backward()
-        pairs = peer.pairs(model.params)
-        return loss.item(), {names[id(a)]: (p.grad.T if t else p.grad) for p, a, t in pairs}
-
-    return step
+def update_problem() -> tuple[minivit.ViT, dict[str, np.ndarray]]:
+    """The same model and gradients in every process."""
+    rng = np.random.default_rng(0)
+    model = random_model(MODELS["Ti/4"][0], rng)
+    draw = partial(rng.standard_normal, dtype=np.float32)
+    gradients = {name: draw(a.shape) for name, a in minivit.flatten(model.params).items()}
+    return model, gradients
 
 
+# --- the contestants: what is timed, and a function that turns its result into named arrays ---
+
+
+def our_step(*problem: object) -> tuple[Callable, Callable]:
+    def outcome(result: tuple) -> dict[str, np.ndarray]:
+        return minivit.flatten(result[1]) | {"loss": np.float32(result[0])}
+
+    return partial(loss_and_gradients, *problem), outcome
+
+
+def torch_step(
+    *problem: object, fused: bool = True, compiled: bool = False
+) -> tuple[Callable, Callable]:
+    import torch_vit  # here, so that no other process holds PyTorch
+
+    return torch_vit.training_step(*problem, fused, compiled)
+
+
+def jax_step(*problem: object) -> tuple[Callable, Callable]:
+    import jax_vit
+
+    return jax_vit.training_step(*problem)
+
+
+def our_update(
+    model: minivit.ViT, gradients: dict[str, np.ndarray]
+) -> tuple[Callable, Callable]:
+    optimiser = AdamW(model.params, decay=DECAY)
+    gradient, _ = pack(minivit.unflatten(gradients), first=is_kernel)
+    return partial(optimiser.update, gradient, RATE), lambda _: minivit.flatten(model.params)
+
+
+def torch_update(*problem: object, **how: bool) -> tuple[Callable, Callable]:
+    import torch_vit
+
+    return torch_vit.adamw_update(*problem, RATE, DECAY, **how)
+
+
+#   name: package, what makes it
 STEPS = {
-    "minivit": our_step,
-    "PyTorch, fused attention": partial(torch_step, fused=True),
-    "PyTorch, Equations 6 and 7": partial(torch_step, fused=False),
+    "minivit": ("minivit", our_step),
+    "PyTorch, fused attention": ("torch", torch_step),
+    "PyTorch, Equations 6 and 7": ("torch", partial(torch_step, fused=False)),
+    "torch.compile": ("torch", partial(torch_step, compiled=True)),
+    "JAX jit": ("jax", jax_step),
+}
+UPDATES = {
+    "minivit": ("minivit", our_update),
+    "PyTorch AdamW, default": ("torch", torch_update),
+    "PyTorch AdamW, foreach": ("torch", partial(torch_update, foreach=True)),
+    "PyTorch AdamW, fused": ("torch", partial(torch_update, fused=True)),
 }
 
 
-def serve(pipe: Connection, peer: str, name: str, gelu: str) -> None:
-    """A process of its own for each peer: one allocator, one thread pool, one peak of memory."""
-    step = STEPS[peer](name, gelu)
-    loss, gradients = step()
-    pipe.send((loss, {path: np.array(g) for path, g in gradients.items()}))
-    while pipe.recv() == "step":
-        started = time.perf_counter()
-        step()
-        pipe.send(time.perf_counter() - started)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+def contestants(model: str) -> dict[str, tuple[str, Callable]]:
+    every = UPDATES if model == UPDATE else STEPS
+    return {name: c for name, c in every.items() if util.find_spec(c[0])}
 
 
-def compare(name: str, gelu: str, rounds: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    pipes, first = {}, {}
-    for peer in STEPS:
-        pipes[peer], end = context.Pipe()
-        context.Process(target=serve, args=(end, peer, name, gelu), daemon=True).start()
-        first[peer] = pipes[peer].recv()
-    print(f"{name}, GELU {gelu}")
-    loss, gradients = first["minivit"]
-    for peer, (their_loss, theirs) in first.items():
-        worst = max(
-            np.linalg.norm(theirs[path] - g) / max(np.linalg.norm(theirs[path]), 1e-3)
-            for path, g in gradients.items()
-        )
-        if abs(loss - their_loss) > 1e-5 or worst > 1e-5:
-            sys.exit(f"{peer} does not compute the same: gradients differ by {worst:.1e}")
-
-    times = {peer: [] for peer in STEPS}
-    for _ in range(rounds):
-        for peer, pipe in pipes.items():
-            time.sleep(0.3)  # let the idle threads of the other fall asleep
-            pipe.send("step")
-            times[peer].append(pipe.recv())
-    for peer, pipe in pipes.items():
-        pipe.send("stop")
-        median = statistics.median(times[peer]) * 1e3
-        ratios = sorted(a / b for a, b in zip(times["minivit"], times[peer], strict=True))
-        low, ratio, high = (ratios[i * (rounds - 1) // 4] for i in (1, 2, 3))
-        print(
-            f"  {peer:28} {median:8.1f} ms, {pipe.recv():5.0f} MB, "
-            f"minivit takes {ratio:.2f} of it (quartiles {low:.2f}, {high:.2f})"
-        )
+# --- the contest ------------------------------------------------------------------------------
 
 
-def main() -> None:
+def serve_contestant(pipe: Connection, name: str, model: str, gelu: str) -> None:
+    _, make = contestants(model)[name]
+    call, outcome = make(*(update_problem() if model == UPDATE else step_problem(model, gelu)))
+    for _ in range(FIRST - 1):
+        call()
+    result = call()
+    arrays = outcome(result)
+    pipe.send(list(arrays))
+    for array in arrays.values():  # one by one: to send all at once would need memory for all
+        pipe.send(array)
+    del result, arrays
+    serve(pipe, call)
+    pipe.send(memory("VmHWM"))
+
+
+def first_results(pipe: Connection) -> dict[str, np.ndarray]:
+    return {name: pipe.recv() for name in pipe.recv()}
+
+
+def disagreement(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[float, str]:
+    """The largest error of a loss, gradient or parameter, and which it is."""
+    if set(ours) != set(theirs):
+        return math.inf, " ".join(set(ours) ^ set(theirs))
+    errors = {
+        name: np.linalg.norm(a - ours[name]) / max(np.linalg.norm(a), 1e-3)
+        for name, a in theirs.items()
+    }
+    return max((float(np.nan_to_num(error, nan=np.inf)), name) for name, error in errors.items())
+
+
+def gather(model: str, gelu: str) -> dict[str, Connection]:
+    """Processes that have computed the same as minivit's. Whose does not run is named and left."""
+    pipes, ours = {}, {}
+    for name in contestants(model):
+        pipe = start(serve_contestant, name, model, gelu)
+        try:
+            theirs = first_results(pipe)
+        except EOFError:
+            if name == "minivit":
+                sys.exit("minivit itself has failed, see above")
+            print(f"{name} does not run here, see above", flush=True)
+            continue
+        pipes[name] = pipe
+        ours = ours or theirs
+        error, where = disagreement(ours, theirs)
+        if error > TOLERANCE:
+            dismiss(pipes)
+            sys.exit(f"{name} does not compute the same: {where} differs by {error:.1e}")
+        if theirs is not ours:
+            print(f"{name} agrees with minivit, {where} by {error:.1e}", flush=True)
+    return pipes
+
+
+def contest(model: str, gelu: str, rounds: int) -> list[Row]:
+    pipes = gather(model, gelu)
+    if model != UPDATE:
+        pipes[FLOOR] = start(serve_floor)
+    times = interleaved(pipes, rounds)
+    dismiss(pipes)
+    peaks = {name: pipe.recv() for name, pipe in pipes.items() if name != FLOOR}
+    if model != UPDATE:
+        ledger = totals(rows(*MODELS[model]))
+        times[FLOOR] = [t * (ledger.forward + ledger.backward) for t in times[FLOOR]]
+    packages = {name: package for name, (package, _) in contestants(model).items()}
+    return [
+        row(model, gelu, name, packages.get(name, "numpy"), times, peaks.get(name, math.nan))
+        for name in times
+    ]
+
+
+def row(
+    model: str, gelu: str, name: str, package: str, times: dict[str, list[float]], peak: float
+) -> Row:
+    low, ratio, high = quartiles(times["minivit"], times[name])
+    floor = times.get(FLOOR, [math.nan] * len(times[name]))
+    return Row(
+        model,
+        gelu,
+        name,
+        f"{package} {metadata.version(package)}",
+        statistics.median(times[name]) * 1e3,
+        ratio,
+        low,
+        high,
+        peak,
+        quartiles(floor, times[name])[1],
+        cores(),
+        len(times[name]),
+        processor(),
+    )
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--model", choices=MODELS, action="append")
-    parser.add_argument("--gelu", choices=["tanh", "erf"], action="append")
+    parser.add_argument("--model", choices=[*MODELS, UPDATE], nargs="+", default=[*MODELS, UPDATE])
+    parser.add_argument("--gelu", choices=["tanh", "erf"], nargs="+", default=["tanh", "erf"])
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there as well")
     args = parser.parse_args()
-    versions = f"NumPy {np.__version__}, PyTorch {torch.__version__}"
-    print(f"{cores()} cores, {versions}, {args.rounds} rounds")
-    for name in args.model or MODELS:
-        for gelu in args.gelu or ["tanh", "erf"]:
-            compare(name, gelu, args.rounds)
+    if args.rounds < 1:
+        parser.error(f"--rounds {args.rounds}: at least 1 is needed")
+    if args.csv and not args.csv.parent.is_dir():
+        parser.error(f"--csv {args.csv}: there is no such folder")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    hold_threads()
+    found: list[Row] = []
+    print(f"{cores()} threads each, {processor()}, {args.rounds} rounds")
+    warn_if_busy()
+    missing = [package for package in ("torch", "jax") if not util.find_spec(package)]
+    if missing:
+        print(f"not installed, so not here: {', '.join(missing)} (they are in minivit[peers])")
+    for model in args.model:
+        for gelu in [""] if model == UPDATE else args.gelu:
+            rows_now = contest(model, gelu, args.rounds)
+            found += rows_now
+            print(f"\n{table(rows_now)}\n", flush=True)
+            if args.csv:
+                write_csv(args.csv, found)
 
 
 if __name__ == "__main__":
