@@ -116,7 +116,7 @@ model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 optimiser = training.AdamW(model.params, decay=0.1)
 for t in range(1, 47):
     chosen = generator.choice(1437, 64, replace=False)
-    images = minivit.data.shift(digits.images[chosen], 1, generator)    # more of that below
+    images = minivit.data.augment(digits.images[chosen], generator, shift=1)    # more below
     _, _, gradient = training.packed_gradients(
         model, images, digits.labels[chosen], smoothing=0.1, shards=2)
     norm = training.clip_by_global_norm(gradient, 1.0)

@@ -57,7 +57,7 @@ def changed(exercise, *changes):
 
 
 def test_there_is_one_for_each_chapter():
-    chapters = [f"{n:02}" for n in range(17)] + ["A"]
+    chapters = [f"{n:02}" for n in range(18)] + ["A"]
     assert [exercise.chapter for exercise in EVERY] == chapters
 
 
@@ -70,15 +70,15 @@ def test_the_appendix_is_found_by_its_letter():
     assert exercises.find("a") == exercises.find("A") == EVERY[-1]
 
 
-@pytest.mark.parametrize("chapter", ["17", "", "b", "-1", "rms_norm", "4.0"])
+@pytest.mark.parametrize("chapter", ["18", "", "b", "-1", "rms_norm", "4.0"])
 def test_an_unknown_chapter_is_refused(chapter):
-    with pytest.raises(ValueError, match=r"there are 0, 1, .*, 16, A"):
+    with pytest.raises(ValueError, match=r"there are 0, 1, .*, 17, A"):
         exercises.find(chapter)
 
 
 def test_the_listing_has_a_line_for_each():
     lines = exercises.listing().splitlines()
-    assert len(lines) == 18
+    assert len(lines) == 19
     assert lines[4].startswith(" 4  RMS norm")
     assert all(len(line) <= 100 and line.endswith(".") for line in lines)
 
@@ -229,6 +229,9 @@ MISTAKES = [
     ("15", "(tokens.T @ rows)", "(rows.T @ tokens)", GRADIENT, "kernel: worst at index"),
     ("16", ".clip(0, old - 1)", "", VALUE, "the value is off in"),
     ("16", "[dy[:1], dp", "[0 * dy[:1], dp", GRADIENT, "entries are right, the others are not"),
+    ("17", "total * shrink", "total", VALUE, "the value is off in"),
+    ("17", "-2) - along)", "-2))", GRADIENT, "q: worst at index"),
+    ("17", "dq + dscores", "dscores", GRADIENT, "q: worst at index"),
     ("A", "@ keys / root, ", "@ keys, ", GRADIENT, "which is √3: look for a factor"),
     ("A", "-1, window, q", "window, -1, q", VALUE, "the value is off in"),
 ]  # fmt: skip
@@ -635,7 +638,7 @@ def test_hints(words, level):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["17"], "there is no exercise 17: there are 0, 1, "),
+        (["18"], "there is no exercise 18: there are 0, 1, "),
         (["4", "--hint", "4"], "invalid choice: 4"),
         (["4", "--start", "--hint"], "not allowed with"),
         (["--start"], "of which exercise? Name its chapter"),
