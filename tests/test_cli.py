@@ -30,6 +30,7 @@ from minivit import (
 )
 from minivit.analysis import drawing, shares_inside
 from minivit.cli import main
+from minivit.commands.arguments import given
 from minivit.options import build_parser, looking
 from minivit.recipes import DIGITS, PRESETS
 from minivit.training import loop, read_log
@@ -208,7 +209,7 @@ def another(name, choices):
 
 GIVEN = {  # every option of a model and of a recipe, away from its default
     "image_size": (16, 24), "norm_eps": 0.0078125, "preprocessing": "dino", "freeze": True,
-    "patch_size": 8, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20,
+    "stem": (), "stem_width": 32, "patch_size": 1, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20,
     "positions": another("positions", ["1d", "2d"]), "position_std": 0.515625,
     "pooling": another("pooling", ["class", "mean"]), "hidden_head": 7,
     "gelu": another("gelu", ["tanh", "erf"]), "dropout": 0.28125,
@@ -239,7 +240,7 @@ def called(monkeypatch):
 
 
 def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
-    written = GIVEN | {"image_size": "16x24"}
+    written = GIVEN | {"image_size": "16x24", "stem": "root"}
     options = [
         option_of(name) + ("" if value is True else f"={value}")
         for name, value in written.items()
@@ -1453,6 +1454,25 @@ def test_help_tells_every_option_and_gives_examples_that_work(command, tmp_path,
         assert build_parser().parse_args(example.split()).command == command
 
 
+@pytest.mark.parametrize(
+    ("written", "stem"), [("root", ()), ("3", (3,)), ("1,2", (1, 2)), ("none", None)]
+)
+def test_a_stem_is_written_as_it_is_printed(tmp_path, written, stem):
+    words = ["--data", "cifar10", "--image-size", "64", "--stem", written, "--width", "8"]
+    result = run("train", *words, "--print-config")
+    assert result.status == 0
+    assert f"--stem {written}" in result.out.splitlines()
+    path = tmp_path / "config.txt"
+    path.write_text(result.out)
+    args = build_parser().parse_args(["train", f"@{path}"])
+    assert given(args, ViTConfig)["stem"] == stem
+
+
+def test_a_stem_that_is_no_stem_is_refused():
+    for wrong in ("0", "3,", "resnet", ""):
+        assert "argument --stem" in run("train", "--stem", wrong).err
+
+
 def test_every_field_of_a_recipe_is_an_option():
     fields = {field.name for field in dataclasses.fields(training.Recipe)}
     assert fields < GIVEN.keys()
@@ -1460,7 +1480,7 @@ def test_every_field_of_a_recipe_is_an_option():
 
 def test_every_field_of_a_model_is_an_option_or_decided_by_the_digits():
     fields = {field.name for field in dataclasses.fields(ViTConfig)}
-    others = {"channels", "classes", "qkv_bias", "patch_bias", "stem", "stem_width"}
+    others = {"channels", "classes", "qkv_bias", "patch_bias"}
     assert fields - GIVEN.keys() == others
 
 

@@ -142,7 +142,11 @@ def labels_of(model: ViT, args: argparse.Namespace) -> list[str] | None:
 def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
     """The fields of a dataclass that the command line sets."""
     names = [field.name for field in dataclasses.fields(kind)]
-    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    values = {name: getattr(args, name, None) for name in names}
+    said = {name: value for name, value in values.items() if value is not None}
+    if said.get("stem") == "none":
+        said["stem"] = None
+    return said
 
 
 def fail(message: str) -> int:

@@ -31,6 +31,8 @@ def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
 
 def said(name: str, value: Any) -> str:
     """A value as the option that sets it."""
+    if name == "stem":
+        value = "none" if value is None else ",".join(map(str, value)) or "root"
     if value is None:
         return f"# {option(name)} None"
     if isinstance(value, bool):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..models.config import GELUS, POOLINGS, POSITIONS
 from ..training import OPTIMISERS
-from .parts import command, positive, size
+from .parts import command, positive, size, stem
 
 DTYPES = ("float32", "float64", "float16")
 
@@ -57,7 +57,8 @@ def _fields(sub: argparse.ArgumentParser) -> None:
     yes_or_no = argparse.BooleanOptionalAction
     add("--qkv-bias", action=yes_or_no, default=None, help="of queries, keys and values (yes)")
     add("--patch-bias", action=yes_or_no, default=None, help="of the patch embedding (yes)")
-    add("--stem", type=positive, nargs="*", metavar="N", help="units of a ResNet's stages")
+    text = "units of each stage of a ResNet, as 3,4,9, its root alone, or none"
+    add("--stem", type=stem, metavar="N,N|root|none", help=text)
     add("--stem-width", type=positive, metavar="N", help="channels of its root (64)")
 
 

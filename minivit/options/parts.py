@@ -104,6 +104,13 @@ def size(text: str) -> int | tuple[int, int]:
     return height if len(sides) == 1 else (height, width)
 
 
+def stem(text: str) -> tuple[int, ...] | str:
+    """A hybrid's stem as written: units of its stages, "root", "none". Raises ArgumentTypeError."""
+    if text in ("root", "none"):
+        return () if text == "root" else text
+    return tuple(positive(units) for units in text.split(","))
+
+
 def positive(text: str) -> int:
     """A whole number from 1 up as written. Raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:

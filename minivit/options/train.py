@@ -20,6 +20,7 @@ from .parts import (
     preprocess,
     resize,
     size,
+    stem,
 )
 
 OF_A_FILE = (*READING, "dropout", "drop_path")  # what --from leaves open
@@ -66,7 +67,10 @@ def _model(sub: argparse.ArgumentParser) -> None:
     text = "pixels of an image, to which the data's are resized (8)"
     group.add_argument("--image-size", type=size, metavar="N|HxW", help=text)
     resize(group.add_argument)
-    _field(group, config, "patch_size", positive, "side of a patch, P")
+    text = "units of each stage of a ResNet, as 3,4,9, its root alone, or none (none)"
+    group.add_argument("--stem", type=stem, metavar="N,N|root|none", help=text)
+    _field(group, config, "stem_width", positive, "channels of that root")
+    _field(group, config, "patch_size", positive, "side of a patch, P, on the stem's map if any")
     _field(group, config, "width", positive, "of a token, D")
     _field(group, config, "depth", positive, "number of blocks, L")
     _field(group, config, "heads", positive, "of each attention, k")
