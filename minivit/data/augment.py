@@ -164,7 +164,7 @@ def mixup_share(images: Array, beta: float, generator: np.random.Generator) -> A
 
 
 def cutmix_mask(images: Array, beta: float, generator: np.random.Generator) -> Array:
-    """CutMix: pixels are kept, but for those in a box. (Yun et al., 2019, section 3.1, Eq. 1, 2)
+    """CutMix: pixels are kept, but for those in a box. (Yun et al., 2019, section 3.1)
 
     λ is drawn from Beta(beta, beta), the box has the sides H √(1-λ) and W √(1-λ) and its centre
     anywhere, and what hangs over the border is cut off. Returns the mask (H, W, C), 0 in the box

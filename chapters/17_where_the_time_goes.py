@@ -1,0 +1,250 @@
+# %% [markdown]
+# # 17. Where the time goes
+#
+# Chapter 11 ended with a step that is right: forward, backward, every gradient. What must it cost,
+# what does it cost, and where does the rest go? Here is the step as one first writes it, and then
+# one change after the other. **Guess the factor** before each cell.
+#
+# All times are measured on the spot; yours will differ. What is compared takes turns, so that other
+# work on the machine falls on all alike; the median counts. In brackets: how many times the last.
+
+# %%
+import collections
+import contextlib
+import sys
+import time
+from timeit import timeit
+from unittest import mock
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import minivit
+from minivit import arrays, cost, layers, shards, training
+
+# %%
+B, T, D, L = 32, 65, 192, 2                                   # images, tokens, width, blocks
+
+def compare(seconds, calls):
+    times, end = {name: [] for name in calls}, time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, times.values())) < 3:
+        for name, call in calls.items():                      # between two, BLAS's threads doze off
+            times[name].append(1000 * timeit(call, lambda: time.sleep(0.03), number=1))
+    ms = {name: np.median(each) for name, each in times.items()}
+    print("~ms:", ", ".join(f"{n} {t:.2f} ({t / ms[name]:.1f})" for n, t in ms.items()))
+    return ms
+
+def floors(ms, name):
+    return ms[name] / ms["large product"] / floor
+
+# %% [markdown]
+# ## The floor
+#
+# What cannot be saved are the multiplications: $12 T D^2 + 2 T^2 D$ an image in a block (chapter
+# 16), a few for its 64 patches of 48 numbers and its head, and twice as many on the way back, where
+# each product becomes two. A machine does most of them in one large product, its rows shared out to
+# the cores. The time of as many of these is the *floor*, and from here on the measure of a step.
+
+# %%
+def problem(width=192, image_size=32, patch_size=4, dropout=0.0):
+    config = minivit.ViTConfig(image_size, patch_size, classes=10, width=width, depth=2, heads=3,
+                               mlp_width=4 * width, dropout=dropout)
+    model, rng = minivit.ViT.create(config), np.random.default_rng(17)
+    model.params["head"]["kernel"][:] = 0.1 * rng.normal(size=(width, 10))    # zeros stop gradients
+    images = rng.standard_normal((32, *config.image_size, 3), dtype="float32")
+    return model, images, rng.integers(10, size=32)
+
+model, images, labels = problem()
+square = np.random.default_rng(0).standard_normal((1024, 1024), dtype="float32")
+large = {"large product": lambda: list(shards.map_shards(
+    lambda rows: rows @ square, np.array_split(square, shards.cores())))}
+floor = 3 * B * (64 * 48 * D + L * (12 * T * D**2 + 2 * T**2 * D) + 10 * D) / 1024**3
+assert floor == 1.5 * cost.totals(cost.rows(model.config, B)).forward / 1024**3   # FLOP: in twos
+print(f"the floor: {floor:.2f} large products")
+
+# %% [markdown]
+# ## As one first writes it
+#
+# A linear layer that multiplies what comes, GELU as it is written, `mean` and `sum` where formulas
+# have them. Each takes the place of the library's function of its name. One thread does it all.
+
+# %%
+def naive_linear(x, kernel, bias):                            # x (B, T, D), kernel (D, E)
+    def pullback(dy):
+        axes = tuple(range(dy.ndim - 1))
+        dkernel = (x.swapaxes(-1, -2) @ dy).sum(axes[:-1])    # B of (D, E), added up
+        return dy @ kernel.T, {"kernel": dkernel, "bias": dy.sum(axes)}
+    return x @ kernel + bias, pullback
+
+def naive_gelu(x, kind="tanh"):
+    a, b = (2 / np.pi) ** 0.5, 0.044715
+    cdf = 0.5 * (1 + np.tanh(a * (x + b * x * x * x)))        # Φ(x)
+    return x * cdf, lambda dy: dy * (cdf + x * cdf * (1 - cdf) * 2 * a * (1 + 3 * b * x * x))
+
+# %%
+naive_sums = {"row_sum": lambda x: x.sum(-1, keepdims=True),  # (..., D) -> (..., 1)
+              "row_mean": lambda x: x.mean(-1, keepdims=True),
+              "row_dot": lambda a, b: (a * b).sum(-1, keepdims=True),
+              "rows_dot": lambda x, w: (x * w).sum(-1, keepdims=True),
+              "sum_rows": lambda x: x.reshape(-1, x.shape[-1]).sum(0)}
+naive = {"linear": naive_linear, "gelu": naive_gelu} | naive_sums
+
+def step(others=(), of=(model, images, labels), **how):
+    with contextlib.ExitStack() as stack:
+        for path in [p for p in sys.modules if p.startswith(("minivit.layers", "minivit.models"))]:
+            for name in set(others) & set(vars(sys.modules[path])):
+                stack.enter_context(mock.patch.object(sys.modules[path], name, others[name]))
+        return training.loss_and_gradients(*of, **({"shards": 1} | how))
+
+# %% [markdown]
+# ## Memory that comes and goes
+#
+# A step makes hundreds of arrays and drops them. What falls free at the end of its heap, glibc
+# gives back to the system. When the next step has it again, the first touch of each 4096 bytes is
+# a page fault: the system has to fill them with zeros. By `mallopt`, `shards.keep_freed_memory`
+# asks glibc to keep all. It does so at the first step, but here it is held back for a moment.
+
+# %%
+alone = shards.one_blas_thread()
+calls = {"64 MB made and dropped": lambda: [np.ones(1 << 18, "float32") for _ in range(64)],
+         "naive step": alone(lambda: step(naive))}
+with mock.patch.object(shards, "keep_freed_memory"):
+    given_back = compare(1, calls)
+shards.keep_freed_memory()
+kept = compare(1, calls)
+one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))         # first as last:
+assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)             # the same gradients
+
+# %% [markdown]
+# ## Rows, and ones
+#
+# `x @ kernel` for a batch is $B$ products, each of which prepares the kernel anew; the gradient is
+# $B$ whole kernels, to be added up. But to a kernel all tokens are alike: $B T$ rows, one product.
+# And since BLAS reads faster than `mean` and `sum` do, these become products too, with ones.
+
+# %%
+x, dy = (np.random.default_rng(2).standard_normal((B, T, n), dtype="float32") for n in (D, 4 * D))
+kernel = model.params["blocks"][0]["mlp"]["hidden"]["kernel"]                   # (D, M)
+rows, drows, ones = x.reshape(-1, D), dy.reshape(-1, 4 * D), np.ones(D, "float32")
+with shards.one_blas_thread():                                # only the shape shall differ
+    compare(0.4, {"x @ kernel": lambda: x @ kernel, "rows @ kernel": lambda: rows @ kernel})
+    compare(0.4, {"back": lambda: (x.swapaxes(-1, -2) @ dy).sum(0), "rows": lambda: rows.T @ drows})
+    compare(0.4, {"mean(-1)": lambda: rows.mean(-1), "@ ones": lambda: rows @ ones / D})
+
+# %% [markdown]
+# ## GELU, block by block
+#
+# GELU has no products, and yet it is long: some ten operations on the widest array, $B T M$
+# numbers. NumPy ends one before it begins the next, and each time the array comes from memory and
+# goes back. `arrays.by_blocks` takes $2^{17}$ numbers through all of them while they are in the
+# cache. The way back needs $Φ(x)$ once more. It is neither computed again nor kept, but read off:
+# from $y = x Φ(x)$ follows $Φ(x) = y / x$, and $y$ is kept in any case, by the next layer.
+
+# %%
+compare(1, {"pass by pass": lambda: naive_gelu(dy)[1](dy),    # dy (B, T, M): any numbers will do
+            "y / x": mock.patch.object(arrays, "BLOCK", dy.size)(lambda: layers.gelu(dy)[1](dy)),
+            "and in blocks": lambda: layers.gelu(dy)[1](dy)})
+
+# %% [markdown]
+# ## Cores: inside each product, or around the step
+#
+# BLAS would put its threads inside each product (`shards: 1`), and in norms, softmax and GELU all
+# cores but one wait. `map_shards` takes each shard of a batch through the whole step in a thread of
+# its own, with one BLAS thread; NumPy lets go of Python's lock while it computes. One a core keeps
+# all busy. More fit the cache better, too many make small products that prepare each kernel anew.
+# AdamW's update goes over threads too, in blocks of one vector in which all parameters lie.
+
+# %%
+own = max(2, model.shard_count(B))                            # what `train` takes, but for one core
+compare(1, {f"shards: {n}": lambda n=n: step(shards=n) for n in dict.fromkeys([1, 32, 8, own])})
+adamw = training.AdamW(minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10).params)
+g = np.random.default_rng(3).standard_normal(adamw.vector.size, dtype="float32")
+in_one_block = mock.patch.object(training.optimisers, "BLOCK", g.size)
+compare(1, {"update at once": in_one_block(lambda: adamw.update(g, 1e-3, threads=1)),
+            "in blocks": lambda: adamw.update(g, 1e-3, threads=1),
+            "by all threads": lambda: adamw.update(g, 1e-3)})
+
+# %% [markdown]
+# **Three traps.** Shards differ in size: no mean of their means, but $1/B$ of the *whole* batch for
+# each image. Sums of floats depend on the order: gradients are added in that of the shards,
+# whichever is ready first. Dropout draws from `default_rng([seed, step, shard])`, not from one
+# generator that all share. Then no bit depends on the number of threads.
+
+# %%
+losses = [step(of=(model, images[p], labels[p]))[0] for p in shards.cut(10, 3)]       # 3, 3 and 4
+whole, _ = step(of=(model, images[:10], labels[:10]))
+assert abs(np.average(losses, weights=[3, 3, 4]) - whole) < 1e-5 < abs(np.mean(losses) - whole)
+how = {"of": problem(dropout=0.1), "shards": 5, "seed": (0, 1)}
+one, two = (minivit.flatten(step(threads=n, **how)[1]) for n in (1, 2))
+assert all(np.array_equal(one[name], two[name]) for name in one)
+
+# %% [markdown]
+# ## The balance
+#
+# The last step by kinds of work, on one thread's clock (biases count as products); and the ladder.
+
+# %%
+spent = collections.Counter()
+def clocked(kind, function):
+    def run(*given, **how):
+        start = time.thread_time()
+        result = function(*given, **how)
+        spent[kind] += time.thread_time() - start
+        pair = isinstance(result, tuple) and callable(result[1])
+        return (result[0], clocked(kind, result[1])) if pair else result
+    return run
+kinds = {"linear": "products", "matmul": "products", "gelu": "GELU", "layer_norm": "norms",
+         "softmax": "softmax"}
+clocks = {name: clocked(kind, getattr(layers, name, arrays.matmul)) for name, kind in kinds.items()}
+
+# %%
+for _ in range(5):
+    clocked("step", step)(clocks, shards=own, threads=1)
+    alone(clocked("large product", lambda: square @ square))()
+spent["the rest"] = spent["step"] - sum(spent[kind] for kind in set(kinds.values()))
+balance = {kind: floors(spent, kind) for kind in [*kinds.values(), "the rest"]}
+calls = {"memory": alone(lambda: step(naive)),
+         "rows": alone(lambda: step({"gelu": naive_gelu} | naive_sums)),
+         "ones": alone(lambda: step({"gelu": naive_gelu})), "GELU": alone(step),
+         "BLAS threads": step, "shards": lambda: step(shards=own)}
+times = compare(3, calls | large)
+ladder = {"naive": floors(times, "memory") * given_back["naive step"] / kept["naive step"]}
+ladder |= {name: floors(times, name) for name in calls}
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
+for axis, bars in zip(axes, (balance, ladder), strict=True):
+    print("~floors:", ", ".join(f"{name} {ratio:.2f}" for name, ratio in bars.items()))
+    axis.barh(list(bars)[::-1], list(bars.values())[::-1])
+    axis.axvline(1, color="k", ls="--")
+figure.supxlabel("time, in floors", fontsize=10)
+minivit.analysis.save_figure(figure, "figures/17_where_the_time_goes.png")
+
+# %% [markdown]
+# ![Left, the last step by kinds of work; no product in it is as large as the floor's. Right, from
+# the naive step to that one. Dashed, the floor.](../figures/17_where_the_time_goes.png)
+#
+# **What did not pay**, and was taken out again: huge pages; GELU's slope computed on the way forth,
+# one array more to keep; contiguous copies of q, k and v; more shards than the cache asks for.
+#
+# ## Yours
+#
+# **Predict.** How much do threads gain for a small model: 17 tokens, and a width of 48, or of 12?
+
+# %%
+for width in 192, 48, 12:
+    of = problem(width, image_size=8, patch_size=2)
+    compare(0.4, {f"width {width}, one thread": lambda of=of: step(of=of, shards=own, threads=1),
+                  "all threads": lambda of=of: step(of=of, shards=own)})
+
+# %% [markdown]
+# Less and less. Between two operations Python holds its lock, and one thread alone goes on: with
+# small arrays for most of the time. (To start threads takes time, too. Those of `map_shards` stay.)
+#
+# **Write.** `attention_in_blocks(q, k, v, block)`: Equations 6 and 7, with but a few columns of $A$
+# at a time, forth and back. What the way back needs of whole rows is read off the value once more.
+# `python -m minivit exercise 17 --start` puts a frame into `exercises/`;
+# `python -m minivit exercise 17` grades it; `--hint` helps.
+#
+# **Take away.** Patch `shards.one_blas_thread` with `contextlib.nullcontext` for `step(shards=4)`:
+# BLAS's threads fight. It took 3 to 7 times as long, on the machine this page was made on.
