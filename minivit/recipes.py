@@ -34,7 +34,7 @@ CIFAR10 = {  # a hybrid, section 3.1: in one hour of two cores, convolutions lea
     "width": 128, "depth": 2, "heads": 4, "mlp_width": 256, "position_std": 0.1,
 }  # fmt: skip
 FOLDER = {  # its classes are counted when it is looked at
-    "image_size": 64, "patch_size": 8, "channels": 3,
+    "image_size": 64, "patch_size": 8, "channels": 3, "preprocessing": "cropped",
     "width": 192, "depth": 6, "heads": 3, "mlp_width": 384, "position_std": 0.1,
 }  # fmt: skip
 

@@ -209,7 +209,8 @@ def another(name, choices):
 
 GIVEN = {  # every option of a model and of a recipe, away from its default
     "image_size": (16, 24), "norm_eps": 0.0078125, "preprocessing": "dino", "freeze": True,
-    "stem": (), "stem_width": 32, "patch_size": 1, "width": 24, "depth": 3, "heads": 6, "mlp_width": 20,
+    "stem": (), "stem_width": 32, "patch_size": 1, "width": 24, "depth": 3, "heads": 6,
+    "mlp_width": 20,
     "positions": another("positions", ["1d", "2d"]), "position_std": 0.515625,
     "pooling": another("pooling", ["class", "mean"]), "hidden_head": 7,
     "gelu": another("gelu", ["tanh", "erf"]), "dropout": 0.28125,
@@ -874,6 +875,16 @@ def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
     assert call["titles"] == ["light0.png", "dark1.png"]
     assert np.array_equal(call["images"][1], data.read_image(files[1], (8, 8), 1))
     assert call["boxes"] is None
+
+
+def test_a_file_whose_name_is_no_text_is_drawn(checkpoint, pictures, tmp_path):
+    odd = tmp_path / "\udcff.png"                             # the byte 255
+    try:
+        odd.write_bytes((pictures / "light0.png").read_bytes())
+    except OSError:
+        pytest.skip("this system has no such names")
+    out = tmp_path / "figure.png"
+    assert run("attention", "--weights", checkpoint, odd, "--out", out).status == 0
 
 
 @pytest.mark.parametrize("how", ["minivit", "dino"])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from minivit.data import digits, read_image
 from minivit.data.augment import shifted
+from minivit.data.dataset import fingerprint
 
 # --- the digits ------------------------------------------------------------------------------
 
@@ -33,6 +34,22 @@ def test_fewer_may_be_asked_for_to_train_on(d):
     assert np.array_equal(few.images, d.images[:5])
     assert np.array_equal(few.labels, d.labels[:5])
     assert np.array_equal(few.held_out_images, d.held_out_images)
+
+
+def test_a_fingerprint_is_of_the_classes_and_of_all_labels_in_their_order(d):
+    def other(labels):
+        return np.roll(labels, 1)
+
+    changes = [
+        {},
+        {"classes": tuple("abcdefghij")},
+        {"labels": other(d.labels)},
+        {"held_out_labels": other(d.held_out_labels)},
+    ]
+    prints = [fingerprint(d._replace(**fields)) for fields in changes]
+    assert len(set(prints)) == 4
+    narrow = d.labels.astype(np.uint8), d.held_out_labels.astype(np.uint8)
+    assert fingerprint(d._replace(labels=narrow[0], held_out_labels=narrow[1])) == prints[0]
 
 
 def test_each_class_is_counted(d):

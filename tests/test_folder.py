@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from minivit import ViT, ViTConfig
-from minivit.data import Dataset, Fitted, digits, fit, preprocessing_of
-from minivit.data.dataset import read, take
+from minivit.data import Dataset, Fitted, digits, fit, preprocessing_of, read_image
+from minivit.data.dataset import fingerprint, read, take
 from minivit.data.folder import FolderImages, folder, unreadable
+from minivit.models import PREPROCESSINGS
 from minivit.training.evaluate import BATCH, Score, answers, evaluate, in_batches
 
 DATA = os.environ.get("MINIVIT_TEST_DATA")
@@ -63,6 +64,16 @@ def test_classes_are_the_folders_names_in_order(zoo):
     for images, labels in (d[1:3], d[3:5]):
         assert labels.dtype == np.int64
         assert [d.classes[c] for c in labels] == [name.split("/")[0] for name in names(images)]
+
+
+def test_names_that_are_no_text_become_text(zoo):
+    try:
+        (zoo / "cat").rename(zoo / "c\udcfft")                # the byte 255
+    except OSError:
+        pytest.skip("this system has no such names")
+    d = folder(zoo, (4, 4))
+    assert d.classes == ("c\\udcfft", "dog", "eel")
+    assert len(d.images[:1]) == 1
 
 
 def test_a_tenth_of_each_class_is_held_out(zoo):
@@ -514,6 +525,18 @@ def test_images_that_have_been_read_in_the_right_size_stay_as_they_are(zoo):
     assert fit(grey, (8, 8), 1) is grey
 
 
+@pytest.mark.parametrize("family", PREPROCESSINGS)
+def test_a_model_is_trained_on_pictures_as_it_will_be_shown_them(tmp_path, family):
+    # By the same rules that `read_image` follows when a file is to be named.
+    rng = np.random.default_rng(0)
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
+        path = paint(tmp_path / name)
+        Image.fromarray(rng.integers(0, 256, (20, 36, 3), dtype=np.uint8)).save(path)
+    d = fit(folder(tmp_path, (8, 8), preprocessing=family), (8, 8), 3, family)
+    (first, *_), image = d.images.files, d.images[[0]][0]
+    np.testing.assert_allclose(image, read_image(first, (8, 8), 3, family), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (16, 12)])
 def test_another_size_or_mean_is_fitted_as_the_images_are_read(zoo, size):
     d = folder(zoo, (8, 8))
@@ -534,6 +557,16 @@ def test_another_size_or_mean_is_fitted_as_the_images_are_read(zoo, size):
     assert fitted.read([1])[0].shape == (0, *size, 3)
     with pytest.raises(ValueError, match="cannot be read"):
         fitted[chosen]
+
+
+def test_a_fingerprint_is_of_the_files_also_where_they_are_fitted(zoo):
+    before = folder(zoo, (4, 4))
+    (zoo / "cat" / "00.png").rename(zoo / "cat" / "000.png")
+    after = folder(zoo, (4, 4))
+    for how in ("minivit", "imagenet"):
+        fitted = [fingerprint(fit(d, (4, 4), 3, how)) for d in (before, after)]
+        assert fitted == [fingerprint(before), fingerprint(after)]
+    assert fingerprint(before) != fingerprint(after)
 
 
 def test_an_array_that_is_fitted_can_always_be_read():

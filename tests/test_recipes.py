@@ -258,10 +258,10 @@ def test_an_interruption_before_the_end_is_gone_on_with_on_the_same_data_alone(
         )  # fmt: skip
     assert "--resume it, or --overwrite" in refused(*words)
     going_on = ["train", "--resume", "--out", "runs/cifar10"]
-    assert "on the cifar10, not on the digits" in refused(*going_on)
+    assert "on the cifar10, not on the digits" in refused(*going_on, "--data", "digits")
     line = refused(*going_on, "--data", "cifar100")
     assert "model.npz is of 10 classes, and the cifar100 are of 100: say with --data" in line
-    assert run(*going_on, "--data", "cifar10")[0] == 0
+    assert run(*going_on)[0] == 0                             # it knows on what it began
     assert run(*words, "--overwrite")[0] == 0
 
 
@@ -394,7 +394,9 @@ def test_held_out_images_that_cannot_be_read_are_not_scored_and_counted(pets):
     assert last == "1 of 30 images could not be read"
 
 
-def test_another_folder_is_not_gone_on_with(pets, quick, monkeypatch):
+@pytest.fixture
+def unfinished(pets, quick, monkeypatch):
+    """Where a training on the folder was interrupted in the second of two epochs."""
     loop = import_module("minivit.training.loop")
     real, calls = loop.evaluate, []
 
@@ -407,11 +409,59 @@ def test_another_folder_is_not_gone_on_with(pets, quick, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "evaluate", stop)
         assert run("train", "--data", pets, *QUICK, "--epochs", 2)[0] == 130
+    return Path("runs/my pets")
+
+
+def test_another_folder_is_not_gone_on_with(pets, unfinished):
     pets.rename("others")
-    line = refused("train", "--resume", "--data", "others", "--out", "runs/my pets")
+    line = refused("train", "--resume", "--data", "others", "--out", unfinished)
     assert "was training on the images in my pets, not on the images in others" in line
-    Path("others").rename(pets)
-    assert run("train", "--resume", "--data", pets)[0] == 0
+    line = refused("train", "--resume", "--out", unfinished)
+    assert f"images in {pets.resolve()}, which is no folder now: say with --data" in line
+    Path("elsewhere").mkdir()
+    Path("others").rename("elsewhere" / pets)
+    assert run("train", "--resume", "--data", "elsewhere" / pets)[0] == 0
+
+
+def test_a_folder_is_found_again_from_wherever_one_is(unfinished, tmp_path, monkeypatch):
+    monkeypatch.chdir(unfinished)
+    assert run("train", "--resume", "--out", ".")[0] == 0
+
+
+def taken_away(pets):
+    (pets / "cat" / "1.png").unlink()
+
+
+def renamed(pets):
+    (pets / "cat" / "1.png").rename(pets / "cat" / "10.png")
+
+
+def moved(pets):
+    (pets / "cat" / "9.png").rename(pets / "dog" / "99.png")
+
+
+def called_otherwise(pets):
+    (pets / "cat").rename(pets / "cats")
+
+
+@pytest.mark.parametrize("change", [taken_away, renamed, moved, called_otherwise])
+def test_a_folder_that_has_changed_is_not_gone_on_with(pets, unfinished, change):
+    before = (unfinished / "log.csv").read_bytes()
+    change(pets)
+    line = refused("train", "--resume", "--data", pets)
+    assert "began with other files or labels than the images in my pets have now" in line
+    assert (unfinished / "log.csv").read_bytes() == before
+
+
+def test_a_score_on_classes_of_other_names_comes_with_a_note(pets, quick):
+    assert run("train", "--data", pets, *QUICK)[0] == 0
+    words = ["evaluate", "--data", pets, "--weights", "runs/my pets/model.npz"]
+    assert "note: " not in run(*words)[2]
+    (pets / "cat").rename(pets / "ant")
+    status, _, err = run(*words)
+    assert status == 0
+    (note,) = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert note.endswith("call them otherwise, than runs/my pets/classes.txt")
 
 
 def test_attention_of_a_folder_names_its_classes(pets, monkeypatch):
@@ -453,3 +503,14 @@ def test_a_folder_that_has_the_name_of_a_data_set_is_named_by_a_path(shelf, call
     assert run("train", "--data", "mnist")[0] == 0
     assert called[0][1].name == "mnist"
     assert "mnist has no classes" in refused("train", "--data", "./mnist")
+    for kind in KINDS:
+        Path("mnist", kind).mkdir()
+        for i in range(2):
+            Image.new("L", (8, 8)).save(f"mnist/{kind}/{i}.png")
+    assert printed("train", "--data", "./mnist", "--print-config").startswith("--data ./mnist\n")
+    assert "`python -m minivit train --data ./mnist`" in refused("evaluate", "--data", "./mnist")
+
+
+def test_a_folder_of_no_name_is_not_the_one_where_one_is(pets):
+    status, _, err = run("train", "--data", "")
+    assert (status, err.splitlines()[-1].split("; ")[-1]) == (2, "there is no folder of no name")

@@ -755,6 +755,15 @@ def test_colours_of_another_range_are_not_changed_as_if_they_were_in_this_one(fe
     assert next(batches.batches(others, Recipe(epochs=1, flip=True), 1))[0].max() > 1
 
 
+def test_what_cannot_begin_leaves_a_finished_training_as_it_is(few_digits, tmp_path):
+    train(new_model(), few_digits, changed(epochs=1), tmp_path)
+    before = (tmp_path / "model.npz").read_bytes()
+    others = data.fit(few_digits, (8, 8), 1, "imagenet")
+    with pytest.raises(ValueError, match="a mean and a deviation of their own"):
+        train(new_model(), others, changed(epochs=1, erase=0.5), tmp_path)
+    assert (tmp_path / "model.npz").read_bytes() == before
+
+
 def test_a_batch_of_which_nothing_can_be_read_is_no_step(few_digits, tmp_path):
     order = np.random.default_rng([3, 1, batches.SHUFFLE]).permutation(97)
     bad = order[19:38]  # all of the second batch

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import data
 from ..model import ViT
-from ..options.parts import READING, WEIGHTS
+from ..options.parts import READING, WEIGHTS, as_written
 from ..recipes import PRESETS, preset
 
 CLASSES = "classes.txt"  # beside a model: what its classes are called, one on each line
@@ -29,7 +29,7 @@ def usual_weights(named: str | Path | None = None) -> Path:
     """
     path = Path("runs") / name_of(named or "digits") / "model.npz"
     if not path.exists():
-        option = f" --data {shlex.quote(str(named))}" if named else ""
+        option = f" --data {shlex.quote(as_written(named))}" if named else ""
         raise FileNotFoundError(
             f"there is no {path} yet: `python -m minivit train{option}` makes it"
         )
@@ -50,7 +50,10 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def must_fit(model: ViT, dataset: data.Dataset, path: Path) -> None:
-    """Raise ValueError if the model tells other classes apart, or none."""
+    """Raise ValueError if the model tells another number of classes apart, or none.
+
+    Of classes that are called otherwise than in the file beside the model, a note is printed.
+    """
     known, K = model.config.classes, len(dataset.classes)
     if known != K:
         knows = "has no classifier for" if known is None else f"knows {known} classes, not"
@@ -58,6 +61,10 @@ def must_fit(model: ViT, dataset: data.Dataset, path: Path) -> None:
             f"{path} does not fit the {dataset.name}: it {knows} their {K}; "
             "`train --from` puts a new head on it"
         )
+    beside = names_beside(path)
+    if beside and data.read_labels(beside, K) != [name.strip() for name in dataset.classes]:
+        note = f"note: the {dataset.name} have other classes, or call them otherwise, than {beside}"
+        print(note, file=sys.stderr)
 
 
 def must_classify(model: ViT, path: Path) -> None:
@@ -109,8 +116,11 @@ def read_data(name: str | Path, model: ViT, n: int | None = None) -> data.Datase
     n: how many images to train on (None: as many as are usual); of a folder all.
     """
     if isinstance(name, Path):
-        return data.folder(name, model.config.image_size, model.config.channels)
-    return data.DATASETS[name]() if n is None else data.DATASETS[name](n=n)
+        c = model.config
+        found = data.folder(name, c.image_size, c.channels, preprocessing=c.preprocessing)
+        return found._replace(source=str(name.resolve()))
+    found = data.DATASETS[name]() if n is None else data.DATASETS[name](n=n)
+    return found._replace(source=name)
 
 
 def takes_photographs(model: ViT) -> bool:
@@ -130,13 +140,17 @@ def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
 
 def labels_of(model: ViT, args: argparse.Namespace) -> list[str] | None:
     """The names of a model's classes, if a file of them was given or lies beside the model."""
-    beside = args.weights.with_name(CLASSES)
-    trained_here = args.weights.name == "model.npz" and beside.is_file()
-    path = args.labels or (beside if trained_here else None)
+    path = args.labels or names_beside(args.weights)
     if path is None:
         return None
     must_classify(model, args.weights)
     return data.read_labels(path, model.config.classes)
+
+
+def names_beside(weights: Path) -> Path | None:
+    """The file of names that `train` left beside a model, if it did."""
+    path = weights.with_name(CLASSES)
+    return path if weights.name == "model.npz" and path.is_file() else None
 
 
 def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:

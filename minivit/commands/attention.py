@@ -76,7 +76,8 @@ def report_boxes(model: ViT, dataset: data.Dataset) -> None:
 
 def titles_of(model: ViT, images: np.ndarray | None, args: argparse.Namespace) -> list[str]:
     """The names of the image files and, if classes have names, what the model takes them for."""
-    titles, names = [path.name for path in args.images], labels_of(model, args)
+    titles = [path.name.encode(errors="backslashreplace").decode() for path in args.images]
+    names = labels_of(model, args)
     if names is None:
         return titles
     probabilities, _ = softmax(model(images))

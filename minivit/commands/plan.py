@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from ..model import ViT
-from ..options.parts import option
+from ..options.parts import as_written, option
 from ..options.train import OF_A_FILE
 from ..training import Recipe
 from ..tree import count
@@ -20,7 +20,8 @@ def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
     """
     fields, settings = dataclasses.asdict(model.config), dataclasses.asdict(recipe)
     sayable = [name for name in OF_A_FILE if name in fields] if args.origin else vars(args)
-    lines = [said("data", args.data), said("out", args.out), said("threads", args.threads)]
+    lines = [said("data", as_written(args.data)), said("out", args.out)]
+    lines += [said("threads", args.threads)]
     if args.origin:
         lines += [said("from", args.origin), said("resize", args.resize)]
     lines += [said(name, fields[name]) for name in fields if name in sayable]

@@ -10,20 +10,24 @@ from ..model import ViT
 from ..models import ViTConfig
 from ..options.parts import option
 from ..options.train import OF_A_FILE
-from ..recipes import preset, recipe
+from ..recipes import PRESETS, preset, recipe
+from ..training.loop import begun_on
 from ..tree import count
 from .arguments import CLASSES, fail, fit, given, load, name_of, read_data, reading
 from .plan import as_options
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 FIGURES = ("curves.png", "attention.png")
+USUAL = "digits"  # what is trained on if nothing is said
 
 
 def train(args: argparse.Namespace) -> int:
     """Train from the start or from a file's weights, or go on where a training was interrupted."""
     fields, settings = given(args, ViTConfig), given(args, training.Recipe)
     check_usage(args, fields, settings)
-    args.out = args.out or Path("runs") / (name_of(args.data) + "-tuned" * bool(args.origin))
+    named = name_of(args.data or USUAL)
+    args.out = args.out or Path("runs") / (named + "-tuned" * bool(args.origin))
+    args.data = args.data or (begun(args.out) if args.resume else USUAL)
     shape = preset(args.data).model | {"classes": class_count(args.data)}
     try:
         config = ViTConfig(**shape if args.origin else shape | fields)
@@ -100,6 +104,22 @@ def check_usage(
         args.usage_error("--resize is of the positions in a file: it goes with --from")
 
 
+def begun(folder: Path) -> str | Path:
+    """The data that the training in a folder began on, or the usual ones if it does not tell.
+
+    Raises FileNotFoundError for images that are no longer where they were.
+    """
+    source = begun_on(folder) or USUAL
+    if source in PRESETS:
+        return source
+    if not Path(source).is_dir():
+        raise FileNotFoundError(
+            f"{folder / 'model.npz'} was training on the images in {source}, which is no folder "
+            "now: say with --data where they are"
+        )
+    return Path(source)
+
+
 def class_count(named: str | Path) -> int:
     """How many classes a data set has; of a folder the names of its files are looked at."""
     known = preset(named).model.get("classes")
@@ -148,7 +168,10 @@ def must_be_of_log(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
     logged = training.read_log(folder / "log.csv")[-1]["held_out_accuracy"]
     if abs(score.accuracy - logged) > 0.01:
-        raise ValueError(f"{folder / 'log.csv'} is of other images than the {dataset.name}")
+        raise ValueError(
+            f"{folder / 'log.csv'} is of other images than the {dataset.name}: "
+            "say with --data on what it was training"
+        )
 
 
 def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The folder in which downloaded data sets lie, laid out as torchvision lays it out.
+"""The folder in which downloaded data sets lie, MNIST as in torchvision's, CIFAR as unpacked.
 
 Nothing half done is ever seen in it: files are made in a folder of one's own inside, and moved.
 """

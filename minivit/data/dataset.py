@@ -1,6 +1,8 @@
 """What a training needs to know of its images."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -14,7 +16,8 @@ class Dataset(NamedTuple):
     Those that may fail to be read are asked for with `take`.
 
     Where it is known which part of an image decides, `boxes` (n, 4) tell it in pixels: top, left,
-    bottom, right, the last two not inside.
+    bottom, right, the last two not inside. `source` is what finds the data set again: its name on
+    the command line, or a folder.
     """
 
     name: str
@@ -25,6 +28,15 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     boxes: Array | None = None
     held_out_boxes: Array | None = None
+    source: str | None = None
+
+
+def fingerprint(dataset: Dataset) -> int:
+    """A number that is another one for other classes, labels, or names of files to train on."""
+    files = (Path(file).name for file in getattr(dataset.images, "files", ()))
+    names = "\n".join([*dataset.classes, *files]).encode(errors="backslashreplace")
+    labels = np.concatenate([dataset.labels, dataset.held_out_labels])
+    return crc32(labels.astype("<i8").tobytes(), crc32(names))
 
 
 def take(images: Any, labels: Array, chosen: slice | Array) -> tuple[Array, Array]:

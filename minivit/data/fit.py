@@ -21,6 +21,7 @@ class Fitted:
         self.images, self.how = images, how
         self.shape = (len(images), *size, channels)
         self.unreadable = getattr(images, "unreadable", set())
+        self.files = getattr(images, "files", ())
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,5 +1,6 @@
 """A folder of images by class, read from the disk batch by batch."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from ..arrays import Array
 from ..shards import cores
 from .dataset import Dataset
 from .images import read_image
-from .preprocessing import Preprocessing
+from .preprocessing import HALF, preprocessing_of
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
@@ -30,9 +31,9 @@ Files = dict[str, list[str]]  # the image files of each class, both in order
 class FolderImages:
     """Image files as (n, H, W, C), float32 in [-1, 1], each read when it is asked for.
 
-    A picture's short side is scaled to the image's, and the image cut from its middle. Only the
-    names of the files are held. Those that cannot be read are named on stderr, once, and are not
-    tried again; `unreadable` is the set of them.
+    A picture is resized and cropped as `preprocessing` says; colours other than from -1 to 1 are
+    left to `fit`. Only the names of the files are held. Those that cannot be read are named on
+    stderr, once, and are not tried again; `unreadable` is the set of them.
 
     threads: how many files are read at a time (None: one for each core); Pillow releases Python's
     lock while it decodes.
@@ -43,11 +44,13 @@ class FolderImages:
         files: Sequence[str],
         image_size: tuple[int, int],
         channels: int,
+        preprocessing: str = "cropped",
         threads: int | None = None,
     ) -> None:
         self.files = np.array(files, dtype=object)            # (n,), to be indexed by arrays
         self.shape = (len(files), *image_size, channels)
-        self.how = Preprocessing(short_side=min(image_size))
+        family = preprocessing_of(preprocessing, image_size)
+        self.how = dataclasses.replace(family, mean=HALF, deviation=HALF)
         self.threads = threads or cores()
         self.unreadable: set[str] = set()
         Image.init()  # Pillow learns its formats here: threads that did would miss some
@@ -100,6 +103,7 @@ def folder(
     image_size: tuple[int, int],
     channels: int = 3,
     *,
+    preprocessing: str = "cropped",
     seed: int = 0,
     threads: int | None = None,
 ) -> Dataset:
@@ -108,7 +112,8 @@ def folder(
     Instead of val, the held-out part may be called valid, validation or test. Without the two
     parts a tenth of each class, drawn with the seed, is held out. The classes are the folders'
     names, in order; hidden files and those that are no images by their names do not count. Both
-    parts are `FolderImages`. Raises FileNotFoundError, NotADirectoryError, or ValueError, for a
+    parts are `FolderImages`, whose pictures are brought to the size by the rules of a family of
+    `preprocessing_of`. Raises FileNotFoundError, NotADirectoryError, or ValueError, for a
     folder that is not laid out so.
     """
     path = Path(path)
@@ -116,15 +121,16 @@ def folder(
     if channels not in (1, 3):
         raise ValueError(f"{path}: pictures have 1 or 3 channels, not {channels}")
     training, held_out = parts_of(path, seed)
-    classes = tuple(training)
+    names = list(training)
 
     def images_and_labels(files: Files) -> tuple[FolderImages, Array]:
         every = list(chain.from_iterable(files.values()))
-        labels = [classes.index(name) for name in files]
+        labels = [names.index(name) for name in files]
         counts = [len(some) for some in files.values()]
-        images = FolderImages(every, image_size, channels, threads)
+        images = FolderImages(every, image_size, channels, preprocessing, threads)
         return images, np.repeat(np.array(labels, dtype=np.int64), counts)
 
+    classes = tuple(name.encode(errors="backslashreplace").decode() for name in names)  # text
     name = f"images in {path.resolve().name}"
     return Dataset(name, *images_and_labels(training), *images_and_labels(held_out), classes)
 

@@ -72,6 +72,7 @@ def preprocessing_of(family: str, image_size: tuple[int, int]) -> Preprocessing:
     """The rules of one of the families in `ViTConfig.preprocessing`, for images of (H, W).
 
     minivit      squashed by Pillow, [-1, 1]; Hugging Face's processor does the same
+    cropped      all of the short side and the middle of the long one: minivit's folders of images
     google       squashed, bilinear between the nearest pixels: the authors' fine-tuning
     timm         the middle nine tenths, bicubic; at 384 pixels and more all of the short side
     imagenet     squashed by Pillow, ImageNet's own mean and deviation: others' models on the hub
@@ -85,6 +86,7 @@ def preprocessing_of(family: str, image_size: tuple[int, int]) -> Preprocessing:
     imagenet = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
     families = {
         "minivit": Preprocessing(),
+        "cropped": Preprocessing(side),
         "google": Preprocessing(antialias=False),
         "timm": Preprocessing(side if large else side * 10 // 9, "bicubic"),
         "huggingface": Preprocessing(),

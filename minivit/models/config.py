@@ -8,7 +8,9 @@ from typing import Any
 POSITIONS = ("none", "1d", "2d", "relative", "sincos2d")
 POOLINGS = ("class", "mean")
 GELUS = ("tanh", "erf")
-PREPROCESSINGS = ("minivit", "google", "timm", "huggingface", "imagenet", "dino", "big_vision")
+PREPROCESSINGS = (
+    "minivit", "cropped", "google", "timm", "huggingface", "imagenet", "dino", "big_vision",
+)  # fmt: skip
 GROUPS = 32  # of the stem's group norms
 
 #         depth, width, mlp, heads

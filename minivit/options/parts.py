@@ -90,9 +90,15 @@ def data_set(text: str) -> str | Path:
     """A data set as written: its name, or a folder. Raises ArgumentTypeError."""
     if text in PRESETS:
         return text
-    if not Path(text).is_dir():
+    if not (text and Path(text).is_dir()):
         raise argparse.ArgumentTypeError(f"is {DATA}; there is no folder {text or 'of no name'}")
     return Path(text)
+
+
+def as_written(named: str | Path) -> str:
+    """What `data_set` reads as this one; a folder may be called as a data set is."""
+    text = str(named)
+    return f"./{text}" if isinstance(named, Path) and text in PRESETS else text
 
 
 def size(text: str) -> int | tuple[int, int]:

@@ -44,7 +44,8 @@ def train(commands: Any) -> None:
     sub.fromfile_prefix_chars = "@"
     sub.convert_arg_line_to_args = _words
     add = sub.add_argument
-    add("--data", type=data_set, default="digits", metavar="NAME|FOLDER", help=f"{DATA} (digits)")
+    text = f"{DATA} (digits, or with --resume what it began on)"
+    add("--data", type=data_set, metavar="NAME|FOLDER", help=text)
     text = "where to write (runs/ and the data's name, with --from runs/NAME-tuned)"
     add("--out", type=Path, metavar="FOLDER", help=text)
     text = "fine-tune a model under a new head: minivit's or anyone's, a file or a folder"

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from .. import weights
 from ..arrays import Array
 from ..data import Dataset
+from ..data.dataset import fingerprint
 from ..shards import cut
 from .average import Average
-from .batches import ahead, batch_count, batches
+from .batches import ahead, batch_count, batches, must_have_colours_for
 from .evaluate import Score, evaluate
 from .optimisers import SGD, AdamW, clip_by_global_norm
 from .recipe import OPTIMISERS, Recipe
@@ -70,10 +71,11 @@ def train(
 
     The same model, data and recipe (and shards) give the same bits. Each epoch ends with a whole
     checkpoint, from which `resume` goes on if the training is interrupted. Raises ValueError for
-    a model without a classifier, FloatingPointError if the loss stops being a number, OSError if
-    the folder cannot be written.
+    a model without a classifier, or a recipe that does not suit its colours, FloatingPointError if
+    the loss stops being a number, OSError if the folder cannot be written.
     """
     must_classify(model)
+    must_have_colours_for(data, recipe)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.shards is None:
@@ -89,7 +91,8 @@ def resume(
 ) -> Score:
     """Go on with the training that was interrupted in this folder, to the same bits in the end.
 
-    `model` is the one loaded from the folder's checkpoint. Raises Unfinished if it is complete.
+    `model` is the one loaded from the folder's checkpoint. Raises Unfinished if it is complete,
+    ValueError if the data are not those it began with, as far as names and labels tell.
     """
     folder = Path(folder)
     path = folder / "model.npz"
@@ -110,6 +113,8 @@ def resume(
         raise weights.CheckpointError(message) from None
     if progress.get("data", data.name) != data.name:
         raise ValueError(f"{path} was training on the {progress['data']}, not on the {data.name}")
+    if progress.get("fingerprint", fingerprint(data)) != fingerprint(data):
+        raise ValueError(f"{path} began with other files or labels than the {data.name} have now")
     rows = [row for row in read_log(folder / "log.csv") if row["epoch"] <= epoch]
     return _epochs(run, epoch, rows)
 
@@ -118,6 +123,16 @@ def is_unfinished(folder: str | Path) -> bool:
     """Whether the folder's checkpoint is of a training that was interrupted."""
     path = Path(folder) / "model.npz"
     return path.is_file() and bool(weights.load_training(path))
+
+
+def begun_on(folder: str | Path) -> str | None:
+    """The `source` of the data that the interrupted training in this folder has, if known."""
+    path = Path(folder) / "model.npz"
+    state = weights.load_training(path) if path.is_file() else {}
+    try:
+        return json.loads(str(state["progress"]))["source"]
+    except (KeyError, TypeError, ValueError):  # it is complete, or its data have none
+        return None
 
 
 def epochs_done(folder: str | Path) -> int:
@@ -249,6 +264,7 @@ def _save(run: Run, epoch: int) -> None:
     recipe, training = run.recipe, {}
     if epoch < recipe.epochs:
         progress = {"epoch": epoch, "t": run.optimiser.t, "recipe": dataclasses.asdict(recipe)}
-        progress["data"] = run.data.name
+        progress |= {"data": run.data.name, "source": run.data.source}
+        progress["fingerprint"] = fingerprint(run.data)
         training = {"progress": np.array(json.dumps(progress)), **run.vectors}
     weights.save(run.folder / "model.npz", run.model.config, run.result.params, training)
