@@ -136,7 +136,7 @@ with shards.one_blas_thread():                                # only the shape s
 #
 # GELU has no products, and yet it is long: some ten operations on the widest array, $B T M$
 # numbers. NumPy ends one before it begins the next, and each time the array comes from memory and
-# goes back. `arrays.by_blocks` takes $2^{17}$ numbers through all of them while they are in the
+# goes back. `arrays.by_blocks` takes $2^{16}$ numbers through all of them while they are in the
 # cache. The way back needs $Φ(x)$ once more. It is neither computed again nor kept, but read off:
 # from $y = x Φ(x)$ follows $Φ(x) = y / x$, and $y$ is kept in any case, by the next layer.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 1 << 17  # scalars: with fewer, two threads wait for Python more often
+BLOCK = 1 << 16  # scalars: with fewer, two threads wait for Python more often
 SMALL = 1_000_000  # multiplications: up to here OpenBLAS has kernels of its own
 
 Array = Any  # numpy.ndarray, cupy.ndarray, or anything that behaves like them

@@ -11,7 +11,7 @@ from .arrays import Array, Pullback, Watch, to_host
 from .models import ViTConfig, infer, initialise, represent, vit
 from .shards import cut, map_shards, shard_count
 
-CACHE = 4 << 20  # bytes: the largest array of a shard should stay below
+CACHE = 3 << 20  # bytes: the largest array of a shard should stay below
 ROWS = 800  # tokens: BLAS packs a kernel anew for each product, which fewer do not repay
 
 

@@ -133,7 +133,7 @@ def test_every_data_set_has_a_preset():
 # --- --print-config --------------------------------------------------------------------------
 
 GIVEN = [
-    "--image-size", "16x24", "--hidden-head", 7, "--rate", 0.00217, "--no-flip", "--average", 0.75,
+    "--image-size", "56x112", "--hidden-head", 7, "--rate", 0.00217, "--no-flip", "--average", 0.75,
     "--drop-path", 0.125, "--mixup", 0.5, "--freeze", "--threads", 3,
 ]  # fmt: skip
 

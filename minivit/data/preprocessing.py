@@ -72,12 +72,12 @@ def preprocessing_of(family: str, image_size: tuple[int, int]) -> Preprocessing:
     """The rules of one of the families in `ViTConfig.preprocessing`, for images of (H, W).
 
     minivit      squashed by Pillow, [-1, 1]; Hugging Face's processor does the same
-    cropped      all of the short side and the middle of the long one: minivit's folders of images
     google       squashed, bilinear between the nearest pixels: the authors' fine-tuning
     timm         the middle nine tenths, bicubic; at 384 pixels and more all of the short side
     imagenet     squashed by Pillow, ImageNet's own mean and deviation: others' models on the hub
     dino         short side 256 for 224, bicubic; ImageNet's own mean and deviation
     big_vision   short side 256 for 224, or 448 for 384, by area
+    cropped      all of the short side and the middle of the long one: minivit's folders of images
 
     Raises ValueError for another family.
     """
@@ -86,13 +86,13 @@ def preprocessing_of(family: str, image_size: tuple[int, int]) -> Preprocessing:
     imagenet = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
     families = {
         "minivit": Preprocessing(),
-        "cropped": Preprocessing(side),
         "google": Preprocessing(antialias=False),
         "timm": Preprocessing(side if large else side * 10 // 9, "bicubic"),
         "huggingface": Preprocessing(),
         "imagenet": Preprocessing(**imagenet),
         "dino": Preprocessing(side * 8 // 7, "bicubic", **imagenet),
         "big_vision": Preprocessing(side * 7 // 6 if large else side * 8 // 7, "area"),
+        "cropped": Preprocessing(side),
     }
     if family not in families:
         raise ValueError(f"unknown preprocessing {family!r}: choose {', '.join(families)}")

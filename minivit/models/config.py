@@ -9,7 +9,7 @@ POSITIONS = ("none", "1d", "2d", "relative", "sincos2d")
 POOLINGS = ("class", "mean")
 GELUS = ("tanh", "erf")
 PREPROCESSINGS = (
-    "minivit", "cropped", "google", "timm", "huggingface", "imagenet", "dino", "big_vision",
+    "minivit", "google", "timm", "huggingface", "imagenet", "dino", "big_vision", "cropped",
 )  # fmt: skip
 GROUPS = 32  # of the stem's group norms
 
