@@ -47,7 +47,7 @@ PRESETS = {
     "digits": Preset(DIGITS, {}, {}),
     "scattered": Preset(SCATTERED, {"epochs": 6, "warmup": 0.3}, {"epochs": 1, "warmup": 0.1}),
     "mnist": Preset(
-        MNIST, {"epochs": 14, "warmup": 1, "shift": 2}, {"epochs": 3, "warmup": 0.3}
+        MNIST, {"epochs": 11, "warmup": 1, "shift": 2}, {"epochs": 3, "warmup": 0.3}
     ),
     "fashion-mnist": Preset(
         FASHION,
