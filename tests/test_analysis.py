@@ -715,7 +715,7 @@ def test_a_glow_goes_from_the_lowest_entry_to_what_few_exceed():
 
 @pytest.mark.parametrize(
     ("heads", "with_gradients", "rows", "columns"),
-    [(3, True, 1, 6), (4, True, 2, 5), (4, False, 1, 6), (12, True, 3, 5), (16, True, 4, 5)],
+    [(3, True, 1, 6), (4, True, 1, 7), (4, False, 1, 6), (12, True, 3, 5), (16, True, 4, 5)],
 )
 def test_overlays_stand_in_a_block_for_each_photograph(
     figure, heads, with_gradients, rows, columns

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ACROSS = 5  # panels side by side, or all of them if there are but a few
-FEW = 6
+FEW = 7
 PANEL, GAP = 1.92, 0.08  # inches: a panel's width, and between two of them
 LETTERS = 28  # of a name in a line above a panel
 LINE = 0.145  # inches of such a line
