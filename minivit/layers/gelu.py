@@ -8,7 +8,8 @@ That of the authors' code has two coefficients. With seven, fitted to atanh(erf(
 that the largest error of x Φ(x) over max(1, |x|) is as small as can be, 2e-8, it is exact to what
 float32 can hold. Wider floats and complex numbers integrate erf.
 
-The way back needs Φ again. Nothing is kept for it: y / x is Φ, and both are there.
+The way back needs Φ again, and nothing is kept for it. The exact form reads it off, y / x. The
+tanh form needs 1 - Φ as well, where the rounding of y is felt twelvefold: it computes tanh anew.
 """
 
 import math
@@ -43,22 +44,26 @@ def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
 
 def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
     """The form of the authors' code: two coefficients."""
-    xp = array_module(x)
     a, b = TANH
-    y = by_blocks(lambda y, x: tanh_form(x, TANH, y), x)
 
-    def gradient(dx: Array, x: Array, y: Array, dy: Array) -> None:
-        # dΦ/dx = Φ (1 - Φ) · 2 (a + 3 b x²), and x Φ is y: so y' = Φ + y (1 - Φ) (2 a + 6 b x²).
-        cdf = normal(x, y, dx)
-        slope = x * x
-        slope *= 6 * b
-        slope += 2 * a
-        slope *= y
-        slope *= 1 - cdf
-        slope += cdf
-        xp.multiply(slope, dy, out=dx)
+    def value(y: Array, x: Array) -> None:
+        tanh_form(x, TANH, y)
 
-    return y, lambda dy: by_blocks(gradient, x, y, dy)
+    def gradient(dx: Array, x: Array, dy: Array) -> None:
+        # With t = tanh(u) and u = a x + b x³, y' = ½ (1 + t) + ½ x (1 - t²) u', and that is
+        # ½ (1 + t) (1 + x (1 - t) u').
+        slope = tanh_of_polynomial(x, TANH, dx)
+        slope *= 3 * b
+        slope += a                                            # u'
+        slope *= x
+        slope *= 1 - dx
+        slope += 1
+        dx += 1
+        dx *= 0.5
+        dx *= slope
+        dx *= dy
+
+    return by_blocks(value, x), lambda dy: by_blocks(gradient, x, dy)
 
 
 def gelu_erf(x: Array) -> tuple[Array, Pullback]:
@@ -97,20 +102,26 @@ def normal(x: Array, y: Array, out: Array) -> Array:
 
 
 def tanh_form(x: Array, p: tuple[float, ...], y: Array) -> None:
-    """y = x · ½ (1 + tanh(x p(x²))), with p by Horner's scheme, written to `y`."""
-    xp = array_module(x)
-    with np.errstate(over="ignore"):                          # tanh(inf) is 1, as it should be
-        square = x * x
-        xp.multiply(square, p[-1], out=y)
-        for coefficient in p[-2:0:-1]:
-            y += coefficient
-            y *= square
-        y += p[0]
-        y *= x
-    xp.tanh(y, out=y)
+    """y = x · ½ (1 + tanh(x p(x²))), written to `y`."""
+    tanh_of_polynomial(x, p, y)
     y += 1
     y *= x
     y *= 0.5
+
+
+def tanh_of_polynomial(x: Array, p: tuple[float, ...], t: Array) -> Array:
+    """t = tanh(x p(x²)), with p by Horner's scheme, written to `t`; returns x²."""
+    xp = array_module(x)
+    with np.errstate(over="ignore"):                          # tanh(inf) is 1, as it should be
+        square = x * x
+        xp.multiply(square, p[-1], out=t)
+        for coefficient in p[-2:0:-1]:
+            t += coefficient
+            t *= square
+        t += p[0]
+        t *= x
+    xp.tanh(t, out=t)
+    return square
 
 
 def erf(z: Array) -> Array:
