@@ -123,5 +123,6 @@ def step(
     total, threads = ledger.totals(rows), args.threads or cores()
     rate = ledger.figure((total.forward + total.backward) / seconds, "FLOP/s")
     cut = f"{needs.shards} shards on {threads} threads" if needs.shards > 1 else "one piece"
-    peaks = f"peak {ledger.figure(peak, 'B')}, predicted {ledger.figure(needs.step, 'B')} at most"
-    return f"a step, in {cut}: {seconds:.3f} s, {rate}; {peaks}"
+    most = ledger.figure(needs.step, "B")
+    peaks = f"peak {ledger.figure(peak, 'B')}, predicted {most} at most and Python's own objects"
+    return f"a step, in {cut}: {seconds:.3f} s, {rate};\n  {peaks}"

@@ -131,21 +131,23 @@ def mlp_rows(config: ViTConfig, B: int, s: int) -> list[Row]:
 
     norm2       2 D parameters; keeps B T (D + 1) s
     hidden      D M + M parameters, 2 B T D M FLOP; keeps its input, B T D s
-    gelu        keeps its input and its value, 2 B T M s
-    out         M D + D parameters, 2 B T M D FLOP; keeps its input, which is GELU's value and
-                counted, but for dropout: B T M s
+    gelu        keeps its input, B T M s; the exact form its value as well
+    out         M D + D parameters, 2 B T M D FLOP; keeps its input, B T M s, unless that is the
+                value that GELU has kept
     residual    nothing
     drop path   in all blocks but the first, after both branches; keeps a number an image, B s
     """
     c = config
     L, n, D, M = c.depth, B * c.tokens, c.width, c.mlp_width
     out = linear_row("MLP: out", L, n, M, D, s)
+    exact = c.gelu == "erf"
+    has_kept_it = exact and not c.dropout
     found = [
         norm_row("norm2", L, n, D, s),
         linear_row("MLP: hidden", L, n, D, M, s),
-        Row("MLP: gelu", L, entries=n * M, kept=2 * n * M * s),
+        Row("MLP: gelu", L, entries=n * M, kept=(1 + exact) * n * M * s),
         *dropout_rows(c, "MLP: dropout of the hidden", L, n * M, s),
-        out if c.dropout else out._replace(kept=0),
+        out._replace(kept=0) if has_kept_it else out,
         *dropout_rows(c, "MLP: dropout", L, n * D, s),
         Row("MLP: residual", L, entries=n * D),
     ]

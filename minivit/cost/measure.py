@@ -216,7 +216,8 @@ def block_trials(config: ViTConfig, block: Params, B: int) -> Iterator[Trial]:
     yield Trial("MLP: hidden", partial(linear, **mlp["hidden"]), (tokens,))
     yield Trial("MLP: gelu", partial(gelu, kind=c.gelu), ((B, T, M),))
     yield from dropout_trials(c, "MLP: dropout of the hidden", (B, T, M))
-    hidden = (((B, T, M),), ()) if c.dropout else ((), ((B, T, M),))  # GELU's value, or not
+    value_of_gelu, is_kept = (B, T, M), c.gelu == "erf" and not c.dropout
+    hidden = ((), (value_of_gelu,)) if is_kept else ((value_of_gelu,), ())
     yield Trial("MLP: out", partial(linear, **mlp["out"]), *hidden)
     yield from dropout_trials(c, "MLP: dropout", tokens)
     yield Trial("MLP: residual", residual, (tokens,), (tokens,))

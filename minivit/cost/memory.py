@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import arrays
 from ..model import ViT
 from ..models import ViTConfig
 from ..models.initialise import parameters
@@ -91,16 +92,20 @@ def passing(config: ViTConfig, batch: int, dtype: str) -> int:
 
     In attention's pullback dA, dscores and a product of their size, dpacked, and five gradients of
     the tokens, B (3 k T² + 8 T D) s; in the MLP's those of the hidden layer before and after the
-    GELU, and two of the tokens, B (2 T M + 2 T D) s. A stem has about six maps as large as its
-    root's, 6 B (H / 2) (W / 2) F s.
+    GELU, two of the tokens, and two blocks of GELU's, (2 B T (M + D) + 2 min(B T M, 2^16)) s.
+    A stem has about six maps as large as its root's, 6 B (H / 2) (W / 2) F s.
     """
     c = config
     T, D, M, k = c.tokens, c.width, c.mlp_width, c.heads
     H, W = c.image_size
-    sizes = [3 * k * T * T + 8 * T * D, 2 * T * M + 2 * T * D]
+    n = batch * T
+    sizes = [
+        batch * 3 * k * T * T + 8 * n * D,
+        2 * n * M + 2 * n * D + 2 * min(n * M, arrays.BLOCK),
+    ]
     if c.stem is not None:
-        sizes.append(6 * -(-H // 2) * -(-W // 2) * c.stem_width)
-    return batch * max(sizes) * np.dtype(dtype).itemsize
+        sizes.append(6 * batch * -(-H // 2) * -(-W // 2) * c.stem_width)
+    return max(sizes) * np.dtype(dtype).itemsize
 
 
 def hollow(config: ViTConfig, dtype: str) -> ViT:
