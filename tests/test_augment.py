@@ -399,6 +399,13 @@ def test_augment_with_everything_off_returns_its_input():
     assert generator.random() == np.random.default_rng(0).random()
 
 
+def test_a_shift_of_more_than_an_image_is_refused():
+    x = some_values(B=3, H=5, W=6)
+    assert augment(x, np.random.default_rng(0), shift=5).shape == x.shape
+    with pytest.raises(ValueError, match="shift 6 is more than the 5 pixels"):
+        augment(x, np.random.default_rng(0), shift=6)
+
+
 def test_augment_is_shift_then_flip_then_randaugment_then_erasing():
     x = some_values(B=30)
     generator = np.random.default_rng(4)

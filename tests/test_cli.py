@@ -347,7 +347,7 @@ def test_a_stop_before_the_figures_are_drawn_is_made_good(tmp_path, monkeypatch,
             result = run(*TRAIN, "--out", tmp_path)
         where = tmp_path / "model.npz"
         assert result.status == 130
-        last = f"stopped: {where} is fully trained; --resume draws its figures"
+        last = f"stopped: {where} is fully trained; --resume --data digits draws its figures"
         assert result.err.splitlines()[-1] == last
         assert not (tmp_path / "attention.png").exists()
         before = {name: (tmp_path / name).read_bytes() for name in ("model.npz", "log.csv")}

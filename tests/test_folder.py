@@ -140,7 +140,7 @@ def test_a_class_may_be_called_train(tmp_path):
 
 def test_what_is_hidden_or_no_image_by_its_name_does_not_count(zoo):
     before = folder(zoo, (4, 4))
-    for place in ("cat/.hidden.png", "cat/._00.png", ".cache/00.png", "cat/deeper.png/00.png"):
+    for place in ("cat/.hidden.png", "cat/._00.png", ".cache/00.png", "cat/.thumbnails/00.png"):
         paint(zoo / place)
     for place in ("labels.csv", "cat/notes.txt", "cat/png", "cat/Thumbs.db", "dog/00.png.part"):
         (zoo / place).write_text("...")
@@ -160,6 +160,19 @@ def test_images_of_many_formats_count_and_so_do_links(tmp_path):
     d = folder(tmp_path, (3, 3))
     assert len(d.images) == 11
     np.testing.assert_allclose(d.images[:], 1, rtol=0, atol=0.02)
+
+
+def test_a_class_may_have_folders_within(tmp_path):
+    for place in ("train/a/2.png", "train/a/1/z.png", "train/a/1/deep.png/0.png", "train/b/3.png",
+                  "val/b/in/4.png"):  # fmt: skip
+        paint(tmp_path / place)
+    (tmp_path / "train" / "a" / "round").symlink_to(tmp_path / "train" / "a")
+    d = folder(tmp_path, (4, 4))
+    within = [str(Path(file).relative_to(tmp_path)) for file in d.images.files]
+    assert within == ["train/a/1/deep.png/0.png", "train/a/1/z.png", "train/a/2.png",
+                      "train/b/3.png"]  # fmt: skip
+    assert d.labels.tolist() == [0, 0, 0, 1]
+    assert names(d.held_out_images) == ["in/4.png"]
 
 
 def test_the_order_is_not_that_of_the_disk(zoo, monkeypatch):

@@ -170,6 +170,22 @@ def test_a_printed_configuration_names_every_field_once(shelf):
         assert line in lines
 
 
+@pytest.mark.parametrize(
+    ("idle", "needed"),
+    [(["--magnitude", 3.5], ["--randaugment", 1]), (["--stem-width", 32], ["--stem", "1"])],
+)
+def test_what_changes_nothing_is_a_remark_and_a_note(shelf, called, idle, needed):
+    line, note = " ".join(map(str, idle)), f"note: {idle[0]} changes nothing without {needed[0]}\n"
+    plain = ["train", "--data", "mnist", "--patch-size", 7, "--print-config"]
+    status, out, err = run(*plain, *idle)
+    assert (status, err) == (0, note)
+    assert f"# {line}" in out.splitlines()
+    status, out, err = run(*plain, *idle, *needed)
+    assert (status, err) == (0, "")
+    assert line in out.splitlines()
+    assert run(*plain)[2] == ""
+
+
 def test_what_is_given_after_a_file_of_options_counts(shelf, called):
     Path("config.txt").write_text(printed("train", "--data", "mnist", "--print-config"))
     assert run("train", "@config.txt", *TINY, "--epochs", 3, "--flip")[0] == 0

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from ..model import ViT
+from ..models import ViTConfig
 from ..options.parts import as_written, option
 from ..options.train import OF_A_FILE
 from ..training import Recipe
@@ -15,19 +16,26 @@ from ..tree import count
 def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
     """One "--name value" a line, for a file that `train @FILE` reads.
 
-    What is not set, or cannot be by an option, stands behind a # as a remark: None, the data's
-    channels and classes or, with --from, most of the model.
+    What is not set, or cannot be by an option, or is idle, stands behind a # as a remark: None,
+    the data's channels and classes or, with --from, most of the model.
     """
+    unheard = idle(model.config, recipe)
     fields, settings = dataclasses.asdict(model.config), dataclasses.asdict(recipe)
     sayable = [name for name in OF_A_FILE if name in fields] if args.origin else vars(args)
     lines = [said("data", as_written(args.data)), said("out", args.out)]
     lines += [said("threads", args.threads)]
     if args.origin:
         lines += [said("from", args.origin), said("resize", args.resize)]
-    lines += [said(name, fields[name]) for name in fields if name in sayable]
-    lines += [said(name, value) for name, value in settings.items()]
+    known = {name: fields[name] for name in fields if name in sayable} | settings
+    lines += ["# " * (name in unheard) + said(name, value) for name, value in known.items()]
     lines += [f"# {name} {fields[name]}" for name in fields if name not in sayable]
     return "\n".join([*lines, f"# parameters {count(model.params):,}"])
+
+
+def idle(config: ViTConfig, recipe: Recipe) -> dict[str, str]:
+    """Fields that change nothing here, and the option without which they do not."""
+    unheard = {} if recipe.randaugment else {"magnitude": "--randaugment"}
+    return unheard if config.stem is not None else unheard | {"stem_width": "--stem"}
 
 
 def said(name: str, value: Any) -> str:

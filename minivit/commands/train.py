@@ -1,6 +1,7 @@
 """`train`: from the start, from a file's weights, or on where a training was interrupted."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ from typing import Any
 from .. import analysis, data, training
 from ..model import ViT
 from ..models import ViTConfig
-from ..options.parts import option
+from ..options.parts import as_written, option
 from ..options.train import OF_A_FILE
 from ..recipes import PRESETS, preset, recipe
 from ..training.loop import begun_on
 from ..tree import count
 from .arguments import CLASSES, fail, fit, given, load, name_of, read_data, reading
-from .plan import as_options
+from .plan import as_options, idle
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 FIGURES = ("curves.png", "attention.png")
@@ -34,6 +35,9 @@ def train(args: argparse.Namespace) -> int:
         how = recipe(args.data, tuning=bool(args.origin), **settings)
     except ValueError as error:
         args.usage_error(str(error))
+    for name, needed in idle(config, how).items():
+        if name in fields | settings:
+            print(f"note: {option(name)} changes nothing without {needed}", file=sys.stderr)
     if args.print_config:
         print(as_options(args, model_for(args, config, how.seed), how))
         return 0
@@ -81,7 +85,8 @@ def carry_out(
         if training.is_unfinished(args.out):
             left = f"{where} holds epoch {training.epochs_done(args.out)}; --resume goes on"
         elif lacks_figures(args.out):
-            left = f"{where} is fully trained; --resume draws its figures"
+            on = shlex.quote(as_written(args.data))
+            left = f"{where} is fully trained; --resume --data {on} draws its figures"
         else:
             raise
         print(f"\nstopped: {left}", file=sys.stderr)

@@ -38,6 +38,9 @@ def augment(
     """
     if shift < 0 or randaugment < 0:
         raise ValueError(f"shift and randaugment count from 0 up: not {shift} and {randaugment}")
+    side = min(images.shape[1:3])
+    if shift > side:
+        raise ValueError(f"shift {shift} is more than the {side} pixels of an image's side")
     if not 0 <= erase <= 1:
         raise ValueError(f"erase is a chance from 0 to 1, not {erase}")
     if shift:

@@ -109,12 +109,12 @@ def folder(
 ) -> Dataset:
     """The data set of path/CLASS/IMAGE, or of path/train/CLASS/IMAGE and path/val/CLASS/IMAGE.
 
-    Instead of val, the held-out part may be called valid, validation or test. Without the two
-    parts a tenth of each class, drawn with the seed, is held out. The classes are the folders'
-    names, in order; hidden files and those that are no images by their names do not count. Both
-    parts are `FolderImages`, whose pictures are brought to the size by the rules of a family of
-    `preprocessing_of`. Raises FileNotFoundError, NotADirectoryError, or ValueError, for a
-    folder that is not laid out so.
+    The folder of a class may have folders within. Instead of val, the held-out part may be called
+    valid, validation or test. Without the two parts a tenth of each class, drawn with the seed, is
+    held out. The classes are the folders' names, in order; hidden files and those that are no
+    images by their names do not count. Both parts are `FolderImages`, whose pictures are brought
+    to the size by the rules of a family of `preprocessing_of`. Raises FileNotFoundError,
+    NotADirectoryError, or ValueError, for a folder that is not laid out so.
     """
     path = Path(path)
     must_be_folder(path)
@@ -216,16 +216,19 @@ def folders_in(path: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def images_in(path: Path) -> list[str]:
-    """The paths of the files in this folder that are images by their names, in the same order.
+def images_in(path: Path | str) -> list[str]:
+    """The paths of the files that are images by their names, in this folder and those within.
 
-    A link counts wherever it leads: if to nothing, then reading it will tell.
+    A folder's names in the order of their letters' codes. A link to a file counts wherever it
+    leads: if to nothing, then reading it will tell. One to a folder is not followed.
     """
+    found = []
     with os.scandir(path) as entries:
-        return sorted(
-            entry.path
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES)
-            and not entry.name.startswith(".")
-            and (entry.is_symlink() or entry.is_file())
-        )
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                found += images_in(entry.path)
+            elif entry.name.lower().endswith(SUFFIXES) and (entry.is_symlink() or entry.is_file()):
+                found.append(entry.path)
+    return found
