@@ -1,8 +1,6 @@
 """The command line: what it writes and prints, and how it ends: 0, 1, 2 or 130."""
 
-import contextlib
 import dataclasses
-import io
 import os
 import pickle
 import re
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Run, run
 from PIL import Image
 
 import minivit
@@ -29,7 +28,6 @@ from minivit import (
     weights,
 )
 from minivit.analysis import drawing, shares_inside
-from minivit.cli import main
 from minivit.commands.arguments import given
 from minivit.options import build_parser, looking
 from minivit.recipes import DIGITS, PRESETS
@@ -38,26 +36,6 @@ from minivit.training import loop, read_log
 SMALL = ["--depth", "1", "--width", "16", "--heads", "2", "--mlp-width", "16"]
 TRAIN = ["train", "--epochs", "1", "--batch", "100", "--warmup", "0", *SMALL]
 OUTPUTS = ["attention.png", "curves.png", "log.csv", "model.npz"]
-
-
-@dataclasses.dataclass
-class Run:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-def run(*words):
-    """A command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as end:  # how argparse ends
-            status = end.code
-    return Run(status, out.getvalue(), err.getvalue())
 
 
 def start(*words, folder, **pipes):

@@ -1,19 +1,17 @@
 """The exercises and their grader: what passes, and which words meet which mistake."""
 
-import contextlib
 import inspect
-import io
 import math
 import textwrap
 
 import numpy as np
 import pytest
+from commands import run
 from test_style import captured_names_bound_again
 from zoo import ZOO
 
 from minivit import exercise as grader
 from minivit import exercises, gradcheck
-from minivit.cli import main
 from minivit.exercise import Verdict, grade, grade_apart, grade_file
 
 EVERY = exercises.every()
@@ -578,39 +576,28 @@ def test_a_file_that_ends_its_process_gets_no_verdict(write, capfd):
 # --- the command line ------------------------------------------------------------------------
 
 
-def command(*words):
-    """(status, what it printed, what it complained) of `python -m minivit exercise ...`"""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = main(["exercise", *words])
-        except SystemExit as end:  # how argparse ends
-            status = end.code
-    return status, out.getvalue(), err.getvalue()
-
-
 def test_from_the_frame_to_the_solution(write, capfd):
-    status, out, _ = command("4")
+    status, out, _ = run("exercise", "4")
     assert status == 1
     assert "there is no exercises/04_rms_norm.py: `python -m minivit exercise 4 --start`" in out
     assert "--hint" not in out
 
-    status, out, _ = command("4", "--start")
+    status, out, _ = run("exercise", "4", "--start")
     assert status == 0
     path = grader.FOLDER / "04_rms_norm.py"
     assert path.read_text(encoding="utf-8") == exercises.frame(RMS)
     assert out == f"{path}: write there, then `python -m minivit exercise 4`\n"
 
-    status, out, _ = command("4")
+    status, out, _ = run("exercise", "4")
     assert status == 1
     assert out.splitlines()[:2] == ["04_rms_norm.py", "  ok  the file is there"]
     assert "  NO  the value has the right shape and dtype\n      the value is still" in out
     assert out.endswith("`python -m minivit exercise 4 --hint` helps.\n")
 
-    status, solution, _ = command("4", "--solution")
+    status, solution, _ = run("exercise", "4", "--solution")
     assert status == 0
     write(solution)
-    status, out, err = command("04")
+    status, out, err = run("exercise", "04")
     assert status == 0
     assert out.splitlines()[1:-1] == [f"  ok  {step}" for step in STEPS]
     assert out.splitlines()[-1].startswith("Right. `python -m minivit exercise 4 --solution`")
@@ -619,7 +606,7 @@ def test_from_the_frame_to_the_solution(write, capfd):
 
 def test_what_was_written_is_never_overwritten(write):
     write("mine = 1\n")
-    status, out, err = command("4", "--start")
+    status, out, err = run("exercise", "4", "--start")
     assert status == 1
     assert out == ""
     assert err == "minivit: error: exercises/04_rms_norm.py is there already, and stays as it is\n"
@@ -627,12 +614,13 @@ def test_what_was_written_is_never_overwritten(write):
 
 
 def test_without_a_chapter_it_lists_them(write):
-    assert command() == (0, exercises.listing() + "\n", "")
+    assert run("exercise") == (0, exercises.listing() + "\n", "")
 
 
 @pytest.mark.parametrize(("words", "level"), [((), 1), (("1",), 1), (("2",), 2), (("3",), 3)])
 def test_hints(words, level):
-    assert command("a", "--hint", *words) == (0, exercises.hint(EVERY[-1], level) + "\n", "")
+    hint = exercises.hint(EVERY[-1], level)
+    assert run("exercise", "a", "--hint", *words) == (0, f"{hint}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -647,7 +635,7 @@ def test_hints(words, level):
     ],
 )
 def test_bad_usage(words, message, write):
-    status, out, err = command(*words)
+    status, out, err = run("exercise", *words)
     assert status == 2
     assert out == ""
     assert message in err

@@ -3,18 +3,17 @@
 The logits of the reference are an independent PyTorch model's, rounded to four digits.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import printed
 from PIL import Image
 
-from minivit import ViT, cli, data
+from minivit import ViT, data
 
 FOLDER = os.environ.get("MINIVIT_TEST_DATA")
 pytestmark = pytest.mark.skipif(
@@ -37,15 +36,6 @@ def model():
     return ViT.load(WEIGHTS)
 
 
-def run(*words):
-    """What a command prints; it ends well."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        status = cli.main([str(word) for word in words])
-    assert status == 0
-    return out.getvalue()
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_of_a_photograph_are_those_of_another_implementation(model, reference, name):
     how = data.preprocessing_of("timm", model.config.image_size)
@@ -65,7 +55,7 @@ def test_the_logits_of_a_photograph_are_those_of_another_implementation(model, r
 def test_predict_names_the_five_classes_of_each_in_order(reference):
     files = [DATA / "photos" / name for name in NAMES]
     words = ["--weights", WEIGHTS, "--labels", LABELS, "--preprocess", "timm", "--short-side", 256]
-    lines = run("predict", *files, *words, "--top", 5).splitlines()
+    lines = printed("predict", *files, *words, "--top", 5).splitlines()
     expected = []
     for file in files:
         expected.append(str(file))
@@ -74,7 +64,7 @@ def test_predict_names_the_five_classes_of_each_in_order(reference):
 
 
 def test_the_default_photograph_shows_a_military_uniform():
-    path, first, *rest = run("predict", "--weights", WEIGHTS, "--labels", LABELS).splitlines()
+    path, first, *rest = printed("predict", "--weights", WEIGHTS, "--labels", LABELS).splitlines()
     assert path.endswith("grace_hopper.jpg")
     assert first.split(maxsplit=1)[1] == "military uniform"
     assert float(first.split("%")[0]) > 80
@@ -85,7 +75,7 @@ def test_the_default_photograph_shows_a_military_uniform():
 def test_a_larger_or_longer_image_shows_the_same_things(size):
     files = [DATA / "photos" / name for name in NAMES[1:]]
     words = ["--weights", WEIGHTS, "--labels", LABELS, "--image-size", size, "--top", 1]
-    lines = run("predict", *files, *words).splitlines()[1::2]
+    lines = printed("predict", *files, *words).splitlines()[1::2]
     found = [line.split(maxsplit=1)[1] for line in lines]
     assert found == ["Egyptian cat", "monastery", "espresso"]
 
@@ -94,7 +84,7 @@ def test_attention_is_laid_over_the_photographs(tmp_path):
     out = tmp_path / "figure.png"
     files = [DATA / "photos" / name for name in NAMES[:2]]
     words = ["--weights", WEIGHTS, "--labels", LABELS, "--out", out]
-    assert run("attention", *files, *words) == f"{out}\n"
+    assert printed("attention", *files, *words) == f"{out}\n"
     with Image.open(out) as figure:
         pixels = np.asarray(figure.convert("RGB")).astype(float)
     H, W, _ = pixels.shape

@@ -1,8 +1,6 @@
 """What suits each data set: the presets, how they are shown, and the commands on all of them."""
 
-import contextlib
 import dataclasses
-import io
 import os
 import shlex
 from importlib import import_module
@@ -10,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import printed, run
 from PIL import Image
 
 from minivit import ViT, ViTConfig, analysis, data, flatten, training
-from minivit.cli import main
 from minivit.recipes import OF_A_FOLDER, PRESETS, preset, recipe
 
 NAMES = list(PRESETS)
@@ -24,24 +22,6 @@ SHAPES = {  # image size, channels, classes
 TINY = ["--width", 8, "--depth", 1, "--heads", 2, "--mlp-width", 8]
 QUICK = [*TINY, "--epochs", 1, "--batch", 16, "--warmup", 0]
 KINDS = ("cat", "dog", "frog")
-
-
-def run(*words):
-    """A command in this process: (status, output, errors)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as end:  # how argparse ends
-            status = end.code
-    return status, out.getvalue(), err.getvalue()
-
-
-def printed(*words):
-    """What a command prints that has no trouble."""
-    status, out, err = run(*words)
-    assert (status, err) == (0, "")
-    return out
 
 
 def refused(*words):
