@@ -8,8 +8,9 @@ That of the authors' code has two coefficients. With seven, fitted to atanh(erf(
 that the largest error of x Φ(x) over max(1, |x|) is as small as can be, 2e-8, it is exact to what
 float32 can hold. Wider floats and complex numbers integrate erf.
 
-The way back needs Φ again, and nothing is kept for it. The exact form reads it off, y / x. The
-tanh form needs 1 - Φ as well, where the rounding of y is felt twelvefold: it computes tanh anew.
+The way back needs Φ again. The exact form reads it off, y / x: the next layer keeps y in any case.
+The tanh form needs 1 - Φ as well, a small difference of which the rounding of y would leave too
+few digits, and so it computes tanh once more.
 """
 
 import math
@@ -44,24 +45,25 @@ def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
 
 def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
     """The form of the authors' code: two coefficients."""
+    xp = array_module(x)
     a, b = TANH
 
     def value(y: Array, x: Array) -> None:
         tanh_form(x, TANH, y)
 
     def gradient(dx: Array, x: Array, dy: Array) -> None:
-        # With t = tanh(u) and u = a x + b x³, y' = ½ (1 + t) + ½ x (1 - t²) u', and that is
-        # ½ (1 + t) (1 + x (1 - t) u').
-        slope = tanh_of_polynomial(x, TANH, dx)
+        # With t = tanh(u) and u = a x + b x³,  y' = ½ (1 + t + x (1 - t) (1 + t) u').
+        t = dx                                                # its memory serves twice
+        slope = tanh_of_polynomial(x, TANH, t)                # x², of which u' is made
         slope *= 3 * b
-        slope += a                                            # u'
+        slope += a
+        slope *= 1 - t                                        # 0 where x³ might overflow
+        t += 1
+        slope *= t
         slope *= x
-        slope *= 1 - dx
-        slope += 1
-        dx += 1
-        dx *= 0.5
-        dx *= slope
-        dx *= dy
+        slope += t
+        slope *= 0.5
+        xp.multiply(slope, dy, out=dx)
 
     return by_blocks(value, x), lambda dy: by_blocks(gradient, x, dy)
 
