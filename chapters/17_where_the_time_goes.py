@@ -4,9 +4,8 @@
 # Chapter 11 ended with a step that is right: forward, backward, every gradient. What must it cost,
 # what does it cost, and where does the rest go? Here is the step as one first writes it, and then
 # one change after the other. **Guess the factor** before each cell.
-#
 # All times are measured on the spot; yours will differ. What is compared takes turns, so that other
-# work on the machine falls on all alike; the median counts. In brackets: how many times the last.
+# work on the machine slows all alike; the median counts. In brackets: as a multiple of the last.
 
 # %%
 import collections
@@ -35,15 +34,15 @@ def compare(seconds, calls):
     return ms
 
 def floors(ms, name):
-    return ms[name] / ms["large product"] / floor
+    return ms[name] / ms["large product"] / products
 
 # %% [markdown]
 # ## The floor
 #
 # What cannot be saved are the multiplications: $12 T D^2 + 2 T^2 D$ an image in a block (chapter
-# 16), a few for its 64 patches of 48 numbers and its head, and twice as many on the way back, where
-# each product becomes two. A machine does most of them in one large product, its rows shared out to
-# the cores. The time of as many of these is the *floor*, and from here on the measure of a step.
+# 16), some for its 64 patches of 48 numbers and its head, and twice as many on the way back, where
+# each product becomes two. A machine is fastest within one large product whose rows are shared out
+# to the cores. What all would take at that rate is the *floor*, from here on the measure of a step.
 
 # %%
 def problem(width=192, image_size=32, patch_size=4, dropout=0.0):
@@ -58,9 +57,9 @@ model, images, labels = problem()
 square = np.random.default_rng(0).standard_normal((1024, 1024), dtype="float32")
 large = {"large product": lambda: list(shards.map_shards(
     lambda rows: rows @ square, np.array_split(square, shards.cores())))}
-floor = 3 * B * (64 * 48 * D + L * (12 * T * D**2 + 2 * T**2 * D) + 10 * D) / 1024**3
-assert floor == 1.5 * cost.totals(cost.rows(model.config, B)).forward / 1024**3   # FLOP: in twos
-print(f"the floor: {floor:.2f} large products")
+products = 3 * B * (64 * 48 * D + L * (12 * T * D**2 + 2 * T**2 * D) + 10 * D) / 1024**3
+assert products == 1.5 * cost.totals(cost.rows(model.config, B)).forward / 1024**3
+print(f"the floor: {products:.2f} large products")
 
 # %% [markdown]
 # ## As one first writes it
@@ -100,9 +99,9 @@ def step(others=(), of=(model, images, labels), **how):
 # ## Memory that comes and goes
 #
 # A step makes hundreds of arrays and drops them. What falls free at the end of its heap, glibc
-# gives back to the system. When the next step has it again, the first touch of each 4096 bytes is
-# a page fault: the system has to fill them with zeros. By `mallopt`, `shards.keep_freed_memory`
-# asks glibc to keep all. It does so at the first step, but here it is held back for a moment.
+# gives back to the system. When the next step asks for it, the first touch of each 4096 bytes is a
+# page fault: the system has to fill them with zeros. By `mallopt`, `shards.keep_freed_memory` asks
+# glibc to keep up to 1 GB. It does so at the first step, but here it is held back for a moment.
 
 # %%
 alone = shards.one_blas_thread()
@@ -112,34 +111,33 @@ with mock.patch.object(shards, "keep_freed_memory"):
     given_back = compare(1, calls)
 shards.keep_freed_memory()
 kept = compare(1, calls)
-one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))         # first as last:
-assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)             # the same gradients
+print("~given back, over kept:", ", ".join(f"{given_back[n] / kept[n]:.1f} ({n})" for n in calls))
+one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))
+assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)   # naive gradients are right
 
 # %% [markdown]
 # ## Rows, and ones
 #
 # `x @ kernel` for a batch is $B$ products, each of which prepares the kernel anew; the gradient is
-# $B$ whole kernels, to be added up. But to a kernel all tokens are alike: $B T$ rows, one product.
-# And since BLAS reads faster than `mean` and `sum` do, these become products too, with ones.
+# $B$ whole kernels, to be added up. But a kernel treats all tokens alike: $B T$ rows, one product.
+# A `mean` or `sum` of each row is a product as well, with ones, and BLAS reads memory faster.
 
 # %%
 x, dy = (np.random.default_rng(2).standard_normal((B, T, n), dtype="float32") for n in (D, 4 * D))
 kernel = model.params["blocks"][0]["mlp"]["hidden"]["kernel"]                   # (D, M)
 rows, drows, ones = x.reshape(-1, D), dy.reshape(-1, 4 * D), np.ones(D, "float32")
-with shards.one_blas_thread():                                # only the shape shall differ
+with shards.one_blas_thread():                                # so that only shapes differ
     compare(0.4, {"x @ kernel": lambda: x @ kernel, "rows @ kernel": lambda: rows @ kernel})
-    compare(0.4, {"back": lambda: (x.swapaxes(-1, -2) @ dy).sum(0), "rows": lambda: rows.T @ drows})
+    compare(0.4, {"x.T @ dy": lambda: (x.mT @ dy).sum(0), "rows": lambda: rows.T @ drows})
     compare(0.4, {"mean(-1)": lambda: rows.mean(-1), "@ ones": lambda: rows @ ones / D})
 
 # %% [markdown]
 # ## GELU, block by block
 #
-# GELU has no products, and yet it is long: some ten operations on the widest array, $B T M$
-# numbers. NumPy ends one before it begins the next, and each time the array comes from memory and
-# goes back. `arrays.by_blocks` takes $2^{16}$ numbers through all of them while they are in the
-# cache. The way back needs tanh once more. It is computed again, as to keep it would take
-# one more array of that size in each block. (Nor does $Φ(x) = y / x$ serve: $y$ is rounded, and of
-# $1 - Φ(x)$, a small difference, too few digits would be left.)
+# GELU has no matrix products, and yet it is long: some ten operations on the widest array, $B T M$
+# numbers, which for each comes from memory and goes back. `arrays.by_blocks` takes $2^{16}$ numbers
+# through all while they are in the cache. The way back needs tanh again: the naive one keeps an
+# array for it, the library's computes it twice. (By $Φ = y / x$, too few digits of $1 - Φ$ remain.)
 
 # %%
 compare(1, {"pass by pass": lambda: naive_gelu(dy)[1](dy),    # dy (B, T, M): any numbers will do
@@ -152,11 +150,11 @@ compare(1, {"pass by pass": lambda: naive_gelu(dy)[1](dy),    # dy (B, T, M): an
 # BLAS would put its threads inside each product (`shards: 1`), and in norms, softmax and GELU all
 # cores but one wait. `map_shards` takes each shard of a batch through the whole step in a thread of
 # its own, with one BLAS thread; NumPy lets go of Python's lock while it computes. One a core keeps
-# all busy. More fit the cache better, too many make small products that prepare each kernel anew.
-# AdamW's update goes over threads too, in blocks of one vector in which all parameters lie.
+# all busy; more are smaller and fit the cache; too many mean small products, and more gradients to
+# add up. AdamW's update goes over threads too, in blocks of the one vector of all parameters.
 
 # %%
-own = max(2, model.shard_count(B))                            # what `train` takes, but for one core
+own = max(2, model.shard_count(B))                            # as `train` does, but on one core
 compare(1, {f"shards: {n}": lambda n=n: step(shards=n) for n in dict.fromkeys([1, 32, 8, own])})
 adamw = training.AdamW(minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10).params)
 g = np.random.default_rng(3).standard_normal(adamw.vector.size, dtype="float32")
@@ -169,7 +167,7 @@ compare(1, {"update at once": in_one_block(lambda: adamw.update(g, 1e-3, threads
 # **Three traps.** Shards differ in size: no mean of their means, but $1/B$ of the *whole* batch for
 # each image. Sums of floats depend on the order: gradients are added in that of the shards,
 # whichever is ready first. Dropout draws from `default_rng([seed, step, shard])`, not from one
-# generator that all share. Then no bit depends on the number of threads.
+# generator that all share. Then two or more shards give the same bits on any number of threads.
 
 # %%
 losses = [step(of=(model, images[p], labels[p]))[0] for p in shards.cut(10, 3)]       # 3, 3 and 4
@@ -182,7 +180,8 @@ assert all(np.array_equal(one[name], two[name]) for name in one)
 # %% [markdown]
 # ## The balance
 #
-# The last step by kinds of work, on one thread's clock (biases count as products); and the ladder.
+# First the library's step by kinds of work, on the clock of one thread (biases count as products).
+# Then the ladder to it: a bar has one change more than that above, or shards for BLAS's threads.
 
 # %%
 spent = collections.Counter()
@@ -222,15 +221,16 @@ figure.supxlabel("time, in floors", fontsize=10)
 minivit.analysis.save_figure(figure, "figures/17_where_the_time_goes.png")
 
 # %% [markdown]
-# ![Left, the last step by kinds of work; no product in it is as large as the floor's. Right, from
-# the naive step to that one. Dashed, the floor.](../figures/17_where_the_time_goes.png)
+# ![Left, the library's step by kinds of work. Right, from the naive step to it; only the last two
+# bars use all cores, as the floor does.](../figures/17_where_the_time_goes.png)
 #
-# **What did not pay**, and was taken out again: huge pages; GELU's slope computed on the way forth,
-# one array more to keep; contiguous copies of q, k and v; more shards than the cache asks for.
+# The left sums up to less than the last bar on the right: threads also wait for each other.
+# **What did not pay**, and was taken out again: huge pages; GELU's slope computed on the way forth;
+# contiguous copies of q, k and v; more shards than the cache asks for.
 #
 # ## Yours
 #
-# **Predict.** How much do threads gain for a small model: 17 tokens, and a width of 48, or of 12?
+# **Predict.** What do threads gain for small models: 17 tokens, and a width of 192, 48, or 12?
 
 # %%
 for width in 192, 48, 12:
@@ -239,13 +239,12 @@ for width in 192, 48, 12:
                   "all threads": lambda of=of: step(of=of, shards=own)})
 
 # %% [markdown]
-# Less and less. Between two operations Python holds its lock, and one thread alone goes on: with
-# small arrays for most of the time. (To start threads takes time, too. Those of `map_shards` stay.)
+# Less and less, on a quiet machine. Between two operations a thread holds Python's lock, so that
+# one alone goes on: with small arrays, that is much of the time.
 #
-# **Write.** `attention_in_blocks(q, k, v, block)`: Equations 6 and 7, with but a few columns of $A$
-# at a time, forth and back. What the way back needs of whole rows is read off the value once more.
-# `python -m minivit exercise 17 --start` puts a frame into `exercises/`;
-# `python -m minivit exercise 17` grades it; `--hint` helps.
+# **Write.** `attention_in_blocks(q, k, v, block)`: Equations 6 and 7 with `block` columns of $A$ at
+# a time, so that memory grows with $T$, not $T^2$. `python -m minivit exercise 17 --start` puts a
+# frame into `exercises/`; `python -m minivit exercise 17` grades it; `--hint` helps.
 #
 # **Take away.** Patch `shards.one_blas_thread` with `contextlib.nullcontext` for `step(shards=4)`:
 # BLAS's threads fight. It took 3 to 7 times as long, on the machine this page was made on.

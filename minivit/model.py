@@ -132,7 +132,7 @@ class ViT:
         return self.params["norm"]["scale"].dtype
 
     def shard_count(self, batch: int, threads: int | None = None) -> int:
-        """How many shards suit a batch of this size: their largest arrays should fit the cache."""
+        """How many shards suit such a batch: the encoder's largest array should fit the cache."""
         return shard_count(batch, self._images_in_cache(), threads)
 
     def _images_in_cache(self) -> int:

@@ -43,15 +43,15 @@ def map_shards(
     """function(shard) for each, in parallel; the results in the order of the shards.
 
     At most one result more than there are threads exists at a time, so memory does not grow with
-    the number of shards. With one shard, BLAS keeps its own threads; with more, it has one even
-    if `threads` is one: a product's last bits depend on how many BLAS has. Within a shard, more
+    the number of shards. With one shard, BLAS keeps its own threads, unless `threads` is one; with
+    more, it has one: a product's last bits depend on how many BLAS has. Within a shard, more
     shards are mapped one by one.
     """
     keep_freed_memory()
-    if len(shards) <= 1:
+    if len(shards) <= 1 and threads != 1:
         yield from map(function, shards)
         return
-    threads = min(threads or cores(), len(shards))
+    threads = min(threads or cores(), max(1, len(shards)))
     with one_blas_thread():
         if threads == 1 or hasattr(_thread, "is_worker"):
             yield from map(function, shards)
@@ -60,6 +60,7 @@ def map_shards(
         running = [_pool(threads).submit(function, shard) for shard in islice(waiting, threads + 1)]
         try:
             while running:
+                running[0].exception()  # waits; interrupted, it is still among the running
                 yield running.pop(0).result()
                 running += [_pool(threads).submit(function, shard) for shard in islice(waiting, 1)]
         finally:  # one failed, or no more are wanted
@@ -112,9 +113,9 @@ def _begin_worker() -> None:
 
 
 def _heed_this_thread() -> None:
-    """OpenBLAS has one limit for all, and threadpoolctl 3.8 heeds but the thread that set it first.
+    """OpenBLAS has one limit for all, and threadpoolctl 3.8 heeds only the first thread to set it.
 
-    Its last user may be in another thread, and would give nothing back.
+    The last user of the limit may be in another thread, and would give nothing back.
     """
     for library in _blas().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
@@ -130,7 +131,7 @@ def _blas() -> ThreadpoolController:
 def keep_freed_memory() -> None:
     """Ask glibc to keep what is freed, as a step frees it and asks for it again a moment later.
 
-    One arena for all threads: of those that glibc gives to each it returns whatever falls empty.
+    One arena for all threads: of one for each, glibc would return whatever falls empty.
     """
     with contextlib.suppress(OSError, AttributeError):  # no glibc: then its own habits stay
         libc = ctypes.CDLL("libc.so.6")

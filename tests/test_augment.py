@@ -318,6 +318,16 @@ def test_a_shift_is_the_random_crop_from_a_padded_image():
     assert len(places) > 15  # of 25
 
 
+def test_a_border_may_have_a_colour():
+    x = some_values(B=50, H=5, W=6)
+    colour = np.linspace(-2.5, -2, x.shape[-1])
+    result = shifted(x, 2, np.random.default_rng(0), colour)
+    expected = np.where(shifted(x * 0, 2, np.random.default_rng(0)) == -1, colour, result)
+    assert result.dtype == x.dtype
+    np.testing.assert_array_equal(result, expected.astype(x.dtype))
+    assert (result == colour.astype(x.dtype)).any()
+
+
 def test_flip_mirrors_every_other_image():
     x = some_values(B=4000, H=2, W=3, C=1)
     result = flipped(x, np.random.default_rng(0))
@@ -397,13 +407,6 @@ def test_augment_with_everything_off_returns_its_input():
     generator = np.random.default_rng(0)
     assert augment(x, generator) is x
     assert generator.random() == np.random.default_rng(0).random()
-
-
-def test_a_shift_of_more_than_an_image_is_refused():
-    x = some_values(B=3, H=5, W=6)
-    assert augment(x, np.random.default_rng(0), shift=5).shape == x.shape
-    with pytest.raises(ValueError, match="shift 6 is more than the 5 pixels"):
-        augment(x, np.random.default_rng(0), shift=6)
 
 
 def test_augment_is_shift_then_flip_then_randaugment_then_erasing():

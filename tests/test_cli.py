@@ -337,6 +337,9 @@ def test_a_stop_before_the_figures_are_drawn_is_made_good(tmp_path, monkeypatch,
         assert sorted(path.name for path in tmp_path.iterdir()) == OUTPUTS
         assert before == {name: (tmp_path / name).read_bytes() for name in before}
     assert failed(run("train", "--resume", "--out", tmp_path), where, "fully trained")
+    (tmp_path / "curves.png").unlink()
+    (tmp_path / "log.csv").write_bytes(b"")
+    assert failed(run("train", "--resume", "--out", tmp_path), "log.csv has no rows")
 
 
 def test_missing_figures_are_not_drawn_of_other_data(tmp_path, monkeypatch, quick):

@@ -138,10 +138,12 @@ def test_of_two_label_bytes_the_second_is_the_class(tmp_path):
 
 def test_a_cache_that_is_only_read_is_not_written(photos, tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
+    before = tree(tmp_path)
     for path in (folder, tmp_path):
         path.chmod(0o555)
     try:
         assert len(load_records(photos, 12, tmp_path).images) == 12
+        assert tree(tmp_path) == before  # to the administrator nothing is forbidden
     finally:
         for path in (tmp_path, folder):
             path.chmod(0o755)

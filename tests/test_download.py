@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -87,6 +88,35 @@ def test_a_server_without_ranges_is_asked_for_all_of_it_again(server, published,
 def test_a_server_that_tells_no_length_is_believed_by_the_checksum(server, published, tmp_path):
     server.lengths = False
     assert get(published, tmp_path) == CONTENT
+
+
+def test_what_breaks_off_and_told_no_length_is_gone_on_from(server, published, tmp_path):
+    server.lengths, server.breaks = False, [100_000]
+    assert get(published, tmp_path) == CONTENT
+    assert [begun for _, begun in server.asked] == ["bytes=0-", "bytes=100000-"]
+
+
+def test_from_https_nobody_leads_away(server, published, tmp_path, monkeypatch):
+    def elsewhere(request, **options):
+        return urlopen(Request(published.address, headers=request.headers), **options)
+
+    monkeypatch.setattr(download, "urlopen", elsewhere)
+    assert get(published, tmp_path) == CONTENT
+    secure = published._replace(address="https://example.org/file.gz")
+    with pytest.raises(ConnectionError, match="it leads away from HTTPS, to http://127"):
+        get(secure, tmp_path / "other")
+    assert tree(tmp_path / "other") == {}
+
+
+def test_what_a_killed_process_left_goes_after_a_day(published, tmp_path):
+    for name, hours in (("downloading-old", 25), ("downloading-new", 23), ("mine", 25)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.gz").write_bytes(b"part")
+        for path in (tmp_path / name / "file.gz", tmp_path / name):
+            os.utime(path, (time.time() - 3600 * hours,) * 2)
+    assert get(published, tmp_path) == CONTENT
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["downloading-new", "file.gz", "mine"]
 
 
 def test_what_an_earlier_call_left_is_gone_on_from(server, published, tmp_path):

@@ -1,5 +1,6 @@
 """A folder of images by class: how it is laid out, how it is read, and what cannot be read."""
 
+import errno
 import os
 import threading
 import warnings
@@ -405,6 +406,19 @@ def test_an_unreadable_image_is_skipped_with_its_label_and_named_once(torn, caps
     assert capsys.readouterr().err == ""
     assert torn.read(slice(None))[1].tolist() == [True, False, False, True, True, False]
     assert capsys.readouterr().err == f"skipped: there is no file {torn.files[5]}\n"
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_what_the_system_lacks_makes_no_image_unreadable(zoo, monkeypatch, fault):
+    def refuse(*args):
+        raise fault
+
+    d = folder(zoo, (4, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", refuse)
+        with pytest.raises(type(fault)):
+            d.images.read(slice(None))
+    assert len(d.images.read(slice(None))[0]) == len(d.images)
 
 
 def test_what_could_not_be_read_is_not_tried_again(torn, tmp_path, capsys):

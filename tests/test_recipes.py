@@ -151,19 +151,23 @@ def test_a_printed_configuration_names_every_field_once(shelf):
 
 
 @pytest.mark.parametrize(
-    ("idle", "needed"),
-    [(["--magnitude", 3.5], ["--randaugment", 1]), (["--stem-width", 32], ["--stem", "1"])],
+    ("option", "why", "off", "on"),
+    [
+        (["--magnitude", 3.5], "without --randaugment", ["--randaugment", 0], ["--randaugment", 1]),
+        (["--stem-width", 32], "without --stem", ["--stem", "none"], ["--stem", "1"]),
+        (["--dropout", 0.5], "with --freeze", ["--freeze"], ["--no-freeze"]),
+        (["--drop-path", 0.5], "with --freeze", ["--freeze"], ["--no-freeze"]),
+    ],
 )
-def test_what_changes_nothing_is_a_remark_and_a_note(shelf, called, idle, needed):
-    line, note = " ".join(map(str, idle)), f"note: {idle[0]} changes nothing without {needed[0]}\n"
-    plain = ["train", "--data", "mnist", "--patch-size", 7, "--print-config"]
-    status, out, err = run(*plain, *idle)
-    assert (status, err) == (0, note)
+def test_what_changes_nothing_is_a_remark_and_a_note(shelf, called, option, why, off, on):
+    plain, line = ["train", "--data", "mnist", "--print-config"], " ".join(map(str, option))
+    status, out, err = run(*plain, *option, *off)
+    assert (status, err) == (0, f"note: {option[0]} changes nothing {why}\n")
     assert f"# {line}" in out.splitlines()
-    status, out, err = run(*plain, *idle, *needed)
+    status, out, err = run(*plain, *option, *on)
     assert (status, err) == (0, "")
     assert line in out.splitlines()
-    assert run(*plain)[2] == ""
+    assert run(*plain, *off)[2] == ""
 
 
 def test_what_is_given_after_a_file_of_options_counts(shelf, called):

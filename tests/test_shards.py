@@ -182,6 +182,12 @@ def test_blas_has_one_thread_in_each_shard_and_its_own_again_after(threads, thre
 
 def test_a_single_shard_leaves_blas_its_threads(three_blas_threads):
     assert list(map_shards(lambda _: blas_threads(), [0], 2)) == [{3}]
+    assert list(map_shards(lambda _: blas_threads(), [0])) == [{3}]
+
+
+def test_one_thread_is_one_thread_of_blas_too(three_blas_threads):
+    assert list(map_shards(lambda _: blas_threads(), [0], 1)) == [{1}]
+    assert blas_threads() == {3}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -193,6 +199,7 @@ def test_blas_gets_its_threads_back_when_a_shard_fails(threads, three_blas_threa
 
 
 def test_blas_gets_its_threads_back_when_the_caller_stops_early(three_blas_threads):
+    list(map_shards(str, range(2), 2))  # the workers, who stay
     started = []
     before = threading.active_count()
     results = map_shards(breaks_at(None, started), range(50), 2)
@@ -310,6 +317,22 @@ def test_nothing_runs_any_more_when_the_caller_has_stopped():
     results = map_shards(slow, range(10), 2)
     next(results)
     results.close()
+    assert running == []
+
+
+def test_nothing_runs_any_more_when_the_caller_was_interrupted(monkeypatch):
+    running = []
+
+    def slow(i):
+        running.append(i)
+        time.sleep(0.02)
+        if i == 0:
+            os.kill(os.getpid(), signal.SIGINT)  # heard by the caller, who waits for this one
+            time.sleep(0.05)
+        running.remove(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(map_shards(slow, range(10), 2))
     assert running == []
 
 

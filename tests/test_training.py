@@ -4,8 +4,10 @@ import contextlib
 import io
 import json
 import math
+import os
 import sys
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -701,7 +703,7 @@ def test_the_recipe_decides_how_images_are_changed(few_digits, monkeypatch):
     monkeypatch.setattr(batches, "augment", seen)
     how = {"shift": 2, "flip": True, "randaugment": 3, "magnitude": 4.0, "erase": 0.25}
     epoch_of(few_digits, **how)
-    assert told == [how] * STEPS
+    assert told == [how | {"border": -1.0}] * STEPS
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -761,7 +763,20 @@ def test_what_cannot_begin_leaves_a_finished_training_as_it_is(few_digits, tmp_p
     others = data.fit(few_digits, (8, 8), 1, "imagenet")
     with pytest.raises(ValueError, match="a mean and a deviation of their own"):
         train(new_model(), others, changed(epochs=1, erase=0.5), tmp_path)
+    with pytest.raises(ValueError, match="shift 9 is more than the 8 pixels"):
+        train(new_model(), few_digits, changed(epochs=1, shift=9), tmp_path)
     assert (tmp_path / "model.npz").read_bytes() == before
+
+
+def test_what_comes_in_at_a_border_is_black_to_the_model(few_digits):
+    white = few_digits._replace(images=np.ones_like(few_digits.images))
+    for family in ("minivit", "imagenet"):
+        fitted = data.fit(white, (8, 8), 3, family)
+        images, _ = next(batches.batches(fitted, changed(shift=8), 1))
+        how = data.preprocessing_of(family, (8, 8))
+        black, paper = how.normalised(np.array([[0.0] * 3, [255.0] * 3]))
+        found = np.unique(images.reshape(-1, 3), axis=0)
+        np.testing.assert_allclose(found, [black, paper], rtol=0, atol=1e-6)
 
 
 def test_a_batch_of_which_nothing_can_be_read_is_no_step(few_digits, tmp_path):
@@ -863,6 +878,7 @@ def test_the_thread_ends_with_a_training_that_is_broken_off(
         running.append(threading.active_count())
         raise error
 
+    loss_and_gradients(moved(), *some_batch(), shards=RECIPE.shards)  # the workers, who stay
     before = threading.active_count()
     monkeypatch.setattr(loop, "_move", broken)
     with pytest.raises(error) as kept:  # its traceback holds on to the frames
@@ -1191,6 +1207,32 @@ def test_a_resumed_training_has_its_log_on_the_disk_at_once(
     with pytest.raises(KeyboardInterrupt):
         resume(interrupted, ViT.load(interrupted / "model.npz"), few_digits)
     assert on_disk == [before]
+
+
+def test_a_training_killed_before_it_had_a_log_goes_on(few_digits, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, "begin_log", 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(new_model(), few_digits, changed(epochs=2), tmp_path)
+    assert not (tmp_path / "log.csv").exists()
+    resume(tmp_path, ViT.load(tmp_path / "model.npz"), few_digits)
+    assert [row["epoch"] for row in read_log(tmp_path / "log.csv")] == [1, 2]
+
+
+def test_a_row_of_the_log_is_on_the_disk_before_the_checkpoint_that_is_newer(
+    few_digits, tmp_path, monkeypatch
+):
+    synced, real = [], os.fsync
+
+    def fsync(number):
+        real(number)
+        name = Path(os.readlink(f"/proc/self/fd/{number}"))
+        synced.append((name.name, len(name.read_text().splitlines())) if name.suffix == ".csv"
+                      else name.suffix)  # fmt: skip
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(new_model(), few_digits, changed(epochs=2), tmp_path)
+    assert synced == [".tmp", ".tmp", ("log.csv", 2), ".tmp", ("log.csv", 3), ".tmp"]
 
 
 def test_the_seconds_go_on_from_those_of_the_log(interrupted, few_digits):

@@ -35,9 +35,9 @@ def train(args: argparse.Namespace) -> int:
         how = recipe(args.data, tuning=bool(args.origin), **settings)
     except ValueError as error:
         args.usage_error(str(error))
-    for name, needed in idle(config, how).items():
+    for name, why in idle(config, how).items():
         if name in fields | settings:
-            print(f"note: {option(name)} changes nothing without {needed}", file=sys.stderr)
+            print(f"note: {option(name)} changes nothing {why}", file=sys.stderr)
     if args.print_config:
         print(as_options(args, model_for(args, config, how.seed), how))
         return 0
@@ -171,7 +171,7 @@ def lacks_figures(folder: Path) -> bool:
 def must_be_of_log(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     """Raise ValueError if a trained model scores otherwise than its log says: on other data."""
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
-    logged = training.read_log(folder / "log.csv")[-1]["held_out_accuracy"]
+    logged = whole_log(folder)[-1]["held_out_accuracy"]
     if abs(score.accuracy - logged) > 0.01:
         raise ValueError(
             f"{folder / 'log.csv'} is of other images than the {dataset.name}: "
@@ -179,11 +179,19 @@ def must_be_of_log(model: ViT, dataset: data.Dataset, folder: Path) -> None:
         )
 
 
+def whole_log(folder: Path) -> list[dict[str, float]]:
+    """The log of a finished training. Raises ValueError if it has no rows."""
+    log = training.read_log(folder / "log.csv")
+    if not log:
+        raise ValueError(f"{folder / 'log.csv'} has no rows, but {folder / 'model.npz'} is trained")
+    return log
+
+
 def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     """The figures of a finished training, and its accuracy beside that of a linear model."""
     for name in FIGURES:                                      # those of a training before
         (folder / name).unlink(missing_ok=True)
-    log = training.read_log(folder / "log.csv")
+    log = whole_log(folder)
     baseline = training.logistic_regression(dataset)
     analysis.plot_curves(log, folder / "curves.png", baseline)
     analysis.draw_held_out(model, fit(dataset, model), folder / "attention.png")

@@ -23,6 +23,7 @@ def augment(
     generator: np.random.Generator,
     *,
     shift: int = 0,
+    border: Array | float = -1.0,
     flip: bool = False,
     randaugment: int = 0,
     magnitude: float = 9.0,
@@ -30,21 +31,19 @@ def augment(
 ) -> Array:
     """Change each image at random, in ways that leave its class alone; in this order:
 
-    shift: move it by up to so many pixels; flip: mirror it, with chance 1/2; randaugment: so many
-    operations of RandAugment, at this magnitude from 0 to 10; erase: the chance of losing a box.
+    shift: move it by up to so many pixels, over a border of this colour; flip: mirror it, with
+    chance 1/2; randaugment: so many operations of RandAugment, at this magnitude from 0 to 10;
+    erase: the chance of losing a box.
 
     images (B, H, W, C) in [-1, 1]  ->  the same shape, type and range; the images themselves if
     everything is off. Raises ValueError for a setting out of its range.
     """
     if shift < 0 or randaugment < 0:
         raise ValueError(f"shift and randaugment count from 0 up: not {shift} and {randaugment}")
-    side = min(images.shape[1:3])
-    if shift > side:
-        raise ValueError(f"shift {shift} is more than the {side} pixels of an image's side")
     if not 0 <= erase <= 1:
         raise ValueError(f"erase is a chance from 0 to 1, not {erase}")
     if shift:
-        images = shifted(images, shift, generator)
+        images = shifted(images, shift, generator, border)
     if flip:
         images = flipped(images, generator)
     if randaugment:
@@ -54,15 +53,18 @@ def augment(
     return images
 
 
-def shifted(images: Array, pixels: int, generator: np.random.Generator) -> Array:
+def shifted(
+    images: Array, pixels: int, generator: np.random.Generator, border: Array | float = -1.0
+) -> Array:
     """Move each image by up to so many pixels in each direction, at random.
 
     This is the random crop from an image padded by so many pixels, drawn for each image anew.
-    images (B, H, W, C)  ->  the same shape; what comes in at the border has the value -1.
+    images (B, H, W, C), border one number or (C,)  ->  the same shape as the images.
     """
-    B, H, W, _ = images.shape
-    border = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
-    padded = np.pad(images, border, constant_values=-1)
+    B, H, W, C = images.shape
+    padded = np.empty((B, H + 2 * pixels, W + 2 * pixels, C), images.dtype)
+    padded[:] = border
+    padded[:, pixels : pixels + H, pixels : pixels + W] = images
     down, right = generator.integers(0, 2 * pixels + 1, size=(2, B, 1, 1, 1))
     rows = down + np.arange(H)[:, None, None]                 # (B, H, 1, 1)
     columns = right + np.arange(W)[:, None]                   # (B, 1, W, 1)

@@ -1,17 +1,19 @@
 """The folder in which downloaded data sets lie, MNIST as in torchvision's, CIFAR as unpacked.
 
-Nothing half done is ever seen in it: files are made in a folder of one's own inside, and moved.
+No data set in it is ever half done: files are made in a folder of one's own inside, and moved.
 """
 
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
+OWN, DAY = "downloading-", 24 * 3600  # folders of a process's own; seconds
 AGAIN = "remove it to have it downloaded again"  # for the end of an error's line
 
 
@@ -34,11 +36,13 @@ def must_be_free(folder: Path) -> None:
 def own_folder(root: Path) -> Iterator[Path]:
     """A folder in the cache that no other process uses; when the block ends, it is gone.
 
-    Raises OSError if the cache cannot be written.
+    One that a killed process has left goes, too, once nothing was written there for a day. Raises
+    OSError if the cache cannot be written.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        own = tempfile.mkdtemp(prefix="downloading-", dir=root)
+        sweep(root)
+        own = tempfile.mkdtemp(prefix=OWN, dir=root)
     except OSError as error:
         raise OSError(
             f"the cache {root} cannot be written ({error.strerror}): name another with "
@@ -48,6 +52,14 @@ def own_folder(root: Path) -> Iterator[Path]:
         yield Path(own)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders that killed processes have left, once they are a day old."""
+    for left in root.glob(f"{OWN}*"):
+        with suppress(OSError):                               # another process is sweeping, too
+            if time.time() - max(path.stat().st_mtime for path in [left, *left.iterdir()]) > DAY:
+                shutil.rmtree(left)
 
 
 @contextmanager

@@ -125,7 +125,8 @@ def sizes(published: Records) -> dict[str, int | None]:
 def place(published: Records, archive: Path, root: Path) -> None:
     """Unpack beside the data set's folder, and when all is there move the files into it.
 
-    All are replaced: those of an older layout may have the images in another order.
+    All are replaced: those of an older layout may have the images in another order. The names of
+    the classes go first and come last, so that a folder of which some are old lacks them.
     """
     wanted = sizes(published)
     folder, room = root / published.folder, sum(filter(None, wanted.values()))
@@ -133,7 +134,8 @@ def place(published: Records, archive: Path, root: Path) -> None:
         entries = {f"{published.folder}/{name}": size for name, size in wanted.items()}
         unpack(archive, entries, own)
         folder.mkdir(exist_ok=True)
-        for name in wanted:
+        (folder / published.names).unlink(missing_ok=True)
+        for name in wanted:                                   # the names are the last of them
             os.replace(own / name, folder / name)
 
 

@@ -111,7 +111,7 @@ def transfer(file: Path, published: Published) -> None:
                     unit="B", unit_scale=True, leave=False, disable=None,
                 ) as bar,
             ):  # fmt: skip
-                for place, piece in pieces(published.address, begun):
+                for place, piece in pieces(published, begun):
                     out.seek(place)
                     out.write(piece)
                     bar.update(out.tell() - bar.n)
@@ -123,20 +123,24 @@ def transfer(file: Path, published: Published) -> None:
                 raise
 
 
-def pieces(address: str, begun: int) -> Iterator[tuple[int, bytes]]:
-    """What lies at an address from a byte on, in pieces, each with its place in the file.
+def pieces(published: Published, begun: int) -> Iterator[tuple[int, bytes]]:
+    """What lies at its address from a byte on, in pieces, each with its place in the file.
 
     A server that knows no ranges sends all of it: the places then begin at 0. Raises
-    ConnectionError with the reason, whatever it was.
+    ConnectionError with the reason, whatever it was; from HTTPS no server may lead away.
     """
+    address = published.address
     headers = {"User-Agent": "minivit", "Range": f"bytes={begun}-"}
     try:
         with urlopen(Request(address, headers=headers), timeout=TIMEOUT) as response:
+            if address.startswith("https:") and not response.url.startswith("https:"):
+                raise ConnectionError(f"it leads away from HTTPS, to {response.url}")
             place = begun if response.status == 206 else 0
+            told = response.length is not None
             while piece := response.read(PIECE):
                 yield place, piece
                 place += len(piece)
-            if response.length:                               # bytes that were promised
+            if response.length or (not told and place < published.size):
                 raise ConnectionError("the connection broke off")
     except HTTPError as error:
         error.close()

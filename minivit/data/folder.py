@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..arrays import Array
 from ..shards import cores
 from .dataset import Dataset
-from .images import read_image
+from .images import OF_THE_SYSTEM, read_image
 from .preprocessing import HALF, preprocessing_of
 
 SUFFIXES = (
@@ -94,6 +94,8 @@ class FolderImages:
         try:
             image[:] = read_image(file, (H, W), C, self.how)
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in OF_THE_SYSTEM:
+                raise
             return str(error)
         return ""
 

@@ -1,5 +1,6 @@
 """Image files in, arrays out."""
 
+import errno
 import re
 import warnings
 from pathlib import Path
@@ -10,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..arrays import Array
 from .preprocessing import Preprocessing, prepare, preprocessing_of
+
+OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file that was opened
 
 
 def read_image(
@@ -40,6 +43,8 @@ def read_image(
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read as an image: cannot identify its kind") from None
     except Exception as reason:  # each of Pillow's readers has its own kinds
+        if isinstance(reason, MemoryError) or getattr(reason, "errno", None) in OF_THE_SYSTEM:
+            raise
         said = getattr(reason, "strerror", None) or reason    # without the path once more
         raise ValueError(f"{path} cannot be read as an image: {said}") from None
     try:

@@ -11,7 +11,7 @@ from ..layers import cross_entropy, linear
 from ..shards import one_blas_thread
 from .optimisers import AdamW
 
-NUMBERS = 1 << 26  # pixels times channels of all images that are in memory at once: 268 MB
+NUMBERS = 1 << 26  # pixels times channels of the images of each part that are in memory: 268 MB
 BATCH = 5_000  # images a step: a large data set would take minutes at once, and learn no more
 FEWEST = 1_000  # images that still tell something of a data set which is larger
 

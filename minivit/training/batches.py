@@ -29,20 +29,25 @@ def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
 
     What is random depends on the seed and the epoch alone: a training that goes on after an
     interruption sees what it would have seen. A batch of which nothing can be read is left out.
-    Raises ValueError for changes of colours that are not in [-1, 1].
+    Raises ValueError for changes that do not suit the images.
     """
-    must_have_colours_for(data, recipe)
+    must_suit(data, recipe)
     n = len(data.images)
     generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
     order = generator.permutation(n)
     for part in cut(n, batch_count(data, recipe)):
         images, labels = take(data.images, data.labels, order[part])
         if len(images):
-            yield changed(images, labels, len(data.classes), recipe, generator)
+            yield changed(images, labels, data, recipe, generator)
 
 
-def must_have_colours_for(data: Dataset, recipe: Recipe) -> None:
-    """Raise ValueError for changes of colours where the model wants them in a range of its own."""
+def must_suit(data: Dataset, recipe: Recipe) -> None:
+    """Raise ValueError for a shift of more than the images, and for changes of colours in [-1, 1]
+    where the model wants them in a range of its own.
+    """
+    side = min(data.images.shape[1:3])
+    if recipe.shift > side:
+        raise ValueError(f"shift {recipe.shift} is more than the {side} pixels of an image's side")
     how = getattr(data.images, "how", None)
     if how is not None and how.mean != HALF and (recipe.randaugment or recipe.erase):
         raise ValueError(
@@ -51,14 +56,21 @@ def must_have_colours_for(data: Dataset, recipe: Recipe) -> None:
         )
 
 
+def black(data: Dataset) -> Array | float:
+    """The colour black as the model sees it: -1, or by the mean and deviation of each channel."""
+    how = getattr(data.images, "how", None)
+    return -1.0 if how is None else how.normalised(np.zeros(data.images.shape[-1]))
+
+
 def changed(
-    images: Array, labels: Array, classes: int, recipe: Recipe, generator: np.random.Generator
+    images: Array, labels: Array, data: Dataset, recipe: Recipe, generator: np.random.Generator
 ) -> Batch:
     """A batch as the model is to see it: augmented, then mixed, if the recipe says so."""
     images = augment(
         images,
         generator,
         shift=recipe.shift,
+        border=black(data),
         flip=recipe.flip,
         randaugment=recipe.randaugment,
         magnitude=recipe.magnitude,
@@ -67,7 +79,7 @@ def changed(
     if not recipe.mixup and not recipe.cutmix:
         return images, labels
     return mix(
-        images, labels, classes, generator, mixup=recipe.mixup, cutmix=recipe.cutmix
+        images, labels, len(data.classes), generator, mixup=recipe.mixup, cutmix=recipe.cutmix
     )
 
 

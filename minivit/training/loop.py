@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
+import os
 import sys
 import time
 from contextlib import closing
@@ -18,8 +20,9 @@ from ..arrays import Array
 from ..data import Dataset
 from ..data.dataset import fingerprint
 from ..shards import cut
+from ..weights.files import write_whole
 from .average import Average
-from .batches import ahead, batch_count, batches, must_have_colours_for
+from .batches import ahead, batch_count, batches, must_suit
 from .evaluate import Score, evaluate
 from .optimisers import SGD, AdamW, clip_by_global_norm
 from .recipe import OPTIMISERS, Recipe
@@ -71,11 +74,11 @@ def train(
 
     The same model, data and recipe (and shards) give the same bits. Each epoch ends with a whole
     checkpoint, from which `resume` goes on if the training is interrupted. Raises ValueError for
-    a model without a classifier, or a recipe that does not suit its colours, FloatingPointError if
+    a model without a classifier, or a recipe that does not suit the images, FloatingPointError if
     the loss stops being a number, OSError if the folder cannot be written.
     """
     must_classify(model)
-    must_have_colours_for(data, recipe)
+    must_suit(data, recipe)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.shards is None:
@@ -115,7 +118,8 @@ def resume(
         raise ValueError(f"{path} was training on the {progress['data']}, not on the {data.name}")
     if progress.get("fingerprint", fingerprint(data)) != fingerprint(data):
         raise ValueError(f"{path} began with other files or labels than the {data.name} have now")
-    rows = [row for row in read_log(folder / "log.csv") if row["epoch"] <= epoch]
+    log = read_log(folder / "log.csv") if epoch else []       # killed before it had one
+    rows = [row for row in log if row["epoch"] <= epoch]
     return _epochs(run, epoch, rows)
 
 
@@ -152,6 +156,15 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
         raise ValueError(f"{path} is no log of a training") from None
 
 
+def begin_log(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A `log.csv` with these rows, whole at any moment: a power cut must not take them away."""
+    text = io.StringIO(newline="")
+    log = csv.DictWriter(text, COLUMNS)
+    log.writeheader()
+    log.writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
 def _begin(
     model: "ViT", data: Dataset, recipe: Recipe, folder: Path, threads: int | None
 ) -> Run:
@@ -165,14 +178,13 @@ def _begin(
 def _epochs(run: Run, done: int, rows: list[dict[str, Any]]) -> Score:
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     score, epochs = None, run.recipe.epochs
+    path = run.folder / "log.csv"
+    begin_log(path, rows)
     with (
-        open(run.folder / "log.csv", "w", newline="") as file,
+        open(path, "a", newline="") as file,
         tqdm(total=epochs, initial=done, unit="epoch", disable=None) as bar,
     ):
         log = csv.DictWriter(file, COLUMNS)
-        log.writeheader()
-        log.writerows(rows)
-        file.flush()  # they were on the disk before: a kill must not take them away
         for epoch in range(done + 1, epochs + 1):
             loss, rate = _one_epoch(run, epoch)
             score = evaluate(run.result, run.data.held_out_images, run.data.held_out_labels)
@@ -181,6 +193,7 @@ def _epochs(run: Run, done: int, rows: list[dict[str, Any]]) -> Score:
             values = [epoch, run.optimiser.t, rate, loss, *score, seconds]
             log.writerow(dict(zip(COLUMNS, values, strict=True)))
             file.flush()
+            os.fsync(file.fileno())                           # before the checkpoint that is newer
             _save(run, epoch)
             line = f"loss {loss:.4f}, held out {score.loss:.4f}, accuracy {score.accuracy:.2%}"
             bar.set_postfix_str(line, refresh=False)
