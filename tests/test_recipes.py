@@ -151,18 +151,16 @@ def test_a_printed_configuration_names_every_field_once(shelf):
 
 
 @pytest.mark.parametrize(
-    ("option", "why", "off", "on"),
+    ("option", "off", "on"),
     [
-        (["--magnitude", 3.5], "without --randaugment", ["--randaugment", 0], ["--randaugment", 1]),
-        (["--stem-width", 32], "without --stem", ["--stem", "none"], ["--stem", "1"]),
-        (["--dropout", 0.5], "with --freeze", ["--freeze"], ["--no-freeze"]),
-        (["--drop-path", 0.5], "with --freeze", ["--freeze"], ["--no-freeze"]),
+        (["--magnitude", 3.5], ["--randaugment", 0], ["--randaugment", 1]),
+        (["--stem-width", 32], ["--stem", "none"], ["--stem", "1"]),
     ],
 )
-def test_what_changes_nothing_is_a_remark_and_a_note(shelf, called, option, why, off, on):
+def test_what_changes_nothing_is_a_remark_and_a_note(shelf, called, option, off, on):
     plain, line = ["train", "--data", "mnist", "--print-config"], " ".join(map(str, option))
     status, out, err = run(*plain, *option, *off)
-    assert (status, err) == (0, f"note: {option[0]} changes nothing {why}\n")
+    assert (status, err) == (0, f"note: {option[0]} changes nothing without {on[0]}\n")
     assert f"# {line}" in out.splitlines()
     status, out, err = run(*plain, *option, *on)
     assert (status, err) == (0, "")

@@ -33,15 +33,9 @@ def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
 
 
 def idle(config: ViTConfig, recipe: Recipe) -> dict[str, str]:
-    """Fields that change nothing here, and why not."""
-    unheard = {}
-    if not recipe.randaugment:
-        unheard["magnitude"] = "without --randaugment"
-    if config.stem is None:
-        unheard["stem_width"] = "without --stem"
-    if recipe.freeze:
-        unheard |= dict.fromkeys(["dropout", "drop_path"], "with --freeze")
-    return unheard
+    """Fields that say more of something which is off, and the option that turns it on."""
+    unheard = {} if recipe.randaugment else {"magnitude": "--randaugment"}
+    return unheard if config.stem is not None else unheard | {"stem_width": "--stem"}
 
 
 def said(name: str, value: Any) -> str:

@@ -35,9 +35,9 @@ def train(args: argparse.Namespace) -> int:
         how = recipe(args.data, tuning=bool(args.origin), **settings)
     except ValueError as error:
         args.usage_error(str(error))
-    for name, why in idle(config, how).items():
+    for name, needed in idle(config, how).items():
         if name in fields | settings:
-            print(f"note: {option(name)} changes nothing {why}", file=sys.stderr)
+            print(f"note: {option(name)} changes nothing without {needed}", file=sys.stderr)
     if args.print_config:
         print(as_options(args, model_for(args, config, how.seed), how))
         return 0
