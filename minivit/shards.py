@@ -76,7 +76,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _pool.cache_clear())  # threads stay with the parent
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads stay with the parent
 
 
 _thread = threading.local()

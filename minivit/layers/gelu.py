@@ -30,7 +30,7 @@ GAUSS = list(zip((0.5 + NODES).tolist(), WEIGHTS.tolist(), strict=True))  # on [
 
 
 def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
-    """x weighed by the chance that a normal number is smaller:  y = x Φ(x).
+    """x weighted by the probability that a normal number is smaller:  y = x Φ(x).
 
     x, of any shape  ->  y, the same. `kind` is "tanh" (the authors) or "erf" (exact: to
     2e-7 max(1, |x|) in float32, 4e-15 max(1, |x|) in float64). Raises ValueError for another.

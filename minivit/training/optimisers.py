@@ -45,7 +45,7 @@ class AdamW:
         self.t += 1
         xp = array_module(gradient)
         unbias_m = 1 / (1 - self.beta1**self.t)
-        unbias_v = 1 / math.sqrt(1 - self.beta2**self.t)
+        unbias_root_v = 1 / math.sqrt(1 - self.beta2**self.t)
 
         def of_block(block: slice) -> None:
             p, g = self.vector[block], gradient[block]
@@ -55,7 +55,7 @@ class AdamW:
             v *= self.beta2
             v += (1 - self.beta2) * (g * g)
             size = xp.sqrt(v)
-            size *= unbias_v
+            size *= unbias_root_v
             size += self.eps
             move = m / size
             move *= rate * unbias_m

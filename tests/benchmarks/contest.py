@@ -33,7 +33,7 @@ def hold_threads() -> None:
 
 
 def warn_if_busy() -> None:
-    """Say so if others use the cores: whose threads wait for each other loses most by it."""
+    """Say so if others use the cores: those whose threads wait for each other lose most by it."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         print(f"The machine is busy (load {load:.1f}): these times tell little.", flush=True)

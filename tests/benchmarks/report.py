@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 def table(found: list[Row]) -> str:
-    """The rows of one contest, and who the best peer is: the one that minivit is slowest beside."""
+    """The rows of one contest, minivit's first; and the best peer, beside which it is slowest."""
     title = ", GELU ".join(filter(None, [found[0].model, found[0].gelu]))
     lines = [f"{title:28}      median   minivit's time over it   peak memory   rate of the floor"]
     for r in found:

@@ -41,7 +41,7 @@ from contest import (  # stands beside this file
 from report import FLOOR, Row, table, write_csv
 
 import minivit
-from minivit.cost import rows, totals
+from minivit import cost
 from minivit.shards import cores
 from minivit.training import AdamW, loss_and_gradients
 from minivit.training.step import is_kernel
@@ -212,7 +212,7 @@ def contest(model: str, gelu: str, rounds: int) -> list[Row]:
     dismiss(pipes)
     peaks = {name: pipe.recv() for name, pipe in pipes.items() if name != FLOOR}
     if model != UPDATE:
-        ledger = totals(rows(*MODELS[model]))
+        ledger = cost.totals(cost.rows(*MODELS[model]))
         times[FLOOR] = [t * (ledger.forward + ledger.backward) for t in times[FLOOR]]
     packages = {name: package for name, (package, _) in contestants(model).items()}
     return [
@@ -227,19 +227,19 @@ def row(
     low, ratio, high = quartiles(times["minivit"], times[name])
     floor = times.get(FLOOR, [math.nan] * len(times[name]))
     return Row(
-        model,
-        gelu,
-        name,
-        f"{package} {metadata.version(package)}",
-        statistics.median(times[name]) * 1e3,
-        ratio,
-        low,
-        high,
-        peak,
-        quartiles(floor, times[name])[1],
-        cores(),
-        len(times[name]),
-        processor(),
+        model=model,
+        gelu=gelu,
+        contestant=name,
+        version=f"{package} {metadata.version(package)}",
+        median_ms=statistics.median(times[name]) * 1e3,
+        ratio_median=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        peak_mb=peak,
+        share_of_floor=quartiles(floor, times[name])[1],
+        threads=cores(),
+        rounds=len(times[name]),
+        machine=processor(),
     )
 
 
@@ -270,9 +270,9 @@ def main() -> None:
         print(f"not installed, so not here: {', '.join(missing)} (they are in minivit[peers])")
     for model in args.model:
         for gelu in [""] if model == UPDATE else args.gelu:
-            rows_now = contest(model, gelu, args.rounds)
-            found += rows_now
-            print(f"\n{table(rows_now)}\n", flush=True)
+            lines = contest(model, gelu, args.rounds)
+            found += lines
+            print(f"\n{table(lines)}\n", flush=True)
             if args.csv:
                 write_csv(args.csv, found)
 
