@@ -111,7 +111,7 @@ def _recipe(sub: argparse.ArgumentParser) -> None:
     _field(group, recipe, "average", float, "decay of an average of the weights, 0 for none")
     _field(group, recipe, "accumulate", positive, "pieces a batch is done in, to save memory")
     _field(group, recipe, "seed", int, "of all random numbers")
-    _field(group, recipe, "shards", positive, "that a piece is cut into, None for as many as the cache suggests")
+    _field(group, recipe, "shards", positive, "of a piece; None, as the cache suggests")
     _switch(group, recipe, "freeze", "train the head alone")
 
 
