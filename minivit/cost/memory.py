@@ -34,7 +34,7 @@ class Memory(NamedTuple):
 
     @property
     def training(self) -> int:
-        """The peak of a training."""
+        """The peak of a training, beside its images and an average of the weights."""
         return self.parameters + self.state + self.step
 
     @property
