@@ -55,7 +55,7 @@ def train(commands: Any) -> None:
     go.add_argument("--overwrite", action="store_true", help="drop an unfinished one in --out")
     text = "print all that would be used, as options that a file @NAME may hold, and train nothing"
     add("--print-config", action="store_true", help=text)
-    add("--threads", type=positive, metavar="N", help="how many to use (all cores)")
+    add("--threads", type=positive, metavar="N", help="of a training step (all cores)")
     _model(sub)
     _recipe(sub)
 
