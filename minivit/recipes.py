@@ -52,7 +52,7 @@ PRESETS = {
     ),
     "fashion-mnist": Preset(
         FASHION,
-        {"epochs": 7, "warmup": 1, "shift": 2, "flip": True},
+        {"epochs": 8, "batch": 64, "warmup": 0.5, "shift": 0, "flip": True},
         {"epochs": 3, "warmup": 0.3, "flip": True},
     ),
     "cifar10": Preset(CIFAR10, CIFAR_RECIPE, CIFAR_TUNING),
