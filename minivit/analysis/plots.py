@@ -135,9 +135,14 @@ def plot_curves(
         level = 100 * (1 - baseline)
         right.axhline(level, color="0.4", ls=":", label="logistic regression on pixels")
     right.set(xlabel="epoch", ylabel="errors (%)", yscale="log")
-    right.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 3, 5)))
+    low, high = right.get_ylim()
+    wide = high > 4 * low                                     # else 1, 2, 3, 5 are too few
+    ticks = matplotlib.ticker
+    right.yaxis.set_major_locator(
+        ticks.LogLocator(subs=(1, 2, 3, 5)) if wide else ticks.MaxNLocator(6, steps=(1, 2, 5, 10))
+    )
     right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    right.yaxis.set_minor_formatter(ticks.NullFormatter())
     right.legend()
     for axis in (left, right):
         count_whole(axis.xaxis)

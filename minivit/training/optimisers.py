@@ -51,13 +51,16 @@ class AdamW:
             p, g = self.vector[block], gradient[block]
             m, v = self.state["m"][block], self.state["v"][block]
             m *= self.beta1
-            m += (1 - self.beta1) * g
+            passing = (1 - self.beta1) * g                    # one array for all: it stays cached
+            m += passing
             v *= self.beta2
-            v += (1 - self.beta2) * (g * g)
-            size = xp.sqrt(v)
+            xp.multiply(g, g, out=passing)
+            passing *= 1 - self.beta2
+            v += passing
+            size = xp.sqrt(v, out=passing)
             size *= unbias_root_v
             size += self.eps
-            move = m / size
+            move = xp.divide(m, size, out=passing)
             move *= rate * unbias_m
             if block.stop <= self.kernels:
                 p *= 1 - rate * self.decay
