@@ -4,8 +4,8 @@
 # Chapter 11 ended with a step that is right: forward, backward, every gradient. What must it cost,
 # what does it cost, and where does the rest go? Here is the step as one first writes it, and then
 # one change after the other. **Guess the factor** before each cell.
-# All times are measured on the spot; yours will differ. What is compared takes turns, so that other
-# work on the machine slows all alike; the median counts. In brackets: as a multiple of the last.
+# Times are measured on the spot; yours will differ. What is compared takes turns, and runs twice,
+# the second time on the clock; the median counts. In brackets: as a multiple of the last.
 
 # %%
 import collections
@@ -27,8 +27,8 @@ B, T, D, L = 32, 65, 192, 2                                   # images, tokens, 
 def compare(seconds, calls):
     times, end = {name: [] for name in calls}, time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 3:
-        for name, call in calls.items():                      # between two, BLAS's threads doze off
-            times[name].append(1000 * timeit(call, lambda: time.sleep(0.03), number=1))
+        for name, f in calls.items():                         # BLAS's threads doze off meanwhile
+            times[name].append(1000 * timeit(f, lambda f=f: [time.sleep(0.03), f()], number=1))
     ms = {name: np.median(each) for name, each in times.items()}
     print("~ms:", ", ".join(f"{n} {t:.2f} ({t / ms[name]:.1f})" for n, t in ms.items()))
     return ms
@@ -235,8 +235,8 @@ minivit.analysis.save_figure(figure, "figures/17_where_the_time_goes.png")
 # %%
 for width in 192, 48, 12:
     of = problem(width, image_size=8, patch_size=2)
-    compare(0.4, {f"width {width}, one thread": lambda of=of: step(of=of, shards=own, threads=1),
-                  "all threads": lambda of=of: step(of=of, shards=own)})
+    compare(0.4, {f"width {width}, one thread": lambda of=of: step(of=of, shards=2, threads=1),
+                  "all threads": lambda of=of: step(of=of, shards=2)})
 
 # %% [markdown]
 # Less and less, on a quiet machine. Between two operations a thread holds Python's lock, so that
