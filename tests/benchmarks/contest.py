@@ -52,8 +52,13 @@ def start(target: Callable[..., None], *args: object) -> Connection:
 
 
 def serve(pipe: Connection, function: Callable[[], object], unit: float = 1.0) -> None:
-    """Answer "time" with the median of a burst of calls, in seconds a unit, until told to stop."""
+    """Answer "time" with the median of a burst of calls, in seconds a unit, until told to stop.
+
+    The first call is not timed: it finds the caches full of another's arrays. In a training step
+    follows step.
+    """
     while pipe.recv() == "time":
+        function()
         times = []
         while sum(times) < BURST:
             times.append(seconds(function))
