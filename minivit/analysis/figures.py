@@ -27,6 +27,7 @@ ACROSS = 7  # filters side by side, as in Figure 7
 MOSAIC = 500  # pixels of the grid of grids at least, on its longer side
 LABELS = 160  # pixels of its sides at least, so that there is place for what they are called
 NUMBER = 44  # pixels from one of its numbers to the next at least
+HAIR = 1e-6  # of a pixel: by a rounding more than whole, Matplotlib 3.10 draws one pixel more
 LEGEND = "purple: looking there\nraises the logit\norange: lowers it"
 
 
@@ -77,7 +78,7 @@ def mosaic_axes(height: int, width: int) -> tuple[plt.Figure, plt.Axes, plt.Axes
     size = np.array([wide + 230, tall + 90])
     figure = plt.figure(figsize=tuple(size / DPI))
     places = [
-        [80 + (wide - width) // 2, 70 + (tall - height) // 2, width, height],
+        [80 + (wide - width) // 2, 70 + (tall - height) // 2, width - HAIR, height - HAIR],
         [80 + wide + 25, 70, 25, tall],
     ]
     axis, bar = (figure.add_axes((*(np.array(p).reshape(2, 2) / size).flat,)) for p in places)
