@@ -239,7 +239,7 @@ for width in 192, 48, 12:
                   "all threads": lambda of=of: step(of=of, shards=2)})
 
 # %% [markdown]
-# Less and less, on a quiet machine. Between two operations a thread holds Python's lock, so that
+# Less and less, until they lose. Between two operations a thread holds Python's lock, so that
 # one alone goes on: with small arrays, that is much of the time.
 #
 # **Write.** `attention_in_blocks(q, k, v, block)`: Equations 6 and 7 with `block` columns of $A$ at
