@@ -465,6 +465,28 @@ def test_files_of_an_older_layout_are_all_replaced(server, tmp_path):
     assert tree(tmp_path) == {"cifar-10-batches-bin": None} | files
 
 
+def test_old_and_new_files_are_not_taken_for_one_set(server, tmp_path, monkeypatch):
+    _, small = cifar_set(server)
+    folder, moved, replace = tmp_path / "cifar-10-batches-bin", [], os.replace
+    folder.mkdir()
+    for name in list(cifar.sizes(small))[1:]:  # all but the first
+        (folder / name).write_bytes(bytes(4 * 3073))
+
+    def killed(source, target):
+        if Path(target).parent == folder:
+            moved.append(target)
+            if len(moved) == 2:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            load_records(small, 12, tmp_path)
+    load_records(small, 12, tmp_path)
+    assert tree(tmp_path) == {"cifar-10-batches-bin": None} | cifar_files()
+
+
 def test_other_plain_files_of_an_archive_are_left_in_it(server, tmp_path):
     folder = tarfile.TarInfo("cifar-10-batches-bin")
     folder.type = tarfile.DIRTYPE
