@@ -3,10 +3,14 @@
 A layer asks `xp = array_module(x)` and from then on does not know whether it runs on NumPy or on
 CuPy. The sums below are matrix products with a vector of ones: BLAS reads a row several times
 faster than `sum` and `mean` do, and a product, unlike `vdot`, never conjugates complex numbers.
+
+Here and in the layers, what is a `singledispatch` has a faster version for the arrays of a GPU in
+`minivit/cuda/`, in a file of the same name.
 """
 
 import sys
 from collections.abc import Callable
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -29,6 +33,7 @@ def to_host(x: Array) -> Array:
     return x.get() if hasattr(x, "get") else x
 
 
+@singledispatch
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """Many small products at once, (..., n, m) @ (..., m, p), as attention needs them.
 
@@ -82,6 +87,7 @@ def row_dot(a: Array, b: Array) -> Array:
     return matmul(a[..., None, :], b[..., :, None])[..., 0]
 
 
+@singledispatch
 def sum_rows(x: Array) -> Array:
     """The sum of all rows, (..., D) -> (D,): how a bias, shared by all rows, gets its gradient."""
     rows = x.reshape(-1, x.shape[-1])

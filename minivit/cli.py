@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 from .commands import COMMANDS
-from .commands.arguments import fail
+from .commands.arguments import at_work, fail
 from .commands.train import INTERRUPTED
 from .options import build_parser
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():  # a loss that overflows is reported, once, as an error
             warnings.simplefilter("ignore", RuntimeWarning)
+            at_work(args)
             return COMMANDS[args.command](args)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}")
     except MemoryError:
-        return fail("out of memory" + LESS_MEMORY.get(args.command, ""))
-    except (ValueError, TypeError, FloatingPointError) as error:
+        of_whom = "device " if args.device == "gpu" else ""
+        return fail(f"out of {of_whom}memory" + LESS_MEMORY.get(args.command, ""))
+    except (ValueError, TypeError, FloatingPointError, RuntimeError) as error:
         return fail(str(error))

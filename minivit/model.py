@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from . import weights
-from .arrays import Array, Pullback, Watch, to_host
+from .arrays import Array, Pullback, Watch, array_module, to_host
+from .devices import chosen, device_of, moved
 from .models import ViTConfig, infer, initialise, represent, vit
 from .shards import cut, map_shards, shard_count
 
 CACHE = 3 << 20  # bytes: the largest array of a shard should stay below
+ON_GPU = 256  # images at a time that a GPU, which fills them side by side, answers for
 ROWS = 800  # tokens: BLAS packs a kernel anew for each product, which fewer do not repay
 
 
@@ -27,18 +29,26 @@ class ViT:
 
     @classmethod
     def create(
-        cls, config: str | ViTConfig, *, seed: int = 0, dtype: str = "float32", **fields: Any
+        cls,
+        config: str | ViTConfig,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str = "cpu",
+        **fields: Any,
     ) -> "ViT":
         """A new model: `create("ViT-Ti/4", image_size=32, classes=10)`, or from a ViTConfig.
 
         Any field of ViTConfig can be given by keyword. Parameters are drawn as the authors do
-        (`models/initialise.py`). Raises ValueError for an unknown name or what does not fit.
+        (`models/initialise.py`), the same numbers for any device: "cpu", "gpu", or "auto" for a GPU
+        if there is one. Raises ValueError for an unknown name or what does not fit, NoGPU for
+        "gpu" where there is none.
         """
         if isinstance(config, str):
             config = ViTConfig.named(config, **fields)
         elif fields:
             raise TypeError("fields go with a name; change a ViTConfig with dataclasses.replace")
-        return cls(config, initialise(config, seed, dtype))
+        return cls(config, initialise(config, seed, dtype)).to(device)
 
     @classmethod
     def load(
@@ -47,6 +57,7 @@ class ViT:
         *,
         image_size: int | tuple[int, int] | None = None,
         resize: str = "aligned",
+        device: str = "cpu",
         **fields: Any,
     ) -> "ViT":
         """The model of a file: minivit's, the authors', timm's, DINO's or Hugging Face's.
@@ -56,12 +67,25 @@ class ViT:
         `heads`, `gelu`, `norm_eps` or any field of ViTConfig. For an image_size other than the
         file's, (height, width) or one number, the positions are resized by the method `resize`
         of `minivit.resampling` (section 3.2). Where the file does not tell its own size but has
-        as many positions as the image_size has patches, it is taken to be the file's.
+        as many positions as the image_size has patches, it is taken to be the file's. `device` is
+        as in `create`.
 
         Raises FileNotFoundError, or ValueError (a `weights.CheckpointError` where the file is not
         whole and right) in one line that names the file and the array.
         """
-        return cls(*weights.load(path, image_size=image_size, resize=resize, **fields))
+        return cls(*weights.load(path, image_size=image_size, resize=resize, **fields)).to(device)
+
+    def to(self, device: str) -> "ViT":
+        """The same model on "cpu", "gpu" or "auto", a GPU if there is one: itself if it is there.
+
+        Its arrays are then CuPy's, and what is computed from them is too. Images may come from
+        anywhere, and what the model answers (`model(images)`, `features`, `attention`) is on the
+        host. Raises NoGPU if there is none, ValueError for another device.
+        """
+        device = chosen(device)
+        if device == self.device:
+            return self
+        return type(self)(self.config, moved(self.params, device))
 
     def save(self, path: str | Path, layout: str = "minivit") -> None:
         """Write the model, whole or not at all, so that others can open it.
@@ -86,7 +110,10 @@ class ViT:
         return vit(self.prepare(images), self.params, self.config, generator, watch)
 
     def __call__(self, images: Array) -> Array:
-        """logits (B, K) of images (B, H, W, C), keeping nothing, in shards over all cores."""
+        """logits (B, K) of images (B, H, W, C), keeping nothing, in shards over all cores.
+
+        On the host.
+        """
         images = self.prepare(images)
         return np.concatenate(list(self._map(self._infer, images)))
 
@@ -98,11 +125,11 @@ class ViT:
         return np.concatenate(list(self._map(self._represent, self.prepare(images))))
 
     def attention(self, images: Array) -> Array:
-        """Who attends to whom: the probabilities A of Equation 6, as (L, B, k, T, T)."""
+        """Who attends to whom: the probabilities A of Equation 6, (L, B, k, T, T), on the host."""
         return np.concatenate(list(self._map(self._attention, self.prepare(images))), axis=1)
 
     def prepare(self, images: Array) -> Array:
-        """images as this model takes them, or an error that says what is wrong with them."""
+        """images as this model takes them, on its device, or an error that says what is wrong."""
         H, W = self.config.image_size
         C = self.config.channels
         if not hasattr(images, "dtype") or images.dtype.kind not in "fc":
@@ -124,16 +151,32 @@ class ViT:
         if isinstance(images, np.ndarray) and not np.isfinite(images).all():
             bad = int(np.argmax(~np.isfinite(images).all(axis=(1, 2, 3))))
             raise ValueError(f"image {bad} of the batch has pixels that are NaN or infinite")
-        return images
+        if device_of(images) == self.device:
+            return images
+        return to_host(images) if self.device == "cpu" else self._xp.asarray(images)
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the parameters."""
         return self.params["norm"]["scale"].dtype
 
+    @property
+    def device(self) -> str:
+        """Where the parameters are: "cpu" or "gpu"."""
+        return device_of(self.params["norm"]["scale"])
+
     def shard_count(self, batch: int, threads: int | None = None) -> int:
-        """How many shards suit such a batch: the encoder's largest array should fit the cache."""
+        """How many shards suit such a batch: the encoder's largest array should fit the cache.
+
+        A GPU does the batch at once.
+        """
+        if self.device == "gpu":
+            return 1
         return shard_count(batch, self._images_in_cache(), threads)
+
+    @property
+    def _xp(self) -> Any:
+        return array_module(self.params["norm"]["scale"])
 
     def _images_in_cache(self) -> int:
         c = self.config
@@ -143,6 +186,8 @@ class ViT:
     def _map(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
         # Nothing is kept for a way back: there is room for enough rows to suit BLAS.
         B = len(images)
+        if self.device == "gpu":
+            return map(function, (images[part] for part in cut(B, -(-B // ON_GPU))))
         shards = shard_count(B, max(self._images_in_cache(), ROWS // self.config.tokens))
         return map_shards(function, [images[part] for part in cut(B, shards)])
 

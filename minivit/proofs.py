@@ -7,6 +7,7 @@ options. All parameters are far from their first values.
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from . import layers
 from .arrays import Array
 from .checker import Errors, gradcheck
+from .devices import module_of
 from .models import ViTConfig, bottleneck, encoder_block, initialise, vit
 from .models.config import GELUS, POOLINGS, POSITIONS
 from .tree import Tree, map_tree
@@ -30,9 +32,21 @@ class Proof(NamedTuple):
     arguments: tuple[Any, ...]
     directions: int | None = None
 
-    def check(self) -> Errors:
-        """The errors of all its arguments."""
-        return gradcheck(self.f, *self.arguments, directions=self.directions)
+    def check(self, device: str = "cpu") -> Errors:
+        """The errors of all its arguments, on this device.
+
+        There a pullback may be a kernel's, and the complex step is that of the plain function:
+        the kernel then has to be the derivative of what stands in `layers`.
+        """
+        arguments = [on_device(argument, module_of(device)) for argument in self.arguments]
+        return gradcheck(self.f, *arguments, directions=self.directions)
+
+
+def on_device(argument: Any, xp: ModuleType) -> Any:
+    """An argument with all of its arrays in this module's memory."""
+    if isinstance(argument, (dict, list)):
+        return map_tree(lambda leaf: on_device(leaf, xp), argument)
+    return xp.asarray(argument) if isinstance(argument, np.ndarray) else argument
 
 
 def all_proofs() -> Iterator[Proof]:

@@ -248,3 +248,4 @@ def _unwritten(name: str) -> Callable[..., Any]:
 
 
 _add_operators()
+ndarray = StrictArray

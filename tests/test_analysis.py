@@ -7,10 +7,10 @@ import warnings
 
 import numpy as np
 import pytest
-import strict
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import pyplot as plt
+from on_device import xp
 
 from minivit import ViT, ViTConfig, data, flatten, unflatten
 from minivit.analysis import (
@@ -544,22 +544,22 @@ def test_it_works_on_the_device_and_keeps_the_dtype(name, dtype):
     function, *arguments = ON_DEVICE[name]
     arguments = [a.astype(dtype) if a.dtype.kind == "f" else a for a in arguments]
     expected = function(*arguments)
-    found = function(*map(strict.asarray, arguments))
-    assert type(found) is strict.StrictArray
+    found = function(*map(xp.asarray, arguments))
+    assert type(found) is xp.ndarray
     assert found.dtype == expected.dtype == dtype
     np.testing.assert_allclose(found.get(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_share_of_boxes_on_the_device():
-    assert box_share(strict.asarray(BOXES3), (4, 6)).get().tolist() == [9 / 24, 4 / 24, 6 / 24]
+    assert box_share(xp.asarray(BOXES3), (4, 6)).get().tolist() == [9 / 24, 4 / 24, 6 / 24]
 
 
 @pytest.mark.parametrize("positions", ["1d", "2d", "sincos2d"])
 def test_a_model_on_the_device_gives_its_gradients_and_its_table(positions):
     model, images = moved(positions=positions), pictures()
-    leaves = {name: strict.asarray(leaf) for name, leaf in flatten(model.params).items()}
+    leaves = {name: xp.asarray(leaf) for name, leaf in flatten(model.params).items()}
     device = ViT(model.config, unflatten(leaves))
-    found = attention_gradients(device, strict.asarray(images), [4, 0, 2])
+    found = attention_gradients(device, xp.asarray(images), [4, 0, 2])
     for one, other in zip(found, attention_gradients(model, images, [4, 0, 2]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-13)
     np.testing.assert_allclose(position_table(device).get(), position_table(model), rtol=1e-12)

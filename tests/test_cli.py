@@ -1376,23 +1376,25 @@ PHOTOGRAPHS = ["--labels", "--short-side", "--invert"]
 READING = [
     "--image-size", "--resize", "--heads", "--positions", "--gelu", "--norm-eps", "--preprocess",
 ]  # fmt: skip
+DEVICE = ["--device", "--precision"]
 OPTIONS = {
     "train": [
         "--data", "--out", "--from", "--resize", "--resume", "--overwrite", "--threads",
-        "--print-config", *map(option_of, GIVEN),
+        "--print-config", *DEVICE, *map(option_of, GIVEN),
     ],
-    "evaluate": ["--data", "--shots", "--weights", *READING],
-    "predict": ["IMAGE", "--top", "--weights", *PHOTOGRAPHS, *READING],
+    "evaluate": ["--data", "--shots", "--weights", *DEVICE, *READING],
+    "predict": ["IMAGE", "--top", "--weights", *DEVICE, *PHOTOGRAPHS, *READING],
     "attention": [
-        "IMAGE", "--data", "--kind", "--layer", "--out", "--weights", *PHOTOGRAPHS, *READING,
+        "IMAGE", "--data", "--kind", "--layer", "--out", "--weights", *DEVICE, *PHOTOGRAPHS,
+        *READING,
     ],
-    "gradcheck": ["WORD", "--all"],
+    "gradcheck": ["WORD", "--all", "--device"],
     "cost": [
         "NAME", "--batch", "--dtype", "--measure", "--csv", "--image-size", "--classes",
         "--channels", "--patch-size", "--width", "--depth", "--heads", "--mlp-width",
         "--hidden-head", "--positions", "--pooling", "--gelu", "--dropout", "--drop-path",
         "--qkv-bias", "--patch-bias", "--stem", "--stem-width", "--optimiser", "--shards",
-        "--threads",
+        "--threads", *DEVICE,
     ],
     "exercise": ["CHAPTER", "--start", "--hint", "--solution"],
 }  # fmt: skip

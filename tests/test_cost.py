@@ -349,8 +349,10 @@ def test_a_hollow_model_has_no_memory():
 
 
 def test_the_largest_batch_that_fits():
-    predict = partial(cost.memory, ViTConfig(**DEEP), threads=2)
-    needs = [predict(batch).measuring for batch in range(1, 60)]
+    def predict(batch):
+        return cost.memory(ViTConfig(**DEEP), batch, threads=2).measuring
+
+    needs = [predict(batch) for batch in range(1, 60)]
     for available in (needs[0], 20_000_000, needs[40], needs[50] - 1):
         most = cost.fits(available, 10**30, predict)
         assert needs[most - 1] <= available < needs[most]

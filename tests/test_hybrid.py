@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import strict
+from on_device import xp
 from test_layers import convolution_in_loops, max_pool_in_loops
 
 from minivit import ViT, ViTConfig, flatten
@@ -295,7 +295,7 @@ def test_a_constant_kernel_teaches_no_nans():
 
 
 def uploaded(tree, dtype):
-    return map_tree(lambda leaf: strict.asarray(leaf.astype(dtype)), tree)
+    return map_tree(lambda leaf: xp.asarray(leaf.astype(dtype)), tree)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -305,9 +305,9 @@ def test_a_hybrid_on_a_device(stem, dtype):
     images, params = some_images(config), params_of(config)
     logits, pullback = vit(images, params, config)
     dimages, dparams = pullback(logits)
-    arrays = strict.asarray(images.astype(dtype)), uploaded(params, dtype)
+    arrays = xp.asarray(images.astype(dtype)), uploaded(params, dtype)
     found, found_back = vit(*arrays, config)
-    found_dimages, found_dparams = found_back(strict.asarray(logits.astype(dtype)))
+    found_dimages, found_dparams = found_back(xp.asarray(logits.astype(dtype)))
     tolerance = {"float32": 1e-4, "float64": 1e-10}[dtype]
     pairs = {
         "logits": (found, logits),

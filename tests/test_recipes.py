@@ -144,7 +144,8 @@ def test_a_printed_configuration_names_every_field_once(shelf):
     fields = [field.name for kind in (ViTConfig, training.Recipe) for field in
               dataclasses.fields(kind)]  # fmt: skip
     fields = ["preprocess" if name == "preprocessing" else name for name in fields]
-    assert sorted(names) == sorted([*fields, "data", "out", "threads", "parameters"])
+    assert sorted(names) == sorted([*fields, "data", "out", "threads", "device", "precision",
+                                    "parameters"])
     for line in ("--data cifar10", "--out runs/cifar10", "--seed 0", "--image-size 32", "--flip",
                  "# channels 3", "# classes 10", "# --hidden-head None"):  # fmt: skip
         assert line in lines

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import strict
+from on_device import xp
 
 from minivit.resampling import METHODS, resample, resampling_matrix
 from minivit.weights.positions import resize_positions
@@ -146,7 +146,7 @@ def test_the_dtype_is_kept(dtype):
 @pytest.mark.parametrize("method", METHODS)
 def test_it_runs_where_other_arrays_live(method):
     x = draw(2, 4, 6, 3).astype("float32")
-    moved = resample(strict.asarray(x), (5, 3), method)
+    moved = resample(xp.asarray(x), (5, 3), method)
     assert np.array_equal(moved.get(), resample(x, (5, 3), method))
 
 
@@ -188,7 +188,7 @@ def test_the_same_count_on_another_grid_is_resized_too():
 
 def test_a_table_on_a_gpu_stays_there():
     table = draw(17, 4).astype("float32")
-    moved = resize_positions(strict.asarray(table), (4, 4), (3, 5))
+    moved = resize_positions(xp.asarray(table), (4, 4), (3, 5))
     assert np.array_equal(moved.get(), resize_positions(table, (4, 4), (3, 5)))
 
 

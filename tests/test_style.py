@@ -228,7 +228,7 @@ def test_an_odd_name_is_found(name: str) -> None:
 
 # From the ground up. What is not named here stands on the floor TOP, beside `model`.
 FLOORS = (
-    {"arrays", "tree", "shards", "hints", "checker", "keeping", "resampling"},
+    {"arrays", "tree", "devices", "shards", "hints", "checker", "keeping", "resampling"},
     {"layers"},
     {"models"},
     {"data", "weights", "exercises"},

@@ -115,9 +115,10 @@ def test_without_a_number_of_shards_the_loss_is_the_same():
     assert loss == pytest.approx(loss_and_gradients(model, *batch, shards=1)[0], abs=1e-12)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3, 4])
+@pytest.mark.parametrize("shards", [2, 3, 4])
 def test_the_same_shards_give_the_same_bits_on_any_number_of_threads(shards):
-    # As large as the digits' own: where a product is large enough, BLAS cuts it over its threads.
+    # As large as the digits' own: where a product is large enough, BLAS cuts it over its threads,
+    # as it may within a single shard.
     model = moved("float32", patch_size=2, width=64, heads=4, mlp_width=256)
     images, labels = some_batch(128, "float32")
     one, two, three = (
@@ -344,7 +345,7 @@ def test_only_kernels_are_decayed(name, positions):
 def test_blocks_cover_the_vector_and_never_mix(draw):
     size = draw.draw(st.integers(0, 4 * optimisers.BLOCK))
     kernels = draw.draw(st.integers(0, size))
-    slices = optimisers.blocks(size, kernels)
+    slices = optimisers.blocks(np.empty(size), kernels)
     edges = [0] + [block.stop for block in slices]
     assert [block.start for block in slices] == edges[:-1]
     assert edges[-1] == size

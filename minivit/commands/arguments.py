@@ -9,12 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from .. import data
+from .. import data, devices
 from ..model import ViT
 from ..options.parts import READING, WEIGHTS, as_written
 from ..recipes import PRESETS, preset
 
 CLASSES = "classes.txt"  # beside a model: what its classes are called, one on each line
+
+
+def at_work(args: argparse.Namespace) -> None:
+    """Make ready the device that a command is to compute on; of "auto" it becomes what is there.
+
+    Raises NoGPU for a GPU that is not.
+    """
+    asked, precision = getattr(args, "device", "cpu"), getattr(args, "precision", None)
+    if precision and asked == "cpu":
+        args.usage_error("--precision is of a GPU's products: it goes with --device gpu or auto")
+    args.device = devices.chosen(asked)
+    if precision and args.device == "gpu":
+        devices.multiply_in(precision)
 
 
 def load(path: Path, **fields: Any) -> ViT:

@@ -25,7 +25,7 @@ def attention(args: argparse.Namespace) -> int:
     """Draw where a model looks, or what it has learned."""
     if not args.out.parent.is_dir():
         return fail(f"{args.out}: there is no folder {args.out.parent}")
-    model = load(args.weights, **reading(args))
+    model = load(args.weights, device=args.device, **reading(args))
     check_usage(args, model.config.depth)
     kind, layer = args.kind, args.layer or -1
     layer -= layer > 0

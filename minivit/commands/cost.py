@@ -1,9 +1,9 @@
 """`cost`: the ledger of a model's products and memory, by formula and, on request, measured."""
 
 import argparse
-from functools import partial
 
 from .. import cost as ledger
+from .. import devices
 from ..model import ViT
 from ..models import ViTConfig
 from ..shards import cores
@@ -59,19 +59,20 @@ def predict(args: argparse.Namespace, config: ViTConfig, batch: int) -> ledger.M
         batch,
         args.dtype,
         optimiser=args.optimiser,
-        shards=args.shards,
-        threads=args.threads,
+        shards=args.shards or (1 if args.device == "gpu" else None),
+        threads=1 if args.device == "gpu" else args.threads,
     )
 
 
 def refusal(args: argparse.Namespace, config: ViTConfig, needs: ledger.Memory) -> str | None:
     """Why this cannot be measured here, if it cannot."""
-    if args.dtype == "float16":
+    on_gpu = args.device == "gpu"
+    if args.dtype == "float16" and not on_gpu:
         return "NumPy has no fast products of float16: --measure takes float32 or float64"
-    available = ledger.available_memory()
+    available = devices.device_memory() if on_gpu else ledger.available_memory()
     if available is None or needs.measuring <= available:
         return None
-    most = ledger.fits(available, args.batch, partial(predict, args, config))
+    most = ledger.fits(available, args.batch, lambda B: predict(args, config, B).measuring)
     fits = f"--batch {most} fits" if most else "not even one image fits"
     figures = [ledger.figure(size, "B") for size in (needs.measuring, available)]
     return f"--measure would need {figures[0]} of memory, of which {figures[1]} are free: {fits}"
@@ -84,8 +85,9 @@ def measured(
     needs: ledger.Memory,
 ) -> list[ledger.Measured]:
     """Print the table of what each layer took, line by line, then the model as a whole."""
-    model, batch = ViT.create(config, dtype=args.dtype), args.batch
-    print("\nmeasured here, the batch in one piece, on one thread; rate: FLOP or entries a second")
+    model, batch = ViT.create(config, dtype=args.dtype, device=args.device), args.batch
+    where = "on the GPU" if args.device == "gpu" else "on one thread"
+    print(f"\nmeasured here, the batch in one piece, {where}; rate: FLOP or entries a second")
     print(f"\n{ledger.measured_head()}")
     times = []
     for row, layer in zip(rows, ledger.measure(model, batch), strict=True):
@@ -123,6 +125,8 @@ def step(
     total, threads = ledger.totals(rows), args.threads or cores()
     rate = ledger.figure((total.forward + total.backward) / seconds, "FLOP/s")
     cut = f"{needs.shards} shards on {threads} threads" if needs.shards > 1 else "one piece"
+    if args.device == "gpu":
+        cut = cut.partition(" on ")[0]
     most = ledger.figure(needs.step, "B")
     peaks = f"peak {ledger.figure(peak, 'B')}, predicted {most} at most and Python's own objects"
     return f"a step, in {cut}: {seconds:.3f} s, {rate};\n  {peaks}"

@@ -20,7 +20,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Score a model on held-out images or, with few shots, its features."""
     fields = reading(args)
     args.weights = args.weights or usual_weights(args.data)
-    model = load(args.weights, **fields)
+    model = load(args.weights, device=args.device, **fields)
     dataset = dataset_for(model, args, n=POOL if args.shots else 1)
     if args.shots:
         report_few_shot(model, dataset, args.shots)

@@ -14,7 +14,7 @@ def gradcheck(args: argparse.Namespace) -> int:
             continue
         if worst < 0:
             print(line.format("function", "argument", "error"))
-        errors = proof.check()
+        errors = proof.check(args.device)
         for name, error in (errors if args.all else by_part(errors)).items():
             print(line.format(proof.name, name, f"{error:.1e}"), flush=True)
         worst = max(worst, errors.worst)

@@ -23,7 +23,8 @@ def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
     fields, settings = dataclasses.asdict(model.config), dataclasses.asdict(recipe)
     sayable = [name for name in OF_A_FILE if name in fields] if args.origin else vars(args)
     lines = [said("data", as_written(args.data)), said("out", args.out)]
-    lines += [said("threads", args.threads)]
+    lines += [said("threads", args.threads), said("device", args.device)]
+    lines += [said("precision", args.precision)]
     if args.origin:
         lines += [said("from", args.origin), said("resize", args.resize)]
     known = {name: fields[name] for name in fields if name in sayable} | settings

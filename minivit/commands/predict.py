@@ -11,7 +11,7 @@ from .arguments import labels_of, load, must_classify, read_images, reading, tak
 
 def predict(args: argparse.Namespace) -> int:
     """Print the likeliest classes of each image file."""
-    model = load(args.weights, **reading(args))
+    model = load(args.weights, device=args.device, **reading(args))
     must_classify(model, args.weights)
     if not args.images and not takes_photographs(model):
         args.usage_error("name the image files")

@@ -6,19 +6,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import analysis, data, training
+from .. import analysis, cost, data, devices, training
 from ..model import ViT
 from ..models import ViTConfig
 from ..options.parts import as_written, option
 from ..options.train import OF_A_FILE
 from ..recipes import PRESETS, preset, recipe
-from ..training.loop import begun_on
+from ..training.loop import begun_on, begun_with
 from ..tree import count
 from .arguments import CLASSES, fail, fit, given, load, name_of, read_data, reading
 from .plan import as_options, idle
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 FIGURES = ("curves.png", "attention.png")
+USABLE = 0.9  # of a GPU's memory: some is cuBLAS's, and pieces do not always fit
 USUAL = "digits"  # what is trained on if nothing is said
 
 
@@ -43,7 +44,7 @@ def train(args: argparse.Namespace) -> int:
         return 0
     if not (args.resume or args.overwrite) and training.is_unfinished(args.out):
         return fail(f"{args.out} holds an unfinished training: --resume it, or --overwrite")
-    model = model_for(args, config, how.seed)
+    model = model_for(args, config, how.seed).to(args.device)
     dataset = read_data(args.data, model)
     if args.resume:
         must_go_on(model, dataset, args.out / "model.npz")
@@ -80,6 +81,10 @@ def carry_out(
             name_classes(dataset, args.out)
             training.train(model, fitted, how, args.out, threads=args.threads)
         report(model, dataset, args.out)
+    except MemoryError:
+        if model.device == "cpu":
+            raise
+        return fail(what_fits(model, begun_with(args.out) if args.resume else how))
     except KeyboardInterrupt:
         where = args.out / "model.npz"
         if training.is_unfinished(args.out):
@@ -92,6 +97,26 @@ def carry_out(
         print(f"\nstopped: {left}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def what_fits(model: ViT, how: training.Recipe) -> str:
+    """That the GPU's memory does not do for a training, and for how many images it would."""
+    H, W = model.config.image_size
+    batches = 2 * how.batch * H * W * model.config.channels * model.dtype.itemsize
+    vectors = 2 + bool(how.average)                           # sums of pieces; the mean weights
+
+    def needs(images: int) -> int:
+        foreseen = cost.memory(
+            model.config, images, str(model.dtype), optimiser=how.optimiser, shards=1, threads=1
+        )
+        return foreseen.training + vectors * foreseen.parameters + batches
+
+    piece, available = -(-how.batch // how.accumulate), devices.device_memory()
+    most = cost.fits(int(USABLE * available), piece - 1, needs)
+    said = f"out of device memory ({cost.figure(available, 'B')}) with {piece} images at once"
+    if not most:
+        return f"{said}: not even one would fit, take a smaller model"
+    return f"{said}: {most} would fit, with --batch {most} or --accumulate {-(-how.batch // most)}"
 
 
 def check_usage(

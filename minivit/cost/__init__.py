@@ -2,8 +2,8 @@
 
 from .counting import counted_flop
 from .formulas import Row, rows, totals
-from .measure import Measured, fits, kept_by_whole, measure, measure_step
-from .memory import Memory, available_memory, memory
+from .measure import Measured, kept_by_whole, measure, measure_step
+from .memory import Memory, available_memory, fits, memory
 from .table import LEGEND, figure, measured, measured_head, predicted, summary, write_csv
 
 __all__ = [

@@ -1,16 +1,16 @@
 """The ledger measured: minivit's own layers, run on arrays of the shapes they have in the model."""
 
 import time
-import tracemalloc
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, Pullback, matmul
+from ..arrays import Array, Pullback, array_module, matmul
+from ..devices import synchronise
 from ..layers import (
     class_pool,
     dropout,
@@ -31,7 +31,7 @@ from ..models.hybrid import root
 from ..models.vit import positions
 from ..shards import keep_freed_memory, one_blas_thread
 from ..training import loss_and_gradients
-from .memory import Memory
+from .watch import bytes_alive, peak
 
 ROUNDS = 5
 
@@ -63,28 +63,38 @@ def measure(model: ViT, batch: int, rounds: int = ROUNDS) -> Iterator[Measured]:
     """Time each layer on the batch in one piece, and see what it keeps. In the ledger's order.
 
     BLAS has one thread, as in a shard of a step: with more, small products wait for each other.
+    A model on a GPU is measured there.
     """
     keep_freed_memory()
     for trial in trials(model.config, model.params, batch):
         with one_blas_thread():
-            found = run(trial, rounds, model.dtype)
+            found = run(trial, rounds, model.dtype, module_of(model))
         yield found
 
 
-def run(trial: Trial, rounds: int, dtype: np.dtype) -> Measured:
+def module_of(model: ViT) -> ModuleType:
+    """The array module of a model's parameters."""
+    return array_module(model.params["norm"]["scale"])
+
+
+def drawer(xp: ModuleType, dtype: np.dtype) -> Callable[[tuple[int, ...]], Array]:
+    """Normal numbers in an array of any shape, in this module's memory."""
+    generator = np.random.default_rng(0)
+    drawn = partial(generator.standard_normal, dtype="float64" if dtype == "float64" else "float32")
+    return lambda shape: xp.asarray(drawn(shape).astype(dtype, copy=False))
+
+
+def run(trial: Trial, rounds: int, dtype: np.dtype, xp: ModuleType = np) -> Measured:
     """Once to see what stays, and then several times with a clock."""
-    draw = partial(np.random.default_rng(0).standard_normal, dtype=dtype)
+    draw = drawer(xp, dtype)
     borrowed = [draw(shape) for shape in trial.borrowed]
-    tracemalloc.start()
-    try:
+    with bytes_alive(xp) as alive:
         inputs = [draw(shape) for shape in trial.inputs]
         y, pullback = trial.f(*inputs, *borrowed)
         shape = y.shape
         del inputs, y
-        kept = bytes_of_arrays()
-    finally:
-        tracemalloc.stop()
-    del pullback
+        kept = alive()
+        del pullback
     inputs, dy = [draw(shape) for shape in trial.inputs], draw(shape)
     times = [clock(partial(trial.f, *inputs, *borrowed), dy) for _ in range(rounds)]
     return Measured(trial.layer, *map(median, zip(*times, strict=True)), kept)
@@ -94,62 +104,40 @@ def clock(forward: Callable[[], tuple[Array, Pullback]], dy: Array) -> tuple[flo
     """The seconds of a forward and of its backward."""
     started = time.perf_counter()
     _, pullback = forward()
+    synchronise(dy)
     between = time.perf_counter()
     pullback(dy)
+    synchronise(dy)
     return between - started, time.perf_counter() - between
-
-
-def bytes_of_arrays() -> int:
-    """The data of all NumPy arrays made since `tracemalloc.start`, and still alive."""
-    mine = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
-    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([mine]).traces)
 
 
 def kept_by_whole(model: ViT, batch: int) -> int:
     """The bytes that stay alive after a forward of the whole model, the batch in one piece."""
     shape = (batch, *model.config.image_size, model.config.channels)
-    tracemalloc.start()
-    try:
-        images = np.random.default_rng(0).standard_normal(shape, dtype=model.dtype)
+    with bytes_alive(module_of(model)) as alive:
+        images = drawer(module_of(model), model.dtype)(shape)
         pullback = vit(images, model.params, model.config, np.random.default_rng(0))[1]
         del images
-        kept = bytes_of_arrays()
+        kept = alive()
         del pullback
         return kept
-    finally:
-        tracemalloc.stop()
 
 
 def measure_step(
     model: ViT, batch: int, shards: int | None = None, threads: int | None = None
 ) -> tuple[float, int]:
     """Seconds of a training step, cut into shards, and the peak of its memory in bytes."""
-    rng = np.random.default_rng(0)
     shape = (batch, *model.config.image_size, model.config.channels)
-    images = rng.standard_normal(shape, dtype=model.dtype)
-    labels = rng.integers(model.config.classes, size=batch)
+    images = drawer(module_of(model), model.dtype)(shape)
+    labels = np.random.default_rng(0).integers(model.config.classes, size=batch)
     seed = (0,) if model.config.dropout or model.config.drop_path else None
     step = partial(
         loss_and_gradients, model, images, labels, seed=seed, shards=shards, threads=threads
     )
-    tracemalloc.start()
-    try:
-        step()
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    most = peak(module_of(model), step)
     started = time.perf_counter()
-    step()
-    return time.perf_counter() - started, peak
-
-
-def fits(available: int, batch: int, predict: Callable[[int], Memory]) -> int:
-    """The largest batch, up to the given one, for which `measure` needs no more than there is.
-
-    A still larger one might do where it is cut into smaller shards; that is not looked for.
-    """
-    batches = range(1, min(batch, available) + 1)             # an image takes a byte or more
-    return bisect_right(batches, available, key=lambda B: predict(B).measuring)
+    step()                                                    # its loss is read: it is over
+    return time.perf_counter() - started, most
 
 
 def trials(config: ViTConfig, params: Params, batch: int) -> Iterator[Trial]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +115,15 @@ def hollow(config: ViTConfig, dtype: str) -> ViT:
     zero = np.zeros((), dtype)
     params: dict[str, Any] = map_tree(lambda p: np.broadcast_to(zero, p.shape), parameters(config))
     return ViT(config, params)
+
+
+def fits(available: int, batch: int, needs: Callable[[int], int]) -> int:
+    """The largest batch, up to the given one, that needs no more bytes than there are.
+
+    A still larger one might do where it is cut into smaller shards; that is not looked for.
+    """
+    batches = range(1, min(batch, available) + 1)             # an image takes a byte or more
+    return bisect_right(batches, available, key=needs)
 
 
 def available_memory() -> int | None:

@@ -14,6 +14,7 @@ few digits, and so it computes tanh once more.
 """
 
 import math
+from functools import singledispatch
 
 import numpy as np
 
@@ -29,6 +30,7 @@ NODES, WEIGHTS = (array / 2 for array in np.polynomial.legendre.leggauss(24))
 GAUSS = list(zip((0.5 + NODES).tolist(), WEIGHTS.tolist(), strict=True))  # on [0, 1]
 
 
+@singledispatch
 def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
     """x weighted by the probability that a normal number is smaller:  y = x Φ(x).
 

@@ -1,8 +1,11 @@
 """LN of Equations 2 to 4."""
 
+from functools import singledispatch
+
 from ..arrays import Array, Pullback, array_module, row_dot, row_mean, rows_dot, sum_rows
 
 
+@singledispatch
 def layer_norm(
     x: Array, scale: Array, bias: Array, eps: float = 1e-6
 ) -> tuple[Array, Pullback]:

@@ -1,8 +1,11 @@
 """y = x W + b: the patch projection E, U_qkv, U_msa, the MLP's two layers and the head."""
 
+from functools import singledispatch
+
 from ..arrays import Array, Pullback, sum_rows
 
 
+@singledispatch
 def linear(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Pullback]:
     """One matrix for every token:  y = x kernel + bias.
 

@@ -1,10 +1,13 @@
 """What training makes small: softmax cross-entropy, or the mean squared error."""
 
+from functools import singledispatch
+
 import numpy as np
 
 from ..arrays import Array, Pullback, array_module
 
 
+@singledispatch
 def cross_entropy(
     logits: Array, labels: Array, smoothing: float = 0.0
 ) -> tuple[Array, Pullback]:

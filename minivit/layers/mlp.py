@@ -1,5 +1,7 @@
 """The MLP of Equation 3: two linear layers with a GELU between them."""
 
+from functools import singledispatch
+
 import numpy as np
 
 from ..arrays import Array, Pullback
@@ -8,6 +10,7 @@ from .gelu import gelu
 from .linear import linear
 
 
+@singledispatch
 def mlp(
     x: Array,
     hidden: dict[str, Array],

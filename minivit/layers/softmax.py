@@ -1,8 +1,11 @@
 """The softmax of Equation 6."""
 
+from functools import singledispatch
+
 from ..arrays import Array, Pullback, array_module, row_sum
 
 
+@singledispatch
 def softmax(x: Array, out: Array | None = None) -> tuple[Array, Pullback]:
     """Scores become weights: positive, and each row sums to one.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..models.config import GELUS, POOLINGS, POSITIONS
 from ..training import OPTIMISERS
-from .parts import command, positive, size, stem
+from .parts import command, device, positive, size, stem
 
 DTYPES = ("float32", "float64", "float16")
 
@@ -30,6 +30,7 @@ def cost(commands: Any) -> None:
     add("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of all arrays ({DTYPES[0]})")
     text = "run the layers as well, and a step, and see how long they take and what they keep"
     add("--measure", action="store_true", help=text)
+    device(sub)
     add("--csv", type=Path, metavar="FILE", help="write the table there too, in whole numbers")
     _fields(sub)
     step = sub.add_argument_group("a step of training").add_argument

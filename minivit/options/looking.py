@@ -5,7 +5,7 @@ from typing import Any
 
 from ..analysis import KINDS
 from ..data import SCATTERED_MODEL
-from .parts import command, images, photographs, positive, reading, weights
+from .parts import command, device, images, photographs, positive, reading, weights
 
 
 def evaluate(commands: Any) -> None:
@@ -23,6 +23,7 @@ def evaluate(commands: Any) -> None:
     text = "fit a linear model to the features of N images a class; means of three draws"
     sub.add_argument("--shots", type=positive, nargs="+", metavar="N", help=text)
     weights(sub, None, "what train left for the data, as runs/digits/model.npz")
+    device(sub)
     reading(sub)
 
 
@@ -41,6 +42,7 @@ def predict(commands: Any) -> None:
     sub.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
     sub.add_argument("--top", type=positive, default=3, metavar="N", help="how many classes (3)")
     weights(sub)
+    device(sub)
     photographs(sub)
     reading(sub)
 
@@ -75,5 +77,6 @@ def attention(commands: Any) -> None:
     out = Path("attention.png")
     add("--out", type=Path, default=out, metavar="FILE", help=f"the figure, a PNG ({out})")
     weights(sub, SCATTERED_MODEL, "the one that comes along, of scattered digits")
+    device(sub)
     photographs(sub)
     reading(sub)

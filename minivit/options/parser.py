@@ -6,7 +6,7 @@ from typing import Any
 from .. import __version__
 from .cost import cost
 from .looking import attention, evaluate, predict
-from .parts import command
+from .parts import command, device
 from .train import train
 
 
@@ -39,6 +39,7 @@ def gradcheck(commands: Any) -> None:
     )
     sub.add_argument("words", nargs="*", metavar="WORD", help="only names with all of these")
     sub.add_argument("--all", action="store_true", help="a row for each array of a model")
+    device(sub, products=False)
 
 
 def exercise(commands: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..devices import DEVICES, PRECISIONS
 from ..models.config import GELUS, POSITIONS, PREPROCESSINGS
 from ..recipes import PRESETS
 from ..resampling import METHODS
@@ -40,6 +41,15 @@ def weights(
     """Which model."""
     text = f"the model, minivit's or anyone's: a file or a folder ({name})"
     sub.add_argument("--weights", type=Path, default=default, metavar="FILE", help=text)
+
+
+def device(sub: argparse.ArgumentParser, products: bool = True) -> None:
+    """Where to compute and, of products, how exactly."""
+    text = "where to compute: a GPU needs CuPy; auto takes one if it is there (cpu)"
+    sub.add_argument("--device", choices=DEVICES, default="cpu", help=text)
+    if products:
+        text = "of the products on a GPU, added up in float32 in any case (float32)"
+        sub.add_argument("--precision", choices=PRECISIONS, help=text)
 
 
 def images(add: Callable[..., Any]) -> None:

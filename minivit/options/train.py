@@ -15,6 +15,7 @@ from .parts import (
     READING,
     command,
     data_set,
+    device,
     option,
     positive,
     preprocess,
@@ -56,6 +57,7 @@ def train(commands: Any) -> None:
     text = "print all that would be used, as options that a file @NAME may hold, and train nothing"
     add("--print-config", action="store_true", help=text)
     add("--threads", type=positive, metavar="N", help="of a training step (all cores)")
+    device(sub)
     _model(sub)
     _recipe(sub)
 

@@ -33,5 +33,5 @@ class Average:
             move *= share
             self.vector[block] += move
 
-        for _ in map_shards(of_block, blocks(len(vector), kernels=0), threads):
+        for _ in map_shards(of_block, blocks(vector), threads):
             pass

@@ -11,6 +11,7 @@ from ..data import Dataset
 from ..data.augment import augment, mix
 from ..data.dataset import take
 from ..data.preprocessing import HALF
+from ..devices import sender
 from ..shards import cut, one_blas_thread
 from .recipe import Recipe
 
@@ -81,6 +82,13 @@ def changed(
     return mix(
         images, labels, len(data.classes), generator, mixup=recipe.mixup, cutmix=recipe.cutmix
     )
+
+
+def sent(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches on the GPU. Made `ahead`, they travel while the last one is at work."""
+    send = sender()
+    for images, labels in batches:
+        yield send(images), send(labels)
 
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -16,13 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import weights
-from ..arrays import Array
+from ..arrays import Array, array_module, to_host
 from ..data import Dataset
 from ..data.dataset import fingerprint
+from ..devices import device_of
 from ..shards import cut
 from ..weights.files import write_whole
 from .average import Average
-from .batches import ahead, batch_count, batches, must_suit
+from .batches import ahead, batch_count, batches, must_suit, sent
 from .evaluate import Score, evaluate
 from .optimisers import SGD, AdamW, clip_by_global_norm
 from .recipe import OPTIMISERS, Recipe
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 COLUMNS = ["epoch", "step", "rate", "loss", "held_out_loss", "held_out_accuracy", "seconds"]
 COUNTS = ("epoch", "step")  # whole numbers
 LONG = 3  # seconds: an epoch that takes longer shows its steps
+READ = 50  # steps of a GPU between two looks at the loss, for each look waits for it
 
 
 class Run(NamedTuple):
@@ -110,7 +112,7 @@ def resume(
         for name, vector in run.vectors.items():
             if state[name].shape != vector.shape or not np.isfinite(state[name]).all():
                 raise ValueError(f"'{name}' does not fit, or has entries that are NaN")
-            vector[:] = state[name]
+            vector[:] = array_module(vector).asarray(state[name])
     except (KeyError, TypeError, ValueError) as reason:
         message = f"{path}: its 'training' part cannot be used: {reason!r}"
         raise weights.CheckpointError(message) from None
@@ -137,6 +139,12 @@ def begun_on(folder: str | Path) -> str | None:
         return json.loads(str(state["progress"]))["source"]
     except (KeyError, TypeError, ValueError):  # it is complete, or its data have none
         return None
+
+
+def begun_with(folder: str | Path) -> Recipe:
+    """The recipe of the interrupted training in this folder."""
+    state = weights.load_training(Path(folder) / "model.npz")
+    return Recipe(**json.loads(str(state["progress"]))["recipe"])
 
 
 def epochs_done(folder: str | Path) -> int:
@@ -209,9 +217,11 @@ def _one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     """All training images once, in a new order; returns their mean loss and the last rate."""
     recipe, steps = run.recipe, batch_count(run.data, run.recipe)
     made = batches(run.data, recipe, epoch)
-    if recipe.shards > 1:                                     # a single one leaves BLAS its threads
+    if run.model.device == "gpu":
+        made = ahead(sent(made))
+    elif recipe.shards > 1:                                   # a single one leaves BLAS its threads
         made = ahead(made)
-    total, n, rate = 0.0, 0, 0.0
+    total, n, rate, unread = 0.0, 0, 0.0, []
     with (
         closing(made),
         tqdm(total=steps, unit="step", leave=False, delay=LONG, disable=None) as bar,
@@ -225,17 +235,32 @@ def _one_epoch(run: Run, epoch: int) -> tuple[float, float]:
                 decay=recipe.decay,
             )
             loss, gradient = _loss_and_gradient(run, images, labels)
-            _must_be_finite(loss, "loss", epoch, recipe)
+            unread.append((loss, len(images)))
+            if device_of(loss) == "cpu" or len(unread) == READ:
+                total += _read(unread, epoch, recipe)
             _move(run, gradient, rate)
-            total += loss * len(images)
             n += len(images)
             bar.update()
+    total += _read(unread, epoch, recipe)
     if n == 0:
         raise ValueError(f"none of the {len(run.data.images)} training images could be read")
     return total / n, rate
 
 
-def _loss_and_gradient(run: Run, images: Array, labels: Array) -> tuple[float, Array]:
+def _read(unread: list[tuple[float | Array, int]], epoch: int, recipe: Recipe) -> float:
+    """The sum of mean losses times images, the list being emptied; of a GPU it waits for them."""
+    total = 0.0
+    while unread:
+        loss, images = unread.pop(0)
+        loss = float(to_host(loss))
+        _must_be_finite(loss, "loss", epoch, recipe)
+        total += loss * images
+    return total
+
+
+def _loss_and_gradient(
+    run: Run, images: Array, labels: Array
+) -> tuple[float | Array, Array]:
     """The mean loss of a batch and its gradient: sums over pieces, one done after the other."""
     recipe, B = run.recipe, len(images)
     loss, gradient = 0.0, None

@@ -6,8 +6,11 @@ blocks over the threads.
 """
 
 import math
+from functools import singledispatch
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from ..arrays import Array, array_module
 from ..shards import map_shards
@@ -43,31 +46,65 @@ class AdamW:
     def update(self, gradient: Array, rate: float, threads: int | None = None) -> None:
         """Move every parameter; gradient is a vector in the order of `self.vector`."""
         self.t += 1
-        xp = array_module(gradient)
-        unbias_m = 1 / (1 - self.beta1**self.t)
-        unbias_root_v = 1 / math.sqrt(1 - self.beta2**self.t)
+        adamw(
+            self.vector,
+            gradient,
+            **self.state,
+            kernels=self.kernels,
+            rate=rate * (1 / (1 - self.beta1**self.t)),       # m̄ for m
+            keep=1 - rate * self.decay,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            unbias=1 / math.sqrt(1 - self.beta2**self.t),     # √v̄ for √v
+            eps=self.eps,
+            threads=threads,
+        )
 
-        def of_block(block: slice) -> None:
-            p, g = self.vector[block], gradient[block]
-            m, v = self.state["m"][block], self.state["v"][block]
-            m *= self.beta1
-            passing = (1 - self.beta1) * g                    # one array for all: it stays cached
-            m += passing
-            v *= self.beta2
-            xp.multiply(g, g, out=passing)
-            passing *= 1 - self.beta2
-            v += passing
-            size = xp.sqrt(v, out=passing)
-            size *= unbias_root_v
-            size += self.eps
-            move = xp.divide(m, size, out=passing)
-            move *= rate * unbias_m
-            if block.stop <= self.kernels:
-                p *= 1 - rate * self.decay
-            p -= move
 
-        for _ in map_shards(of_block, blocks(len(self.vector), self.kernels), threads):
-            pass
+@singledispatch
+def adamw(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    kernels: int,
+    rate: float,
+    keep: float,
+    beta1: float,
+    beta2: float,
+    unbias: float,
+    eps: float,
+    threads: int | None = None,
+) -> None:
+    """Move the parameters p by the gradient g, and both moments; all are vectors of one order.
+
+        m = β1 m + (1 - β1) g,   v = β2 v + (1 - β2) g²,   p = p - rate m / (unbias √v + eps)
+
+    The first `kernels` parameters shrink to p · keep before they are moved.
+    """
+    xp = array_module(p)
+
+    def of_block(block: slice) -> None:
+        its_p, its_g, its_m, its_v = p[block], g[block], m[block], v[block]
+        its_m *= beta1
+        passing = (1 - beta1) * its_g                         # one array for all: it stays cached
+        its_m += passing
+        its_v *= beta2
+        xp.multiply(its_g, its_g, out=passing)
+        passing *= 1 - beta2
+        its_v += passing
+        size = xp.sqrt(its_v, out=passing)
+        size *= unbias
+        size += eps
+        move = xp.divide(its_m, size, out=passing)
+        move *= rate
+        if block.stop <= kernels:
+            its_p *= keep
+        its_p -= move
+
+    for _ in map_shards(of_block, blocks(p, kernels), threads):
+        pass
 
 
 class SGD:
@@ -96,13 +133,18 @@ class SGD:
                 p *= 1 - rate * self.decay
             p -= rate * m
 
-        for _ in map_shards(of_block, blocks(len(self.vector), self.kernels), threads):
+        for _ in map_shards(of_block, blocks(self.vector, self.kernels), threads):
             pass
 
 
-def blocks(size: int, kernels: int) -> list[slice]:
-    """Slices that cover a vector; none has both kernels and others in it."""
-    edges = [*range(0, kernels, BLOCK), *range(kernels, size, BLOCK), size]
+def blocks(vector: Array, kernels: int = 0) -> list[slice]:
+    """Slices that cover a vector; none has both kernels and others in it.
+
+    A GPU, which has no such cache and no threads of ours, gets two slices at most.
+    """
+    size = len(vector)
+    step = BLOCK if isinstance(vector, np.ndarray) else max(size, 1)
+    edges = [*range(0, kernels, step), *range(kernels, size, step), size]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 

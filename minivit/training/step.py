@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..arrays import Array, Pullback, to_host
+from ..devices import device_of
 from ..layers import cross_entropy
 from ..models import ViTConfig, represent, vit
 from ..models.vit import head
@@ -38,9 +39,9 @@ def loss_and_gradients(
 
     `seed` turns dropout on: shard s draws from default_rng([*seed, s]). The batch is cut into
     `shards`, mapped over `threads`; by default as the cache and the cores suggest. Sums go in the
-    order of the shards: the same number of them, the same bits. `freeze` leaves all but the head
-    as it is: the tree is {"head": ...}, no gradient goes further, and nothing is dropped. Raises
-    ValueError or TypeError for images or labels that do not fit the model.
+    order of the shards: the same number of them, if more than one, the same bits. `freeze` leaves
+    all but the head as it is: the tree is {"head": ...}, no gradient goes further, and nothing is
+    dropped. Raises ValueError or TypeError for images or labels that do not fit the model.
     """
     loss, tree, _ = packed_gradients(
         model,
@@ -52,7 +53,7 @@ def loss_and_gradients(
         threads=threads,
         freeze=freeze,
     )
-    return loss, tree
+    return float(to_host(loss)), tree
 
 
 def packed_gradients(
@@ -66,10 +67,11 @@ def packed_gradients(
     threads: int | None = None,
     freeze: bool = False,
     whole: int | None = None,
-) -> tuple[float, Tree, Array]:
+) -> tuple[float | Array, Tree, Array]:
     """As `loss_and_gradients`, and the vector that all the gradients are views of.
 
-    If the images are a piece of a batch, `whole` is the size of that batch: each image counts
+    On a GPU the loss stays there, an array without axes: whoever reads it waits for the step. If
+    the images are a piece of a batch, `whole` is the size of that batch: each image counts
     1/whole, and the pieces' losses and gradients add up to those of the batch.
     """
     must_classify(model)
@@ -102,7 +104,7 @@ def packed_gradients(
             loss = loss + shard_loss
             for name, gradient in flatten(dparams).items():
                 total[name] += gradient
-    return float(to_host(loss)), tree, vector
+    return loss if device_of(loss) == "gpu" else float(loss), tree, vector
 
 
 def head_alone(
