@@ -7,7 +7,13 @@ run on NumPy without complaint, to see that they are found.
 import itertools
 import math
 import operator
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +27,13 @@ from minivit import ViTConfig, layers, proofs
 from minivit.arrays import array_module, to_host
 from minivit.models import infer, initialise, vit
 from minivit.models.config import GELUS, POOLINGS, POSITIONS
-from minivit.training import SGD, AdamW, clip_by_global_norm, loss_and_gradients
+from minivit.training import (
+    SGD,
+    AdamW,
+    clip_by_global_norm,
+    loss_and_gradients,
+    packed_gradients,
+)
 from minivit.tree import map_tree, pack
 
 DTYPES = ("float32", "float64")
@@ -498,6 +510,99 @@ def test_a_mistake_that_numpy_forgives_is_found(mistake: Callable[[Any], Any]) -
     assert np.isfinite(mistake(x32().get())).all()
     with pytest.raises((TypeError, AttributeError)):
         mistake(x32())
+
+
+# What somebody might write into minivit's own files, where NumPy does not mind: in which file, in
+# the place of what, and what the stand-in says to it.
+PLANTED = {
+    "a host constant in a layer": (
+        "layers/linear.py", "y = rows @ kernel", "y = rows @ kernel + np.zeros(E, 'float32')",
+        "ndarray",
+    ),
+    "a host constant in a pullback": (
+        "layers/layer_norm.py", "dx *= rstd", "dx *= rstd * np.ones(D, x.dtype)", "ndarray",
+    ),
+    "a read of the loss": (
+        "training/step.py", "return loss * share, dparams", "return float(loss) * share, dparams",
+        "float",
+    ),
+    "a read of the gradient's norm": (
+        "training/optimisers.py", "xp.minimum(1, limit / (norm + 1e-12))",
+        "min(1, limit / (norm + 1e-12))", "wait for the GPU",
+    ),
+    "a float64 scalar in a layer": (
+        "layers/attention.py", "scale = 1 / math.sqrt(Dh)", "scale = 1 / np.sqrt(Dh)",
+        "mixes float(32 and float64|64 and float32)",
+    ),
+    "a float64 scalar in an update": (
+        "training/optimisers.py", "passing = (1 - beta1) * its_g",
+        "passing = np.float64(1 - beta1) * its_g", "mixes float(32 and float64|64 and float32)",
+    ),
+    "a buffer without a dtype": (
+        "layers/heads.py", "dz = xp.zeros(z.shape, dtype=dy.dtype)", "dz = xp.zeros(z.shape)",
+        "float64 that nobody asked for",
+    ),
+    "a missing xp": ("layers/softmax.py", "xp.exp(exps", "np.exp(exps", "__array|ufunc"),
+    "a missing xp in a loss": (
+        "layers/losses.py", "xp.log(norm)", "np.log(norm)", "__array|ufunc",
+    ),
+    "a missing asarray": (
+        "layers/dropout.py", "mask = array_module(x).asarray(kept / kind.type(1 - rate))",
+        "mask = kept / kind.type(1 - rate)", "ndarray",
+    ),
+    "a missing asarray of labels": (
+        "layers/losses.py", "(xp.asarray(labels)[:, None]", "(labels[:, None]", "ndarray",
+    ),
+}  # fmt: skip
+
+
+def a_training_step(xp: Any, config: ViTConfig) -> None:
+    """All that a step does, on this module's arrays; the labels come from the host."""
+    images, params = in_dtype(images_and_params(config), "float32")
+    if xp is not np:
+        images, params = upload((images, params))
+    model = minivit.ViT(config, params)
+    optimiser = AdamW(model.params, decay=0.1)
+    labels = np.array([2, 0, 1])
+    _, _, gradient = packed_gradients(model, images, labels, seed=(3,), shards=2, threads=1)
+    clip_by_global_norm(gradient, 1.0)
+    optimiser.update(gradient, 0.1)
+
+
+def planted(path: str, right: str, wrong: str, folder: Path) -> subprocess.CompletedProcess:
+    """Take a step on NumPy, then on the stand-in, with a copy of minivit that has a mistake."""
+    root = Path(minivit.__file__).parent
+    shutil.copytree(root, folder / "minivit", ignore=shutil.ignore_patterns("*.npz", "__pycache__"))
+    file = folder / "minivit" / path
+    text = file.read_text()
+    assert text.count(right) == 1
+    file.write_text("import numpy as np\n" + text.replace(right, wrong))
+    code = (
+        "import numpy as np, strict, test_strict\n"
+        "config = test_strict.tiny(dropout=0.1)\n"
+        "test_strict.a_training_step(np, config)\n"
+        "print('NumPy does not mind')\n"
+        "test_strict.a_training_step(strict, config)\n"
+    )
+    paths = os.pathsep.join([str(folder), str(Path(__file__).parent)])
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": paths, "MINIVIT_TEST_DEVICE": "cpu"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_mistake_planted_in_minivit_is_found(name: str, tmp_path: Path) -> None:
+    path, right, wrong, reason = PLANTED[name]
+    done = planted(path, right, wrong, tmp_path)
+    assert done.stdout == "NumPy does not mind\n", done.stderr
+    assert done.returncode == 1
+    assert re.search(reason, done.stderr.splitlines()[-1]), done.stderr
+
+
+def test_minivit_without_a_mistake_takes_the_step(tmp_path: Path) -> None:
+    done = planted("layers/linear.py", "y = rows @ kernel", "y = rows @ kernel", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_mistake_inside_a_pullback_is_found() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, to_host
 from ..data import Dataset, preprocessing_of, take
 from .attention import mean_attention_distance
 from .embedding import patch_filters, position_similarity, position_table
@@ -49,7 +49,7 @@ def draw(
     """
     c = model.config
     if kind == "positions":
-        plot_similarity(position_similarity(position_table(model), c.grid), path)
+        plot_similarity(to_host(position_similarity(position_table(model), c.grid)), path)
     elif kind == "filters":
         if c.stem is not None:
             raise ValueError("the patch embedding of a hybrid reads no pixels: nothing to show")

@@ -1,13 +1,13 @@
 """Products by cuBLAS, on arrays as they lie; and sums over rows.
 
 CuPy's own product of many matrices copies an operand that is a view, and widens float16 before it
-multiplies. cuBLAS needs neither: it takes for each operand the distance between two rows, whether
-to read it as its transpose, and the distance from one matrix to the next. So q, k and v are read
-out of the one array that holds all three, and their gradients are written into one like it.
+multiplies. cuBLAS needs neither: it is told for each operand how far it is from one row to the
+next, whether it lies by columns instead, and how far it is from one matrix to the next. So q, k
+and v are read out of the one array that holds all three, and their gradients are written into one
+like it.
 """
 
-from itertools import pairwise
-from math import prod
+from itertools import product as places_in
 
 import cupy
 import numpy as np
@@ -17,47 +17,49 @@ from .kernel import WARP, Kernel, replaces, rows_of
 
 cublas, runtime = cupy.cuda.cublas, cupy.cuda.runtime
 
-#        what cuBLAS calls it, what it is added up in, the type of the two factors alpha and beta
 STORED = {
-    "float16": (runtime.CUDA_R_16F, cublas.CUBLAS_COMPUTE_32F, np.float32),
-    "float32": (runtime.CUDA_R_32F, cublas.CUBLAS_COMPUTE_32F, np.float32),
-    "float64": (runtime.CUDA_R_64F, cublas.CUBLAS_COMPUTE_64F, np.float64),
+    "float16": runtime.CUDA_R_16F,
+    "float32": runtime.CUDA_R_32F,
+    "float64": runtime.CUDA_R_64F,
 }
-ROUNDED = {  # how a product reads float32: as it is, or to 11 or 8 digits in base 2
+ADDED_UP = {  # float16 in float32, too
+    "float16": cublas.CUBLAS_COMPUTE_32F,
+    "float32": cublas.CUBLAS_COMPUTE_32F,
+    "float64": cublas.CUBLAS_COMPUTE_64F,
+}
+READ_AS = {  # how products read float32: as it is, or with 10 or 7 binary digits behind the point
     "float32": cublas.CUBLAS_COMPUTE_32F,
     "tf32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32,
     "bfloat16": cublas.CUBLAS_COMPUTE_32F_FAST_16BF,
 }
+# cuBLAS computes alpha a b + beta y, and reads both factors from the host's memory.
+ALPHA = {"float16": np.ones(1, np.float32), "float32": np.ones(1, np.float32)}
+ALPHA["float64"] = np.ones(1, np.float64)
+BETA = {dtype: 0 * one for dtype, one in ALPHA.items()}
 
 
 def multiply_in(precision: str) -> None:
-    """From now on read the factors of float32 products in this precision, and add in float32.
-
-    "float32"; "tf32", which has ten bits behind the point; or "bfloat16", which has seven. Arrays
-    stay float32. It holds for the process. Raises ValueError for another.
-    """
-    if precision not in ROUNDED:
-        raise ValueError(f"unknown precision {precision!r}: choose {', '.join(ROUNDED)}")
-    name, _, factor = STORED["float32"]
-    STORED["float32"] = name, ROUNDED[precision], factor
+    """From now on products of float32 arrays read them so: see `devices.multiply_in`."""
+    if precision not in READ_AS:
+        raise ValueError(f"unknown precision {precision!r}: choose {', '.join(READ_AS)}")
+    ADDED_UP["float32"] = READ_AS[precision]
 
 
 @replaces(matmul)
 def product(a: Array, b: Array, out: Array | None = None) -> Array:
     """(..., n, m) @ (..., m, p)  ->  (..., n, p), written to `out` if it is given.
 
-    Nothing is copied whose rows or columns lie one after the other. Raises ValueError for shapes
-    that do not fit.
+    Nothing is copied whose rows or columns lie one number after the other. Raises ValueError for
+    shapes or dtypes that do not fit.
     """
     (n, m), (m_too, p) = a.shape[-2:], b.shape[-2:]
     if m != m_too or a.dtype != b.dtype:
         raise ValueError(f"no product of {a.dtype} {a.shape} and {b.dtype} {b.shape}")
     many = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    fits = out is not None and lies(out)[0]
+    fits = out is not None and lies(out)[0] == cublas.CUBLAS_OP_N
     y = out if fits else cupy.empty((*many, n, p), dtype=a.dtype)
-    if y.size and m:
-        a, b = (cupy.broadcast_to(x, (*many, *x.shape[-2:])) for x in (a, b))
-        multiply(readable(a), readable(b), y)
+    if m and y.size:
+        gemm(*(readable(x, many) for x in (a, b)), y)
     elif y.size:
         y.fill(0)
     if out is None or fits:
@@ -66,67 +68,65 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array:
     return out
 
 
-def readable(x: Array) -> Array:
-    """x if the rows of its matrices, or their columns, lie in memory as cuBLAS reads them."""
-    return x if any(lies(x)) else cupy.ascontiguousarray(x)
+def readable(x: Array, many: tuple[int, ...]) -> Array:
+    """So many of its matrices; a copy only if they lie neither by rows nor by columns."""
+    if lies(x)[0] is None:
+        x = cupy.ascontiguousarray(x)
+    return x if x.shape[:-2] == many else cupy.broadcast_to(x, (*many, *x.shape[-2:]))
 
 
-def lies(x: Array) -> tuple[bool, bool]:
-    """Whether the matrices of x lie row by row, and whether they lie column by column."""
+def lies(x: Array) -> tuple[int | None, int]:
+    """How the matrices of x lie, in cuBLAS's words: as they are (N) by rows, or by columns (T);
+    and the numbers from one row, or column, to the next. None if neither."""
     (n, m), (down, along) = x.shape[-2:], x.strides[-2:]
     one = x.itemsize
-    by_rows = (along == one or m == 1) and (down >= m * one or n == 1)
-    by_columns = (down == one or n == 1) and (along >= n * one or m == 1)
-    return by_rows, by_columns
+    if (along == one or m == 1) and (n == 1 or down >= m * one):
+        return cublas.CUBLAS_OP_N, max(m, down // one if n > 1 else 1)
+    if (down == one or n == 1) and (m == 1 or along >= n * one):
+        return cublas.CUBLAS_OP_T, max(n, along // one if m > 1 else 1)
+    return None, 0
 
 
-def multiply(a: Array, b: Array, y: Array) -> None:
-    """y = a @ b for all matrices: one call, or one for each of the shorter axis in front."""
-    together = [one_distance(x) for x in (a, b, y)]
-    if None not in together:
-        gemm(a, b, y, prod(y.shape[:-2]), together)
-        return
-    axis = int(np.argmin(y.shape[:-2]))
-    for i in range(y.shape[axis]):
-        at = (slice(None),) * axis + (i,)
-        multiply(a[at], b[at], y[at])
+def gemm(a: Array, b: Array, y: Array) -> None:
+    """y = a b for all matrices: in one call where all three have one distance from each to the
+    next, else in one for each place on the shorter axes."""
+    # cuBLAS goes by columns. What lies by rows it takes for the transpose: yᵀ = bᵀ aᵀ.
+    (turn_b, from_b), (turn_a, from_a), (_, from_y) = lies(b), lies(a), lies(y)
+    (n, m), p, one = a.shape[-2:], b.shape[-1], a.itemsize
+    stored, added = STORED[a.dtype.name], ADDED_UP[a.dtype.name]
+    alpha, beta = ALPHA[a.dtype.name].ctypes.data, BETA[a.dtype.name].ctypes.data
+    *outer, (many, *steps) = sorted([(1, 0, 0, 0), *axes_in_front(a, b, y)])
+    step_a, step_b, step_y = (step // one for step in steps)
+    handle = cupy.cuda.device.get_cublas_handle()
+    for place in places_in(*(range(axis[0]) for axis in outer)):
+        at_a, at_b, at_y = (
+            x.data.ptr + sum(i * axis[k] for i, axis in zip(place, outer, strict=True))
+            for k, x in enumerate((a, b, y), 1)
+        )
+        cublas.gemmStridedBatchedEx(
+            handle, turn_b, turn_a, p, n, m, alpha,
+            at_b, stored, from_b, step_b,
+            at_a, stored, from_a, step_a,
+            beta, at_y, stored, from_y, step_y,
+            many, added, cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
 
 
-def one_distance(x: Array) -> int | None:
-    """Numbers from each matrix to the next, if that is the same for all; 0 if it is one matrix."""
-    axes = [(n, step) for n, step in zip(x.shape[:-2], x.strides[:-2], strict=True) if n > 1]
-    for (_, outer), (n, inner) in pairwise(axes):
-        if outer != n * inner:
-            return None
-    return axes[-1][1] // x.itemsize if axes else 0
+def axes_in_front(a: Array, b: Array, y: Array) -> list[tuple[int, int, int, int]]:
+    """The axes before the matrices, each as (n, bytes from one to the next in a, b and y).
 
-
-def gemm(a: Array, b: Array, y: Array, many: int, distances: list[int]) -> None:
-    """cuBLAS's product. It goes by columns, so it is told of bᵀ aᵀ, which makes yᵀ."""
-    (n, m), p = a.shape[-2:], b.shape[-1]
-    stored, added, factor = STORED[a.dtype.name]
-    alpha, beta = factor(1), factor(0)
-    one, zero = np.asarray(alpha).reshape(1), np.asarray(beta).reshape(1)
-    of_a, of_b, of_y = distances
-    cublas.gemmStridedBatchedEx(
-        cupy.cuda.device.get_cublas_handle(),
-        *(cublas.CUBLAS_OP_N if lies(x)[0] else cublas.CUBLAS_OP_T for x in (b, a)),
-        p, n, m,
-        one.ctypes.data,
-        b.data.ptr, stored, leading(b), of_b,
-        a.data.ptr, stored, leading(a), of_a,
-        zero.ctypes.data,
-        y.data.ptr, stored, leading(y), of_y,
-        many, added, cublas.CUBLAS_GEMM_DEFAULT,
-    )  # fmt: skip
-
-
-def leading(x: Array) -> int:
-    """Numbers from one row to the next, or from one column to the next if it lies by columns."""
-    (n, m), (down, along) = x.shape[-2:], x.strides[-2:]
-    if lies(x)[0]:
-        return max(m, down // x.itemsize if n > 1 else 0)
-    return max(n, along // x.itemsize if m > 1 else 0)
+    Two are one where in all three a step on the outer is n steps on the inner.
+    """
+    axes: list[tuple[int, int, int, int]] = []
+    strides = (x.strides[:-2] for x in (a, b, y))
+    for n, *steps in zip(y.shape[:-2], *strides, strict=True):
+        if n == 1:
+            continue
+        if axes and all(o == n * i for o, i in zip(axes[-1][1:], steps, strict=True)):
+            axes[-1] = axes[-1][0] * n, *steps
+        else:
+            axes.append((n, *steps))
+    return axes
 
 
 # Each thread walks down a column, and 32 of them, a block's, share one out. What they find is added
