@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def chapters(folder: Path) -> list[Path]:
-    """The book in its order: the files named 00_... to 17_..., then A_..."""
+    """The book in its order: the files named 00_... to 18_..., then A_..."""
     return sorted(path for path in folder.glob("*.py") if re.match(r"(\d\d|[A-Z])_", path.name))
 
 

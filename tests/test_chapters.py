@@ -29,7 +29,7 @@ build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
 BOOK = {path.stem: path for path in build.chapters(CHAPTERS)}
-NUMBERS = [*(f"{n:02}" for n in range(18)), "A"]
+NUMBERS = [*(f"{n:02}" for n in range(19)), "A"]
 DATA = os.environ.get("MINIVIT_TEST_DATA")  # with the model that pages were made with
 TINY = Path(DATA or "", "vit-tiny-imagenet", "vit_tiny_patch16_224.npz").resolve()
 TIMEOUT = 120  # seconds, of which a chapter takes under 20: only one that hangs is stopped

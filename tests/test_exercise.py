@@ -55,7 +55,7 @@ def changed(exercise, *changes):
 
 
 def test_there_is_one_for_each_chapter():
-    chapters = [f"{n:02}" for n in range(18)] + ["A"]
+    chapters = [f"{n:02}" for n in range(19)] + ["A"]
     assert [exercise.chapter for exercise in EVERY] == chapters
 
 
@@ -68,15 +68,15 @@ def test_the_appendix_is_found_by_its_letter():
     assert exercises.find("a") == exercises.find("A") == EVERY[-1]
 
 
-@pytest.mark.parametrize("chapter", ["18", "", "b", "-1", "rms_norm", "4.0"])
+@pytest.mark.parametrize("chapter", ["19", "", "b", "-1", "rms_norm", "4.0"])
 def test_an_unknown_chapter_is_refused(chapter):
-    with pytest.raises(ValueError, match=r"there are 0, 1, .*, 17, A"):
+    with pytest.raises(ValueError, match=r"there are 0, 1, .*, 18, A"):
         exercises.find(chapter)
 
 
 def test_the_listing_has_a_line_for_each():
     lines = exercises.listing().splitlines()
-    assert len(lines) == 19
+    assert len(lines) == 20
     assert lines[4].startswith(" 4  RMS norm")
     assert all(len(line) <= 100 and line.endswith(".") for line in lines)
 
@@ -230,6 +230,12 @@ MISTAKES = [
     ("17", "total * shrink", "total", VALUE, "the value is off in"),
     ("17", "-2) - along)", "-2))", GRADIENT, "q: worst at index"),
     ("17", "dq + dscores", "dscores", GRADIENT, "q: worst at index"),
+    ("18", "gap * gap * some * share", "gap * gap * share", VALUE, "the value is off in"),
+    ("18", "while far:", "while far > 1:", VALUE, "the value is off in 6 of 6 entries"),
+    ("18", "squares[..., :1] / n, pull",
+     "(x * x).mean(-1, keepdims=True) - x.mean(-1, keepdims=True) ** 2, pull", VALUE,
+     "Given: x (3, 40), lanes 32"),
+    ("18", "dy * 2 * (x", "dy * (x", GRADIENT, "Every entry is 0.5 times what it should be"),
     ("A", "@ keys / root, ", "@ keys, ", GRADIENT, "which is √3: look for a factor"),
     ("A", "-1, window, q", "window, -1, q", VALUE, "the value is off in"),
 ]  # fmt: skip
@@ -626,7 +632,7 @@ def test_hints(words, level):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["18"], "there is no exercise 18: there are 0, 1, "),
+        (["19"], "there is no exercise 19: there are 0, 1, "),
         (["4", "--hint", "4"], "invalid choice: 4"),
         (["4", "--start", "--hint"], "not allowed with"),
         (["--start"], "of which exercise? Name its chapter"),

@@ -13,8 +13,7 @@ def dropout(
     Drawn on the host, so that NumPy and CuPy drop the same entries. Without a generator, or at
     rate 0, x passes unchanged. Raises ValueError for a rate outside [0, 1). (Appendix B.1)
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout is a rate from 0 to below 1, not {rate}")
+    check_rate(rate)
     if generator is None or rate == 0:
         return x, lambda dy: dy
     kind = x.real.dtype
@@ -35,13 +34,21 @@ def drop_path(
     x (B, ...)  ->  the same shape. For these images the network is a layer shorter; the others
     are divided by 1 - rate, as in `dropout`, so that evaluation has nothing to rescale (Huang et
     al., "Deep networks with stochastic depth", 2016, who multiply there, and drop for a batch).
+    Raises ValueError for a rate outside [0, 1).
     """
-    ones = array_module(x).ones((len(x), *[1] * (x.ndim - 1)), dtype=x.real.dtype)
-    mask, _ = dropout(ones, rate, generator)                  # (B, 1, ..., 1)
+    check_rate(rate)
     if generator is None or rate == 0:
         return x, lambda dy: dy
+    ones = array_module(x).ones((len(x), *[1] * (x.ndim - 1)), dtype=x.real.dtype)
+    mask, _ = dropout(ones, rate, generator)                  # (B, 1, ..., 1)
 
     def pullback(dy: Array) -> Array:
         return dy * mask
 
     return x * mask, pullback
+
+
+def check_rate(rate: float) -> None:
+    """Raise ValueError for a rate outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is a rate from 0 to below 1, not {rate}")

@@ -50,7 +50,7 @@ def exercise(commands: Any) -> None:
         "Grade what you wrote for an exercise of the book; without a chapter, list them all.",
         ["exercise", "exercise 4 --start", "exercise 4", "exercise 4 --hint 2", "exercise a"],
     )
-    sub.add_argument("chapter", nargs="?", metavar="CHAPTER", help="from 0 to 17, or A")
+    sub.add_argument("chapter", nargs="?", metavar="CHAPTER", help="from 0 to 18, or A")
     what = sub.add_mutually_exclusive_group()
     add = what.add_argument
     add("--start", action="store_true", help="put its frame into the folder exercises/")
