@@ -33,8 +33,9 @@ def _table(text: str) -> dict[str, list[str]]:
 # What there is, with the keywords that CuPy has for it: no `where`, no `initial`, no `casting`.
 ELEMENTWISE = _table("""
     absolute negative sign square sqrt exp expm1 log log1p sin cos tanh: out dtype
-    add subtract multiply divide power minimum maximum clip: out dtype
-    equal less greater logical_and logical_or logical_not isfinite isnan where: out
+    add subtract multiply divide power minimum maximum: out dtype
+    equal less greater logical_and logical_or logical_not isfinite isnan clip: out
+    where:
 """)
 REDUCTIONS = _table("""
     sum mean prod: axis dtype out keepdims

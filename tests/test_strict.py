@@ -4,6 +4,7 @@ First the stand-in itself is put to the test, then the code on it, and last a fe
 run on NumPy without complaint, to see that they are found.
 """
 
+import inspect
 import itertools
 import math
 import operator
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import emulated_cupy
 import numpy as np
 import pytest
 import strict
@@ -230,6 +232,42 @@ def test_unwritten_memory_shows() -> None:
     assert np.isnan(strict.empty((2, 3), dtype="float32").get()).all()
     assert np.isnan(strict.empty_like(x32().T).get()).all()
     assert strict.empty(3, dtype="int64").get().all()
+
+
+# --- the stand-ins beside CuPy itself, which needs no GPU for that -----------------------------
+
+
+def test_the_stand_in_has_no_function_and_no_keyword_that_cupy_has_not() -> None:
+    cupy = pytest.importorskip("cupy")
+    for name, keywords in strict.FUNCTIONS.items():
+        function = getattr(cupy, name)
+        if not isinstance(function, cupy.ufunc):              # these have all that is in the tables
+            known = inspect.signature(function).parameters
+            assert set(keywords) <= set(known), name
+    for name in (*strict.METHODS, *strict.METADATA, *strict.VIEWS, "get"):
+        assert hasattr(cupy.ndarray, name), name
+    for name in strict.CONSTANTS:
+        assert hasattr(cupy, name), name
+
+
+def test_the_emulated_cupy_has_nothing_that_cupy_has_not() -> None:
+    cupy, cupyx = pytest.importorskip("cupy"), pytest.importorskip("cupyx")
+    for room in ("cublas", "runtime"):
+        try:
+            real = getattr(cupy.cuda, room)
+        except ImportError:  # cuBLAS itself is not installed
+            continue
+        for name, value in vars(getattr(emulated_cupy.cuda, room)).items():
+            assert hasattr(real, name), name
+            assert callable(value) or value == getattr(real, name), name
+    for room in ("device", "memory", "Stream"):
+        for name in vars(getattr(emulated_cupy.cuda, room)):
+            assert name.startswith("_") or hasattr(getattr(cupy.cuda, room), name), name
+    assert callable(cupyx.empty_pinned)
+    for name in ("used_bytes", "total_bytes", "free_all_blocks"):
+        assert hasattr(cupy.get_default_memory_pool(), name)
+    for name in ("set", "data", "flags"):
+        assert hasattr(cupy.ndarray, name)
 
 
 # --- the layers -----------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from ..models import ViTConfig
 from ..options.parts import as_written, option
 from ..options.train import OF_A_FILE
 from ..recipes import PRESETS, preset, recipe
-from ..training.loop import begun_on, begun_with
 from ..tree import count
 from .arguments import CLASSES, fail, fit, given, load, name_of, read_data, reading
 from .plan import as_options, idle
@@ -82,9 +81,9 @@ def carry_out(
             training.train(model, fitted, how, args.out, threads=args.threads)
         report(model, dataset, args.out)
     except MemoryError:
-        if model.device == "cpu":
+        if model.device == "cpu" or (args.resume and not training.is_unfinished(args.out)):
             raise
-        return fail(what_fits(model, begun_with(args.out) if args.resume else how))
+        return fail(what_fits(model, training.begun_with(args.out) if args.resume else how))
     except KeyboardInterrupt:
         where = args.out / "model.npz"
         if training.is_unfinished(args.out):
@@ -139,7 +138,7 @@ def begun(folder: Path) -> str | Path:
 
     Raises FileNotFoundError for images that are no longer where they were.
     """
-    source = begun_on(folder) or USUAL
+    source = training.begun_on(folder) or USUAL
     if source in PRESETS:
         return source
     if not Path(source).is_dir():

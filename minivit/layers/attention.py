@@ -12,19 +12,13 @@ from .softmax import softmax
 
 
 def attend(
-    q: Array,
-    k: Array,
-    v: Array,
-    bias: Array | None = None,
-    watch: Watch | None = None,
-    out: Array | None = None,
+    q: Array, k: Array, v: Array, bias: Array | None = None, watch: Watch | None = None
 ) -> tuple[Array, Pullback]:
     """A = softmax(q kᵀ + bias), then A v. The caller has divided q by √Dh.
 
-    q, k, v (..., T, Dh), bias (..., T, T)  ->  (..., T, Dh), written to `out` if it is given
-    (Equations 6 and 7)
+    q, k, v (..., T, Dh), bias (..., T, T)  ->  (..., T, Dh)    (Equations 6 and 7)
     The pullback returns (dq, dk, dv, dscores); dscores is also the gradient of the bias. Given
-    an `out` of its own, three arrays, it writes dq, dk and dv there.
+    `out`, three arrays, it writes dq, dk and dv there.
     """
     scores = matmul(q, k.swapaxes(-1, -2))                    # (..., T, T)
     if bias is not None:
@@ -45,7 +39,7 @@ def attend(
         dv = matmul(A.swapaxes(-1, -2), dy, out[2])
         return dq, dk, dv, dscores
 
-    return matmul(A, v, out), pullback                        # (7)
+    return matmul(A, v), pullback                             # (7)
 
 
 def single_head_attention(
@@ -102,9 +96,9 @@ def self_attention(
     bias, relative_back = (
         relative_positions(q, **relative, class_token=class_token) if relative else (None, None)
     )
-    joined = xp.empty((B, T, heads, Dh), dtype=packed.dtype)  # the heads side by side again
-    _, attend_back = attend(q, k, v, bias, watch, joined.swapaxes(1, 2))  # (6, 7)  (B, k, T, Dh)
-    mixed, out_back = linear(joined.reshape(B, T, D), **out)  # (8)
+    y, attend_back = attend(q, k, v, bias, watch)             # (6, 7)  (B, k, T, Dh)
+    joined = y.swapaxes(1, 2).reshape(B, T, D)                # the heads side by side again
+    mixed, out_back = linear(joined, **out)                   # (8)
     mixed, drop_back = dropout(mixed, rate, generator)
 
     def pullback(dmixed: Array) -> tuple[Array, dict[str, dict[str, Array]]]:

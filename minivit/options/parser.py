@@ -35,8 +35,11 @@ def gradcheck(commands: Any) -> None:
         commands,
         "gradcheck",
         "Compare every pullback with the complex step: the worst error of each argument.",
-        ["gradcheck", "gradcheck layer_norm", "gradcheck ViT relative --all"],
-    )
+        [
+            "gradcheck", "gradcheck layer_norm", "gradcheck ViT relative --all",
+            "gradcheck --device gpu",
+        ],
+    )  # fmt: skip
     sub.add_argument("words", nargs="*", metavar="WORD", help="only names with all of these")
     sub.add_argument("--all", action="store_true", help="a row for each array of a model")
     device(sub, products=False)

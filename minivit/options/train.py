@@ -39,6 +39,7 @@ def train(commands: Any) -> None:
             "train --data flowers/ --image-size 96 --print-config > flowers.txt",
             "train @flowers.txt --epochs 50",
             "train --from vit.npz --data digits --image-size 96", "train --from vit.npz --freeze",
+            "train --data cifar10 --device gpu --precision tf32",
         ],
     )  # fmt: skip
     # what --print-config printed can be given back, comments and all

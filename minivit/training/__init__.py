@@ -6,7 +6,8 @@ from .descent import descend
 from .evaluate import Score, evaluate, in_batches
 from .fewshot import few_shot
 from .finetune import FINE_TUNING, for_fine_tuning
-from .loop import Unfinished, epochs_done, is_unfinished, read_log, resume, train
+from .interrupted import begun_on, begun_with, epochs_done, is_unfinished
+from .loop import Unfinished, read_log, resume, train
 from .optimisers import SGD, AdamW, clip_by_global_norm
 from .recipe import OPTIMISERS, Recipe
 from .schedules import DECAYS, learning_rate
@@ -22,6 +23,8 @@ __all__ = [
     "Recipe",
     "Score",
     "Unfinished",
+    "begun_on",
+    "begun_with",
     "clip_by_global_norm",
     "descend",
     "epochs_done",
