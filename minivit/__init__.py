@@ -1,6 +1,6 @@
 """minivit: the Vision Transformer from scratch, every forward and backward pass by hand."""
 
-from . import analysis, data, layers, models, training, weights
+from . import analysis, data, devices, layers, models, training, weights
 from .checker import gradcheck
 from .keeping import keeps
 from .model import ViT
@@ -16,6 +16,7 @@ __all__ = [
     "__version__",
     "analysis",
     "data",
+    "devices",
     "flatten",
     "gradcheck",
     "keeps",

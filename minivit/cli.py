@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .commands import COMMANDS
 from .commands.arguments import at_work, fail
 from .commands.train import INTERRUPTED
+from .devices import is_of_device
 from .options import build_parser
 
 LESS_MEMORY = {  # what needs less
@@ -35,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}")
-    except MemoryError:
-        of_whom = "device " if args.device == "gpu" else ""
-        return fail(f"out of {of_whom}memory" + LESS_MEMORY.get(args.command, ""))
+    except MemoryError as error:
+        if is_of_device(error):
+            return fail("out of device memory: a smaller model, or smaller images, need less")
+        return fail("out of memory" + LESS_MEMORY.get(args.command, ""))
     except (ValueError, TypeError, FloatingPointError, RuntimeError) as error:
         return fail(str(error))

@@ -4,13 +4,16 @@ CuPy is imported when somebody asks for a GPU, and only then.
 """
 
 import sys
-from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .arrays import Array, array_module, to_host
 from .tree import Tree, map_tree
+
+if TYPE_CHECKING:
+    from .cuda.transfer import Sender
 
 DEVICES = ("auto", "cpu", "gpu")
 PRECISIONS = ("float32", "tf32", "bfloat16")  # of the products of float32 arrays, on a GPU
@@ -44,7 +47,8 @@ def cupy_at_work() -> ModuleType:
     try:
         import cupy
     except ModuleNotFoundError:
-        raise NoGPU('CuPy is not installed: `pip install "minivit[cuda13]"`, or [cuda12]') from None
+        how = '`pip install "cupy-cuda13x[ctk]"` or -cuda12x'
+        raise NoGPU(f"CuPy is not installed: {how}") from None
     except ImportError as error:
         raise NoGPU(f"CuPy is installed, but does not start: {first_line(error)}") from None
     runtime = cupy.cuda.runtime
@@ -55,9 +59,9 @@ def cupy_at_work() -> ModuleType:
             raise NoGPU("CuPy and a driver are installed, but there is no device")
         one = cupy.ones((1, 1), dtype="float32")
         to_host(one @ one + one)                              # by cuBLAS, and a kernel compiled
-    except (RuntimeError, ImportError, OSError) as error:
-        if isinstance(error, NoGPU):
-            raise
+    except NoGPU:
+        raise
+    except Exception as error:                                # whatever it is: it does not work
         reason = f"CuPy and a driver are installed, but do not work: {first_line(error)}"
         raise NoGPU(reason) from None
     return cupy
@@ -92,7 +96,7 @@ def moved(tree: Tree, device: str) -> Tree:
 
 
 def multiply_in(precision: str) -> None:
-    """How products on a GPU read the numbers of float32 arrays; they add in float32 at any rate.
+    """How the products of layers and of attention on a GPU read float32; they add in float32.
 
     One of PRECISIONS: "float32"; "tf32", which has 10 binary digits behind the point; "bfloat16",
     which has 7. It holds for all models of the process. Raises NoGPU, ValueError for another.
@@ -103,8 +107,8 @@ def multiply_in(precision: str) -> None:
     multiply_in(precision)
 
 
-def sender() -> Callable[[np.ndarray], Array]:
-    """A function that copies arrays of the host to the GPU, beside what the GPU is doing."""
+def sender() -> "Sender":
+    """What copies arrays of the host to the GPU, beside what this thread has it do."""
     module_of("gpu")
     from .cuda.transfer import Sender
 
@@ -115,6 +119,11 @@ def synchronise(x: Array) -> None:
     """Wait until the device of this array has done all that it was told."""
     if device_of(x) == "gpu":
         array_module(x).cuda.get_current_stream().synchronize()
+
+
+def is_of_device(error: MemoryError) -> bool:
+    """Whether it is a GPU's memory that did not do, and not the host's."""
+    return type(error).__name__ == "OutOfMemoryError"         # CuPy's
 
 
 def device_memory() -> int:

@@ -153,7 +153,7 @@ class ViT:
             raise ValueError(f"image {bad} of the batch has pixels that are NaN or infinite")
         if device_of(images) == self.device:
             return images
-        return to_host(images) if self.device == "cpu" else self._xp.asarray(images)
+        return to_host(images) if self.device == "cpu" else self.xp.asarray(images)
 
     @property
     def dtype(self) -> np.dtype:
@@ -175,7 +175,8 @@ class ViT:
         return shard_count(batch, self._images_in_cache(), threads)
 
     @property
-    def _xp(self) -> Any:
+    def xp(self) -> Any:
+        """The array module of the parameters: numpy, or cupy on a GPU."""
         return array_module(self.params["norm"]["scale"])
 
     def _images_in_cache(self) -> int:
@@ -187,9 +188,25 @@ class ViT:
         # Nothing is kept for a way back: there is room for enough rows to suit BLAS.
         B = len(images)
         if self.device == "gpu":
-            return map(function, (images[part] for part in cut(B, -(-B // ON_GPU))))
+            return self._one_by_one(function, images)
         shards = shard_count(B, max(self._images_in_cache(), ROWS // self.config.tokens))
         return map_shards(function, [images[part] for part in cut(B, shards)])
+
+    def _one_by_one(
+        self, function: Callable[[Array], Array], images: Array
+    ) -> Iterator[Array]:
+        # A GPU does many images at once, and half as many where its memory does not do.
+        start, many = 0, ON_GPU
+        while start < len(images):
+            try:
+                answers = function(images[start : start + many])
+            except MemoryError:
+                if many == 1:
+                    raise
+                many //= 2
+                continue
+            yield answers
+            start += many
 
     def _infer(self, images: Array) -> Array:
         return to_host(infer(images, self.params, self.config))

@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 from types import ModuleType
 
-ARCHITECTURES = ("sm_75", "sm_90")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 
 
 def headers():

@@ -6,6 +6,7 @@ writes the very addresses it is given. Slow, and exact about what it is asked: a
 otherwise than said, a lane that does not come to a shuffle, more memory than the device has.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import shutil
@@ -77,6 +78,8 @@ def _get(self):
 
 
 def _set(self, host, stream=None):
+    if stream is not None:
+        stream.asked.append(("copy", self))
     self._host[...] = host
 
 
@@ -188,10 +191,12 @@ def gemm_strided_batched_ex(
 
 
 class Stream:
-    """One of the device's queues. Here everything is done when it is asked for."""
+    """One of the device's queues, which notes what it is asked. Here all is done at once."""
+
+    ptr = 0
 
     def __init__(self, non_blocking=False):
-        self.waited = []
+        self.asked = []
 
     def __enter__(self):
         return self
@@ -200,13 +205,15 @@ class Stream:
         return None
 
     def record(self):
-        return self
+        event = types.SimpleNamespace(stream=self, behind=device.launches)
+        self.asked.append(("record", event))
+        return event
 
     def wait_event(self, event):
-        self.waited.append(event)
+        self.asked.append(("wait", event))
 
     def synchronize(self):
-        return None
+        self.asked.append(("synchronize",))
 
 
 _stream = Stream()
@@ -224,6 +231,7 @@ cuda = types.SimpleNamespace(
     ),
     device=types.SimpleNamespace(get_cublas_handle=lambda: 0),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    Device=contextlib.nullcontext,
     Stream=Stream,
     get_current_stream=lambda: _stream,
 )  # fmt: skip

@@ -168,6 +168,17 @@ def test_gelu_of_large_numbers(kind, dtype):
     assert slopes.tolist() == pytest.approx([0, 0, 0, 0.5, 0.5, 1, 1, 1], abs=1e-12)
 
 
+def test_no_rows_at_all():
+    rng = np.random.default_rng(2)
+    x, D = np.zeros((0, 5)), 5
+    assert_twins(layers.softmax, (x,), "float32")
+    assert_twins(layers.gelu, (x,), "float32")
+    assert_twins(layers.layer_norm, (x, np.ones(D), np.zeros(D)), "float32")
+    both = affine(rng, "float32", D, 7), affine(rng, "float32", 7, D)
+    both = convert(both, lambda a: a.astype("float32").astype("float64"))
+    assert_twins(layers.mlp, (x, *both), "float32")
+
+
 def test_an_unknown_gelu():
     module_of("gpu")
     with pytest.raises(ValueError, match="unknown GELU 'relu': choose"):
@@ -277,6 +288,17 @@ def test_products_of_views_are_right_and_copy_nothing(dtype):
     assert_close(matmul(upload(A, dtype), device_v), A @ v, dtype, 4)
 
 
+@pytest.mark.skipif(ON_GPU, reason="asks the emulation what it was asked for")
+def test_products_take_as_few_calls_as_can_be():
+    module_of("gpu")
+    views, device_views = packed_views(np.random.default_rng(7))
+    contiguous = upload(np.ascontiguousarray(views[0]), "float64")
+    for q, calls in ((contiguous, 1), (device_views[0], 2)):  # B is 2 and k is 4
+        before = cupy.device.launches
+        matmul(q, q.swapaxes(-1, -2))
+        assert cupy.device.launches - before == calls
+
+
 def test_products_are_written_into_views():
     module_of("gpu")
     rng = np.random.default_rng(7)
@@ -309,16 +331,24 @@ def products_of_float32(gpu):
 @pytest.mark.usefixtures("products_of_float32")
 def test_the_precision_of_products():
     rng = np.random.default_rng(9)
-    a, b = draw(rng, "float32", 40, 60), draw(rng, "float32", 60, 30)
+    a, b = draw(rng, "float32", 256, 256), draw(rng, "float32", 256, 256)
+    device_a, device_b = upload((a, b), "float32")
     errors = {}
     for precision in minivit.devices.PRECISIONS:
         minivit.devices.multiply_in(precision)
-        y = matmul(*upload((a, b), "float32"))
-        assert y.dtype == "float32"
-        errors[precision] = abs(y.get() - a @ b).max() / abs(a @ b).max()
-    assert errors["float32"] < 1e-6
-    assert 1e-5 < errors["tf32"] < 1e-3
-    assert 4 * errors["tf32"] < errors["bfloat16"] < 1e-2
+        y, pullback = layers.linear(device_a, device_b)
+        dx, dparams = pullback(device_a)
+        expected = {"y": a @ b, "dx": a @ b.T, "kernel": a.T @ a, "matmul": a @ b}
+        found = {"y": y, "dx": dx, **dparams, "matmul": matmul(device_a, device_b)}
+        assert {array.dtype.name for array in found.values()} == {"float32"}
+        errors[precision] = {
+            name: abs(found[name].get() - right).max() / abs(right).max()
+            for name, right in expected.items()
+        }
+    for name, error in errors["tf32"].items():                # the layers' products, all of them
+        assert errors["float32"][name] < 1e-6
+        assert 1e-5 < error < 1e-3
+        assert 4 * error < errors["bfloat16"][name] < 1e-2
     y = matmul(*upload((a, b), "float64"))
     np.testing.assert_allclose(y.get(), a @ b, rtol=1e-10)  # of float32 alone
     with pytest.raises(ValueError, match="unknown precision 'int8': choose float32, tf32"):
@@ -336,6 +366,47 @@ def test_sums_of_columns(shape, dtype):
     sums = sum_rows(given)
     sums += 1  # are the caller's own
     np.testing.assert_array_equal(given.get(), x.astype(dtype))
+
+
+def test_sums_of_halves_are_added_up_in_float32():
+    # Added to a few of its kind, 2^-4 + 2^-14 would be 2^-4 as a float16, and 61 would be missing.
+    module_of("gpu")
+    x = cupy.asarray(np.full((1_000_000, 1), 2**-4 + 2**-14, dtype="float16"))
+    assert sum_rows(x).get().tolist() == [62560]              # of 62561, with a step of 32
+    _, pullback = layers.layer_norm(x[:3], x[0], x[0])
+    assert minivit.keeps(pullback)["rstd"].dtype == "float32"
+
+
+def test_a_kernel_refuses_what_it_would_read_wrongly():
+    module_of("gpu")
+    x, wide = cupy.ones((2, 3), dtype="float32"), cupy.ones((2, 3), dtype="float64")
+    _, softmax_back = layers.softmax(x)
+    _, norm_back = layers.layer_norm(x, x[0], x[0])
+    _, gelu_back = layers.gelu(x)
+    told = r"a kernel that reads float32 \(2, 3\) was given float64 \(2, 3\)"
+    for pullback in (softmax_back, norm_back, gelu_back):
+        with pytest.raises(ValueError, match=told):
+            pullback(wide)
+        with pytest.raises(ValueError, match=r"was given float32 \(1, 3\)"):
+            pullback(x[:1])
+    with pytest.raises(ValueError, match=r"was given float64 \(3,\)"):
+        layers.layer_norm(x, wide[0], x[0])
+    with pytest.raises(ValueError, match=r"was given float32 \(2,\)"):
+        layers.layer_norm(x, x[0], x[0, :2])
+    with pytest.raises(ValueError, match=r"was given float64 \(3,\)"):
+        AdamW({"a": cupy.ones(3, dtype="float32")}).update(wide[0], 0.1)
+
+
+def test_whole_numbers_where_others_are_meant():
+    module_of("gpu")
+    x = draw(np.random.default_rng(1), "float64", 4, 7)
+    assert_twins(layers.layer_norm, (x, np.ones(7), np.zeros(7)), "float64", 1, factor=4)
+
+
+def test_an_mlp_without_biases():
+    rng = np.random.default_rng(3)
+    hidden, out = ({"kernel": draw(rng, "float64", *io)} for io in ((5, 7), (7, 5)))
+    assert_twins(layers.mlp, (draw(rng, "float64", 2, 3, 5), hidden, out), "float64", factor=8)
 
 
 # --- AdamW ------------------------------------------------------------------------------------
@@ -447,4 +518,4 @@ def test_nvrtc_compiles_every_kernel():
     if done.returncode == 77:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("compiled") == 9 * 3 * 2  # kernels, dtypes, architectures
+    assert done.stdout.count("compiled") == 9 * 3 * 3  # kernels, dtypes, architectures

@@ -5,6 +5,7 @@ Without a GPU, CuPy is emulated on the CPU: see `emulated_cupy.py`.
 
 import dataclasses
 import sys
+import threading
 import types
 
 import numpy as np
@@ -66,12 +67,16 @@ def fake_cupy(driver=13000, devices=1, broken=None):
 
 
 MISSING = {
-    "CuPy": (None, 'CuPy is not installed: `pip install "minivit[cuda13]"`, or [cuda12]'),
+    "CuPy": (None, 'CuPy is not installed: `pip install "cupy-cuda13x[ctk]"` or -cuda12x'),
     "driver": (fake_cupy(driver=0), "CuPy is installed, but no NVIDIA driver"),
     "device": (fake_cupy(devices=0), "CuPy and a driver are installed, but there is no device"),
     "device, as CUDA has it": (
         fake_cupy(devices=RuntimeError("cudaErrorNoDevice: no CUDA-capable device\nmore")),
         "CuPy and a driver are installed, but do not work: cudaErrorNoDevice: no CUDA-capable d",
+    ),
+    "header": (
+        fake_cupy(broken=Exception("cuda_fp16.h: cannot open source file")),  # of no better kind
+        "CuPy and a driver are installed, but do not work: cuda_fp16.h: cannot open source file",
     ),
     "library": (
         fake_cupy(broken=ImportError("libnvrtc.so.13: cannot open shared object file")),
@@ -340,7 +345,7 @@ def test_a_loss_that_is_no_number_is_found_at_the_next_look(tmp_path, monkeypatc
 @needs_compiler
 def test_batches_arrive_whole_and_in_order():
     made = [(np.full((3, 2), i, dtype=np.float32), np.arange(i, i + 3)) for i in range(5)]
-    arrived = list(ahead(sent(iter(made))))
+    arrived = list(ahead(sent(iter(made), 10, sender())))
     assert len(arrived) == 5
     for (images, labels), (host_images, host_labels) in zip(arrived, made, strict=True):
         assert type(images) is type(labels) is cupy.ndarray
@@ -350,11 +355,64 @@ def test_batches_arrive_whole_and_in_order():
 
 @emulated
 @needs_gpu
-def test_a_batch_waits_for_what_may_still_use_its_memory():
+@needs_compiler
+def test_a_batch_waits_for_what_may_use_its_memory_and_for_no_more():
+    asked = []
+
+    def making():
+        for i in range(3):
+            asked.append(cupy.device.launches)                # what is launched until it is made
+            minivit.layers.softmax(cupy.zeros((2, 3), dtype="float32"))
+            yield np.zeros((2, 3), dtype=np.float32), np.full(2, i)
+
     send = sender()
-    before = len(send.stream.waited)
-    send(np.zeros(3, dtype=np.float32))
-    assert send.stream.waited[before:] == [cupy.cuda.get_current_stream()]
+    list(sent(making(), 3, send))
+    kinds = [kind for kind, *_ in send.stream.asked]
+    assert kinds == 6 * ["wait", "copy", "synchronize"]       # images and labels, each by itself
+    events = [what[0] for kind, *what in send.stream.asked if kind == "wait"]
+    assert {event.stream for event in events} == {cupy.cuda.get_current_stream()}
+    assert [event.behind for event in events] == [n for n in asked for _ in range(2)]
+
+
+@emulated
+@needs_gpu
+def test_threads_with_streams_of_their_own_are_refused(monkeypatch):
+    stream = cupy.cuda.Stream()
+    monkeypatch.setattr(stream, "ptr", 2)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: stream)
+    with pytest.raises(RuntimeError, match="unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"):
+        sender()
+
+
+@needs_gpu
+@needs_compiler
+def test_labels_of_no_class_are_refused_before_they_are_sent(tmp_path):
+    digits = some_digits()
+    wrong = digits._replace(labels=digits.labels + 5)
+    with pytest.raises(ValueError, match=r"label 1\d is out of range: with 10 classes"):
+        training.train(tiny("gpu"), wrong, Recipe(epochs=1, batch=8, shards=1), tmp_path)
+
+
+@emulated
+@needs_gpu
+@needs_compiler
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_device_is_asked_by_one_thread(optimiser, tmp_path, monkeypatch):
+    threads, real = set(), cupy.ndarray.__init__
+
+    def seen(self, host):
+        if host.base is None:
+            threads.add(threading.get_ident())
+        real(self, host)
+
+    monkeypatch.setattr(cupy.ndarray, "__init__", seen)
+    model, digits = tiny("gpu"), some_digits(8)
+    optimiser = training.OPTIMISERS[optimiser](model.params, 0.1)
+    average = training.Average(model.params, 0.9)
+    *_, gradient = packed_gradients(model, digits.images, digits.labels, shards=4, threads=2)
+    optimiser.update(gradient, 0.1, threads=2)
+    average.update(optimiser.vector, 1, threads=2)
+    assert threads == {threading.get_ident()}
 
 
 @needs_gpu
@@ -377,11 +435,15 @@ def test_fine_tuning_and_a_frozen_body(tmp_path):
 @needs_gpu
 @needs_compiler
 @pytest.mark.parametrize("way", ["--batch", "--accumulate"])
-def test_out_of_device_memory_tells_what_would_fit(way, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("wide", "memory"), [([], 4_000_000), (["--width", 96, "--mlp-width", 384], 9_300_000)]
+)
+def test_out_of_device_memory_tells_what_would_fit(wide, memory, way, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cupy.device, "total", cupy.device.used + 4_000_000)
+    monkeypatch.setattr(cupy.device, "total", cupy.device.used + memory)
     cupy.device.free_all_blocks()
-    words = ["train", "--device", "gpu", "--epochs", 1, "--overwrite", *OPTIONS]
+    words = ["train", "--device", "gpu", "--epochs", 1, "--overwrite", *OPTIONS, *wide]
+    words += ["--average", 0.9]
     result = run(*words, "--batch", 1437)
     assert result.status == 1
     told = result.err.strip().splitlines()
@@ -389,7 +451,7 @@ def test_out_of_device_memory_tells_what_would_fit(way, tmp_path, monkeypatch):
     assert told[0].startswith("minivit: error: out of device memory (")
     assert "with 1437 images at once: " in told[0]
     most = int(told[0].rpartition(" would fit")[0].rpartition(" ")[2])
-    assert 1437 // 8 < most < 1437
+    assert 5 < most < 1437
     fits = told[0].rpartition(f"{way} ")[2].split()[0]
     words += ["--batch", fits] if way == "--batch" else ["--batch", 1437, way, fits]
     assert run(*words).status == 0
@@ -406,7 +468,52 @@ def test_not_even_one_image_fits(tmp_path, monkeypatch):
     assert result.status == 1
     assert result.err.endswith("not even one would fit, take a smaller model\n")
     result = run("attention", "--device", "gpu")
-    assert result.err.startswith("minivit: error: out of device memory: fewer images")
+    told = "minivit: error: out of device memory: a smaller model, or smaller images, need less\n"
+    assert (result.status, result.err) == (1, told)
+
+
+@emulated
+@needs_gpu
+@needs_compiler
+def test_what_is_told_of_a_training_that_went_on_or_should_have_fitted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--device", "gpu", "--epochs", 2, "--batch", 700, *OPTIONS]
+
+    def no_more(run, epoch):
+        raise KeyboardInterrupt if epoch == 2 else MemoryError
+
+    def too_much(run, epoch):
+        raise cupy.OutOfMemoryError("Out of memory allocating 8 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_one_epoch", too_much)
+        assert run(*words).err.endswith("should fit: does something else use the GPU?\n")
+        patch.setattr(cupy.device, "total", cupy.device.used + 4_000_000)
+        cupy.device.free_all_blocks()
+        result = run("train", "--device", "gpu", "--resume")
+        assert "would fit, in a training begun anew with --batch" in result.err
+        patch.setattr(loop, "_one_epoch", no_more)            # of the host's memory, that is
+        assert run(*words, "--overwrite").err.startswith("minivit: error: out of memory: a smaller")
+
+
+@emulated
+@needs_gpu
+@needs_compiler
+def test_answers_come_in_smaller_parts_where_memory_does_not_do(monkeypatch):
+    model, images = tiny("gpu"), some_digits(200).images
+    expected, sizes = tiny()(images), []
+    monkeypatch.setattr(cupy.device, "total", cupy.device.used + 300_000)
+    real = model._infer
+
+    def infer(part):
+        sizes.append(len(part))
+        return real(part)
+
+    monkeypatch.setattr(model, "_infer", infer)
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-6)
+    assert sizes[0] == 200
+    assert len(sizes) > 3
+    assert sizes[-1] < 100
 
 
 # --- the command line -------------------------------------------------------------------------
@@ -418,13 +525,16 @@ def test_train_evaluate_predict_and_look_on_the_device(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     there = ["--device", "gpu"]
     result = run("train", *there, "--epochs", 1, "--precision", "tf32", *OPTIONS)
-    minivit.devices.multiply_in("float32")
     assert result.status == 0, result.err
+    from minivit.cuda import arrays
+
+    assert arrays.ADDED_UP["float32"] == arrays.READ_AS["tf32"] != arrays.READ_AS["float32"]
+    minivit.devices.multiply_in("float32")
     answers = {}
     for device in ("cpu", "gpu"):
         result = run("evaluate", "--device", device)
         assert (result.status, result.err) == (0, "")
-        answers[device] = result.out
+        answers[device] = result.out.partition("\n")[0]
     assert answers["cpu"] == answers["gpu"]
     assert run("evaluate", *there, "--shots", 2).status == 0
     image = tmp_path / "runs" / "digits" / "attention.png"
@@ -465,8 +575,12 @@ def test_gradcheck_on_the_device():
 def test_cost_is_measured_on_the_device(tmp_path):
     shape = ["ViT-Ti/4", "--image-size", 8, "--classes", 10, "--depth", 1, "--width", 12]
     shape += ["--heads", 3, "--mlp-width", 20, "--batch", 3]
+    waited = len(cupy.cuda.get_current_stream().asked) if not ON_GPU else 0
     result = run("cost", *shape, "--measure", "--device", "gpu", "--csv", tmp_path / "cost.csv")
     assert (result.status, result.err) == (0, "")
+    if not ON_GPU:  # times of launches alone would tell nothing
+        asked = cupy.cuda.get_current_stream().asked[waited:]
+        assert asked.count(("synchronize",)) > 100
     assert "the batch in one piece, on the GPU" in result.out
     assert "a step, in one piece" in result.out
     kept = result.out.partition("kept after a forward of the whole model: ")[2].split(",")[0]

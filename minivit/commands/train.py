@@ -80,10 +80,12 @@ def carry_out(
             name_classes(dataset, args.out)
             training.train(model, fitted, how, args.out, threads=args.threads)
         report(model, dataset, args.out)
-    except MemoryError:
-        if model.device == "cpu" or (args.resume and not training.is_unfinished(args.out)):
+    except MemoryError as error:
+        going_on = args.resume and training.is_unfinished(args.out)
+        if not devices.is_of_device(error) or going_on != args.resume:
             raise
-        return fail(what_fits(model, training.begun_with(args.out) if args.resume else how))
+        how = training.begun_with(args.out) if going_on else how
+        return fail(what_fits(model, how, "in a training begun anew " * going_on))
     except KeyboardInterrupt:
         where = args.out / "model.npz"
         if training.is_unfinished(args.out):
@@ -98,7 +100,7 @@ def carry_out(
     return 0
 
 
-def what_fits(model: ViT, how: training.Recipe) -> str:
+def what_fits(model: ViT, how: training.Recipe, where: str = "") -> str:
     """That the GPU's memory does not do for a training, and for how many images it would."""
     H, W = model.config.image_size
     batches = 2 * how.batch * H * W * model.config.channels * model.dtype.itemsize
@@ -111,11 +113,14 @@ def what_fits(model: ViT, how: training.Recipe) -> str:
         return foreseen.training + vectors * foreseen.parameters + batches
 
     piece, available = -(-how.batch // how.accumulate), devices.device_memory()
-    most = cost.fits(int(USABLE * available), piece - 1, needs)
+    most = cost.fits(int(USABLE * available), piece, needs)
     said = f"out of device memory ({cost.figure(available, 'B')}) with {piece} images at once"
+    if most == piece:
+        return f"{said}, though they should fit: does something else use the GPU?"
     if not most:
         return f"{said}: not even one would fit, take a smaller model"
-    return f"{said}: {most} would fit, with --batch {most} or --accumulate {-(-how.batch // most)}"
+    options = f"--batch {most} or --accumulate {-(-how.batch // most)}"
+    return f"{said}: {most} would fit, {where}with {options}"
 
 
 def check_usage(

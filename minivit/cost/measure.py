@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, Pullback, array_module, matmul
+from ..arrays import Array, Pullback, matmul
 from ..devices import synchronise
 from ..layers import (
     class_pool,
@@ -68,13 +68,8 @@ def measure(model: ViT, batch: int, rounds: int = ROUNDS) -> Iterator[Measured]:
     keep_freed_memory()
     for trial in trials(model.config, model.params, batch):
         with one_blas_thread():
-            found = run(trial, rounds, model.dtype, module_of(model))
+            found = run(trial, rounds, model.dtype, model.xp)
         yield found
-
-
-def module_of(model: ViT) -> ModuleType:
-    """The array module of a model's parameters."""
-    return array_module(model.params["norm"]["scale"])
 
 
 def drawer(xp: ModuleType, dtype: np.dtype) -> Callable[[tuple[int, ...]], Array]:
@@ -114,8 +109,8 @@ def clock(forward: Callable[[], tuple[Array, Pullback]], dy: Array) -> tuple[flo
 def kept_by_whole(model: ViT, batch: int) -> int:
     """The bytes that stay alive after a forward of the whole model, the batch in one piece."""
     shape = (batch, *model.config.image_size, model.config.channels)
-    with bytes_alive(module_of(model)) as alive:
-        images = drawer(module_of(model), model.dtype)(shape)
+    with bytes_alive(model.xp) as alive:
+        images = drawer(model.xp, model.dtype)(shape)
         pullback = vit(images, model.params, model.config, np.random.default_rng(0))[1]
         del images
         kept = alive()
@@ -128,13 +123,13 @@ def measure_step(
 ) -> tuple[float, int]:
     """Seconds of a training step, cut into shards, and the peak of its memory in bytes."""
     shape = (batch, *model.config.image_size, model.config.channels)
-    images = drawer(module_of(model), model.dtype)(shape)
+    images = drawer(model.xp, model.dtype)(shape)
     labels = np.random.default_rng(0).integers(model.config.classes, size=batch)
     seed = (0,) if model.config.dropout or model.config.drop_path else None
     step = partial(
         loss_and_gradients, model, images, labels, seed=seed, shards=shards, threads=threads
     )
-    most = peak(module_of(model), step)
+    most = peak(model.xp, step)
     started = time.perf_counter()
     step()                                                    # its loss is read: it is over
     return time.perf_counter() - started, most

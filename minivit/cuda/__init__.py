@@ -9,7 +9,6 @@ one when it is first used.
 import cupy
 
 from . import arrays, gelu, layer_norm, linear, losses, mlp, optimisers, softmax
-from .arrays import multiply_in
 
 __all__ = [
     "arrays",
@@ -19,7 +18,6 @@ __all__ = [
     "linear",
     "losses",
     "mlp",
-    "multiply_in",
     "optimisers",
     "softmax",
 ]

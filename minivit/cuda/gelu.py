@@ -4,7 +4,7 @@ import cupy
 
 from ..arrays import Array, Pullback
 from ..layers.gelu import TANH, gelu
-from .kernel import NULL, Kernel, replaces, rows_of
+from .kernel import NULL, Kernel, read_with, replaces, rows_of
 
 KINDS = {"tanh": 0, "erf": 1}
 
@@ -69,13 +69,13 @@ def gelu_with_bias(x: Array, bias: Array | None, kind: str) -> tuple[Array, Pull
         raise ValueError(f"unknown GELU '{kind}': choose 'tanh' or 'erf'")
     given = rows_of(x)
     M = max(given.shape[1], 1)
-    added = NULL if bias is None else bias
+    added = NULL if bias is None else read_with(x, bias, given.shape[1:])
     y = cupy.empty_like(given)
     FORWARD.by_entries(y.size, given, added, y, y.size, M, KINDS[kind])
 
     def pullback(dy: Array) -> Array:
-        dx = cupy.empty_like(given)
-        BACKWARD.by_entries(dx.size, given, added, rows_of(dy), dx, dx.size, M, KINDS[kind])
+        dx, drows = cupy.empty_like(given), read_with(x, dy, x.shape)
+        BACKWARD.by_entries(dx.size, given, added, drows, dx, dx.size, M, KINDS[kind])
         return dx.reshape(dy.shape)
 
     return y.reshape(x.shape), pullback

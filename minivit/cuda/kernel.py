@@ -99,3 +99,14 @@ def replaces(function: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
 def rows_of(x: Array) -> Array:
     """(..., n) -> (rows, n), one after the other in memory as the kernels read them."""
     return cupy.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+def read_with(x: Array, other: Array, shape: tuple[int, ...]) -> Array:
+    """`other` as a kernel for x reads it, which goes by x alone: of its dtype, and of this shape.
+
+    Raises ValueError if it is not.
+    """
+    if (other.dtype, other.shape) != (x.dtype, shape):
+        wanted, given = f"{x.dtype} {shape}", f"{other.dtype} {other.shape}"
+        raise ValueError(f"a kernel that reads {wanted} was given {given}")
+    return cupy.ascontiguousarray(other)

@@ -1,14 +1,15 @@
-"""LN of Equations 2 to 4: each row is read once from memory, and once more on the way back.
+"""LN of Equations 2 to 4: a row comes from memory once, and once more on the way back.
 
-Instead of x_hat its pullback keeps x, and of each row the mean and 1/σ. That is no more memory,
-and there is one array less to write.
+(The kernels go over it three times and twice, but after the first a row is in the cache.) Instead
+of x_hat the pullback keeps x, and of each row the mean and 1/σ. That is no more memory, and there
+is one array less to write.
 """
 
 import cupy
 
 from ..arrays import Array, Pullback, sum_rows
 from ..layers.layer_norm import layer_norm
-from .kernel import Kernel, replaces, rows_of
+from .kernel import Kernel, read_with, replaces, rows_of
 
 FORWARD = Kernel("layer_norm", r"""
 template <typename T>
@@ -64,12 +65,13 @@ def layer_norm_of_rows(
     rows, D = given.shape
     y = cupy.empty_like(given)
     mean, rstd = cupy.empty((2, rows), dtype="float64" if x.dtype == "float64" else "float32")
-    FORWARD.by_rows(rows, given, scale, bias, y, mean, rstd, rows, D, eps)
+    s, b = (read_with(x, each, (D,)) for each in (scale, bias))
+    FORWARD.by_rows(rows, given, s, b, y, mean, rstd, rows, D, float(eps))
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
-        drows = rows_of(dy)
+        drows = read_with(x, dy, x.shape).reshape(rows, D)
         dx, product = cupy.empty_like(given), cupy.empty_like(given)
-        BACKWARD.by_rows(rows, given, scale, drows, dx, product, mean, rstd, rows, D)
+        BACKWARD.by_rows(rows, given, s, drows, dx, product, mean, rstd, rows, D)
         return dx.reshape(dy.shape), {"scale": sum_rows(product), "bias": sum_rows(drows)}
 
     return y.reshape(x.shape), pullback

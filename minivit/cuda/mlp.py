@@ -20,8 +20,9 @@ def mlp_with_biases_inside(
     generator: np.random.Generator | None = None,
 ) -> tuple[Array, Pullback]:
     """x (..., D), hidden {kernel (D, M), bias (M,)}, out {kernel (M, D), bias (D,)} -> (..., D)"""
+    bias = hidden.get("bias")
     h, product_back = linear(x, hidden["kernel"])             # (..., M)
-    a, gelu_back = gelu_with_bias(h, hidden["bias"], kind)
+    a, gelu_back = gelu_with_bias(h, bias, kind)
     a_kept, middle_drop_back = dropout(a, rate, generator)
     y, out_back = linear(a_kept, **out)                       # (..., D)
     y_kept, last_drop_back = dropout(y, rate, generator)
@@ -30,6 +31,8 @@ def mlp_with_biases_inside(
         da, dout = out_back(last_drop_back(dy))
         dh = gelu_back(middle_drop_back(da))
         dx, dhidden = product_back(dh)
-        return dx, {"hidden": dhidden | {"bias": sum_rows(dh)}, "out": dout}
+        if bias is not None:
+            dhidden["bias"] = sum_rows(dh)
+        return dx, {"hidden": dhidden, "out": dout}
 
     return y_kept, pullback

@@ -4,7 +4,7 @@ from typing import Any
 
 from ..arrays import Array
 from ..training.optimisers import adamw
-from .kernel import Kernel, replaces
+from .kernel import Kernel, read_with, replaces
 
 UPDATE = Kernel("adamw", r"""
 template <typename T>
@@ -28,5 +28,6 @@ def adamw_by_entries(
     p: Array, g: Array, m: Array, v: Array, *, threads: int | None = None, **how: Any
 ) -> None:
     """As the plain one, in place; `threads` are the CPU's."""
-    order = ("kernels", "rate", "keep", "beta1", "beta2", "unbias", "eps")
-    UPDATE.by_entries(p.size, p, g, m, v, p.size, *(how[name] for name in order))
+    numbers = (float(how[name]) for name in ("rate", "keep", "beta1", "beta2", "unbias", "eps"))
+    g, m, v = (read_with(p, each, p.shape) for each in (g, m, v))
+    UPDATE.by_entries(p.size, p, g, m, v, p.size, how["kernels"], *numbers)

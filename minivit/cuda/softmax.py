@@ -4,7 +4,7 @@ import cupy
 
 from ..arrays import Array, Pullback
 from ..layers.softmax import softmax
-from .kernel import Kernel, replaces, rows_of
+from .kernel import Kernel, read_with, replaces, rows_of
 
 FORWARD = Kernel("softmax", r"""
 template <typename T>
@@ -50,7 +50,7 @@ def softmax_of_rows(x: Array, out: Array | None = None) -> tuple[Array, Pullback
 
     def pullback(dp: Array) -> Array:
         dx = cupy.empty_like(p)
-        BACKWARD.by_rows(rows, p, rows_of(dp), dx, rows, n)
+        BACKWARD.by_rows(rows, p, read_with(p, dp, x.shape), dx, rows, n)
         return dx.reshape(dp.shape)
 
     return p.reshape(x.shape), pullback

@@ -3,9 +3,8 @@
 from typing import Any
 
 from ..arrays import Array
-from ..shards import map_shards
 from ..tree import map_tree, pack
-from .optimisers import blocks
+from .optimisers import over_blocks
 from .step import is_kernel
 
 
@@ -33,5 +32,4 @@ class Average:
             move *= share
             self.vector[block] += move
 
-        for _ in map_shards(of_block, blocks(vector), threads):
-            pass
+        over_blocks(of_block, vector, 0, threads)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,11 +12,14 @@ from ..data import Dataset
 from ..data.augment import augment, mix
 from ..data.dataset import take
 from ..data.preprocessing import HALF
-from ..devices import sender
+from ..layers.losses import check_labels
 from ..shards import cut, one_blas_thread
 from .recipe import Recipe
 
 SHUFFLE = 2**31  # in the place of a shard's number, so that no shard draws the same numbers
+
+if TYPE_CHECKING:
+    from ..cuda.transfer import Sender
 
 Batch = tuple[Array, Array]  # images (B, H, W, C), labels (B,) or, if mixed, (B, K)
 
@@ -84,11 +88,17 @@ def changed(
     )
 
 
-def sent(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches on the GPU. Made `ahead`, they travel while the last one is at work."""
-    send = sender()
+def sent(batches: Iterator[Batch], classes: int, send: "Sender") -> Iterator[Batch]:
+    """The same batches on the GPU. Made `ahead`, they travel while the last one is at work.
+
+    Raises ValueError for labels that are none of the classes: later, nobody reads them.
+    """
+    send.begin()
     for images, labels in batches:
+        if labels.ndim == 1:
+            check_labels(labels, classes)
         yield send(images), send(labels)
+        send.begin()
 
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

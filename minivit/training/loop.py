@@ -19,7 +19,7 @@ from .. import weights
 from ..arrays import Array, array_module, to_host
 from ..data import Dataset
 from ..data.dataset import fingerprint
-from ..devices import device_of
+from ..devices import device_of, sender
 from ..shards import cut
 from ..weights.files import write_whole
 from .average import Average
@@ -31,6 +31,7 @@ from .schedules import learning_rate
 from .step import must_classify, packed_gradients
 
 if TYPE_CHECKING:
+    from ..cuda.transfer import Sender
     from ..model import ViT
 
 COLUMNS = ["epoch", "step", "rate", "loss", "held_out_loss", "held_out_accuracy", "seconds"]
@@ -49,6 +50,7 @@ class Run(NamedTuple):
     optimiser: AdamW | SGD
     average: Average | None
     threads: int | None
+    send: "Sender | None"  # of a model on a GPU
 
     @property
     def result(self) -> "ViT":
@@ -152,7 +154,8 @@ def _begin(
     trained = {"head": model.params["head"]} if recipe.freeze else model.params
     optimiser = OPTIMISERS[recipe.optimiser](trained, recipe.weight_decay)
     average = Average(trained, recipe.average) if recipe.average else None
-    return Run(model, data, recipe, folder, optimiser, average, threads)
+    send = sender() if model.device == "gpu" else None
+    return Run(model, data, recipe, folder, optimiser, average, threads, send)
 
 
 def _epochs(run: Run, done: int, rows: list[dict[str, Any]]) -> Score:
@@ -190,7 +193,7 @@ def _one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     recipe, steps = run.recipe, batch_count(run.data, run.recipe)
     made = batches(run.data, recipe, epoch)
     if run.model.device == "gpu":
-        made = ahead(sent(made))
+        made = ahead(sent(made, run.model.config.classes, run.send))
     elif recipe.shards > 1:                                   # a single one leaves BLAS its threads
         made = ahead(made)
     total, n, rate, unread = 0.0, 0, 0.0, []

@@ -6,13 +6,13 @@ blocks over the threads.
 """
 
 import math
+from collections.abc import Callable
 from functools import singledispatch
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from ..arrays import Array, array_module
+from ..devices import device_of
 from ..shards import map_shards
 from ..tree import pack
 from .step import is_kernel
@@ -103,8 +103,7 @@ def adamw(
             its_p *= keep
         its_p -= move
 
-    for _ in map_shards(of_block, blocks(p, kernels), threads):
-        pass
+    over_blocks(of_block, p, kernels, threads)
 
 
 class SGD:
@@ -133,17 +132,27 @@ class SGD:
                 p *= 1 - rate * self.decay
             p -= rate * m
 
-        for _ in map_shards(of_block, blocks(self.vector, self.kernels), threads):
-            pass
+        over_blocks(of_block, self.vector, self.kernels, threads)
 
 
-def blocks(vector: Array, kernels: int = 0) -> list[slice]:
-    """Slices that cover a vector; none has both kernels and others in it.
+def over_blocks(
+    function: Callable[[slice], None], vector: Array, kernels: int, threads: int | None
+) -> None:
+    """function(block) for slices that cover a vector, on so many threads.
 
-    A GPU, which has no such cache and no threads of ours, gets two slices at most.
+    A GPU, which has no such cache and needs none of our threads, gets two slices at most.
     """
-    size = len(vector)
-    step = BLOCK if isinstance(vector, np.ndarray) else max(size, 1)
+    if device_of(vector) == "gpu":
+        for block in blocks(len(vector), kernels, len(vector)):
+            function(block)
+        return
+    for _ in map_shards(function, blocks(len(vector), kernels), threads):
+        pass
+
+
+def blocks(size: int, kernels: int, step: int | None = None) -> list[slice]:
+    """Slices that cover a vector; none has both kernels and others in it."""
+    step = step or BLOCK
     edges = [*range(0, kernels, step), *range(kernels, size, step), size]
     return [slice(a, b) for a, b in pairwise(edges)]
 

@@ -96,6 +96,7 @@ def packed_gradients(
         return loss * share, dparams
 
     parts = list(enumerate(cut(B, min(shards or model.shard_count(B, threads), B))))
+    threads = 1 if model.device == "gpu" else threads         # it does not need ours
     with contextlib.closing(map_shards(of_shard, parts, threads)) as results:
         loss, tree = next(results)
         vector, _ = pack(tree, first=is_kernel)

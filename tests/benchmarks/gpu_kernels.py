@@ -13,6 +13,7 @@ import numpy as np
 import minivit
 from minivit import cost
 from minivit.arrays import Array, matmul, sum_rows
+from minivit.devices import multiply_in
 from minivit.layers import cross_entropy, gelu, layer_norm, mlp, softmax
 from minivit.training.optimisers import adamw
 
@@ -77,7 +78,6 @@ def rate_of_product(a: Array, b: Array, out: Array, wait: Callable[[], None]) ->
 
 
 def ceilings(xp: ModuleType) -> Ceilings:
-    from minivit.cuda import multiply_in
     from minivit.cuda.kernel import WARP, Kernel
 
     wait = xp.cuda.get_current_stream().synchronize

@@ -11,7 +11,7 @@ import numpy as np
 
 import minivit
 from minivit.arrays import to_host
-from minivit.devices import module_of
+from minivit.devices import module_of, multiply_in
 from minivit.models import infer
 from minivit.training import AdamW
 from minivit.training.step import packed_gradients
@@ -32,7 +32,6 @@ class Minivit:
         self.cuda = dotted(self.xp.cuda.runtime.runtimeGetVersion())
 
     def call(self, phase: str, precision: str) -> Callable[[], object]:
-        from minivit.cuda import multiply_in
 
         multiply_in("bfloat16" if precision == "half" else precision)
         model = self.model.to("gpu")
