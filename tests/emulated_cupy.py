@@ -193,10 +193,8 @@ def gemm_strided_batched_ex(
 class Stream:
     """One of the device's queues, which notes what it is asked. Here all is done at once."""
 
-    ptr = 0
-
     def __init__(self, non_blocking=False):
-        self.asked = []
+        self.asked, self.ptr = [], int(non_blocking)
 
     def __enter__(self):
         return self
@@ -216,7 +214,7 @@ class Stream:
         self.asked.append(("synchronize",))
 
 
-_stream = Stream()
+Stream.null = Stream()
 cuda = types.SimpleNamespace(
     cublas=types.SimpleNamespace(
         CUBLAS_OP_N=0, CUBLAS_OP_T=1, CUBLAS_GEMM_DEFAULT=-1,
@@ -233,7 +231,7 @@ cuda = types.SimpleNamespace(
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     Device=contextlib.nullcontext,
     Stream=Stream,
-    get_current_stream=lambda: _stream,
+    get_current_stream=lambda: Stream.null,
 )  # fmt: skip
 
 
