@@ -8,9 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#include <vector>
 #include <csetjmp>
-#include <memory>
 #include <ucontext.h>
 
 using std::erfc, std::exp, std::fmax, std::log, std::sqrt, std::tanh;
@@ -28,16 +26,15 @@ enum State { READY, AT_BARRIER, AT_SHUFFLE, DONE };
 
 struct Thread {
     jmp_buf context;
-    bool begun = false;
-    std::unique_ptr<char[]> stack{new char[1 << 16]};
+    bool begun;
+    char* stack;
     dim3 index;
     State state;
     int turn;                 // of its shuffles: what it gave in the last one must stay to be read
     uint64_t given[2];
 };
 
-static std::vector<Thread> threads;
-static Thread* running;
+static Thread threads[1024], *running;
 static jmp_buf scheduler;
 static void (*body)();        // what all threads are to do
 
@@ -60,10 +57,11 @@ static void go_on(Thread& t) {
     if (_setjmp(scheduler)) return;
     if (t.begun) _longjmp(t.context, 1);
     t.begun = true;
+    const size_t size = 1 << 16;
     ucontext_t beginning;
     getcontext(&beginning);
-    beginning.uc_stack.ss_sp = t.stack.get();
-    beginning.uc_stack.ss_size = 1 << 16;
+    beginning.uc_stack.ss_sp = t.stack = new char[size];
+    beginning.uc_stack.ss_size = size;
     makecontext(&beginning, work, 0);
     setcontext(&beginning);
 }
@@ -77,7 +75,7 @@ template <typename F> F __shfl_xor_sync(unsigned mask, F x, int far) {
     const int turn = mine->turn ^= 1;
     std::memcpy(&mine->given[turn], &x, sizeof(F));
     wait_for(AT_SHUFFLE);
-    const size_t place = mine - threads.data();
+    const size_t place = mine - threads;
     F theirs;
     std::memcpy(&theirs, &threads[place ^ far].given[turn], sizeof(F));
     return theirs;
@@ -98,7 +96,6 @@ static bool release(size_t first, size_t count, State state) {
 static bool run_block() {
     const size_t count = blockDim.x * blockDim.y;
     if (count % 32 || count > 1024) return false;
-    if (threads.empty()) threads.resize(1024);
     for (size_t i = 0; i < count; i++) {
         threads[i].index = {unsigned(i % blockDim.x), unsigned(i / blockDim.x), 0};
         threads[i].state = READY, threads[i].turn = 0;
