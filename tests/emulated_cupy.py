@@ -20,7 +20,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
-COMPILED = Path(tempfile.gettempdir()) / "minivit-emulated"
+COMPILED = HERE.parent / ".pytest_cache" / "kernels"  # a folder that git ignores
 
 # A strict module of its own: its arrays are others than those of `strict`, which stay without
 # kernels.
@@ -124,7 +124,7 @@ def compiled(source, options):
     key = hashlib.sha256((header + source + str(options)).encode()).hexdigest()[:24]
     library = COMPILED / f"{key}.so"
     if not library.exists():
-        COMPILED.mkdir(exist_ok=True)
+        COMPILED.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=COMPILED) as folder:
             made = Path(folder) / "kernel.so"
             command = [COMPILER, "-x", "c++", "-", "-O1", "-shared", "-fPIC", "-w", *options]

@@ -98,10 +98,19 @@ def test_what_is_missing_is_named(part, monkeypatch, tmp_path):
             call()
     monkeypatch.chdir(tmp_path)
     for words in (["train"], ["evaluate"], ["predict", "x.png"], ["attention"], ["gradcheck"],
-                  ["cost"]):  # fmt: skip
+                  ["cost", "--measure"]):  # fmt: skip
         result = run(*words, "--device", "gpu")
         assert (result.status, result.out) == (1, "")
         assert result.err == f"minivit: error: {caught.value}\n"
+
+
+def test_cost_foresees_for_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    words = ["cost", "ViT-Ti/4", "--image-size", 32, "--batch", 64]
+    on_gpu, on_cpu = run(*words, "--device", "gpu"), run(*words, "--threads", 2)
+    assert (on_gpu.status, on_gpu.err) == (0, "")
+    assert "a step, in one piece" in on_gpu.out
+    assert "shards" in on_cpu.out
 
 
 def test_a_cupy_that_does_not_start_is_told_from_none(monkeypatch):

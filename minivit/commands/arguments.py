@@ -20,11 +20,14 @@ CLASSES = "classes.txt"  # beside a model: what its classes are called, one on e
 def at_work(args: argparse.Namespace) -> None:
     """Make ready the device that a command is to compute on; of "auto" it becomes what is there.
 
-    Raises NoGPU for a GPU that is not.
+    `cost` computes nothing unless it measures: it foresees for a GPU that is not there. Raises
+    NoGPU for one that is needed.
     """
     asked, precision = getattr(args, "device", "cpu"), getattr(args, "precision", None)
     if precision and asked == "cpu":
         args.usage_error("--precision is of a GPU's products: it goes with --device gpu or auto")
+    if not getattr(args, "measure", True):
+        return
     args.device = devices.chosen(asked)
     if precision and args.device == "gpu":
         devices.multiply_in(precision)
