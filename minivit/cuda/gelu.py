@@ -1,4 +1,4 @@
-"""GELU in one pass over its numbers, with a bias that may be added on the way (see `mlp.py`)."""
+"""GELU in one pass over its rows, with a bias that may be added on the way (see `mlp.py`)."""
 
 import cupy
 
@@ -32,30 +32,36 @@ template <typename F> __device__ F slope(F x, long long exact) {
 
 // x is (rows, M); the bias (M,), or there is none.
 template <typename T>
-__global__ void gelu(const T* x, const T* bias, T* y, long long size, long long M,
+__global__ void gelu(const T* x, const T* bias, T* y, long long rows, long long M,
                      long long exact) {
     using F = computed<T>;
-    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= size) return;
-    const F h = F(x[i]) + (bias ? F(bias[i % M]) : F(0));
-    y[i] = T(h * normal(h, exact));
+    const long long row = WARP_ROW;
+    if (row >= rows) return;
+    x += row * M, y += row * M;
+    for (LANE_NUMBERS(j, M)) {
+        const F h = F(x[j]) + (bias ? F(bias[j]) : F(0));
+        y[j] = T(h * normal(h, exact));
+    }
 }
 
 template <typename T>
-__global__ void gelu_back(const T* x, const T* bias, const T* dy, T* dx, long long size,
+__global__ void gelu_back(const T* x, const T* bias, const T* dy, T* dx, long long rows,
                           long long M, long long exact) {
     using F = computed<T>;
-    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= size) return;
-    const F h = F(x[i]) + (bias ? F(bias[i % M]) : F(0));
-    dx[i] = T(F(dy[i]) * slope(h, exact));
+    const long long row = WARP_ROW;
+    if (row >= rows) return;
+    x += row * M, dy += row * M, dx += row * M;
+    for (LANE_NUMBERS(j, M)) {
+        const F h = F(x[j]) + (bias ? F(bias[j]) : F(0));
+        dx[j] = T(F(dy[j]) * slope(h, exact));
+    }
 }
 """
 FORWARD, BACKWARD = Kernel("gelu", CODE), Kernel("gelu_back", CODE)
 
 
 @replaces(gelu)
-def gelu_of_entries(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
+def gelu_of_rows(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
     """x, of any shape  ->  y, the same. Raises ValueError for an unknown kind."""
     return gelu_with_bias(x, None, kind)
 
@@ -68,14 +74,14 @@ def gelu_with_bias(x: Array, bias: Array | None, kind: str) -> tuple[Array, Pull
     if kind not in KINDS:
         raise ValueError(f"unknown GELU '{kind}': choose 'tanh' or 'erf'")
     given = rows_of(x)
-    M = max(given.shape[1], 1)
-    added = NULL if bias is None else read_with(x, bias, given.shape[1:])
+    rows, M = given.shape
+    exact, added = KINDS[kind], NULL if bias is None else read_with(x, bias, (M,))
     y = cupy.empty_like(given)
-    FORWARD.by_entries(y.size, given, added, y, y.size, M, KINDS[kind])
+    FORWARD.by_rows(rows, given, added, y, rows, M, exact)
 
     def pullback(dy: Array) -> Array:
-        dx, drows = cupy.empty_like(given), read_with(x, dy, x.shape)
-        BACKWARD.by_entries(dx.size, given, added, drows, dx, dx.size, M, KINDS[kind])
+        dx = cupy.empty_like(given)
+        BACKWARD.by_rows(rows, given, added, read_with(x, dy, x.shape), dx, rows, M, exact)
         return dx.reshape(dy.shape)
 
     return y.reshape(x.shape), pullback
