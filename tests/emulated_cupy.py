@@ -41,6 +41,7 @@ class Device:
         self.total = 1 << 40                                  # bytes
         self.used = self.held = 0
         self.launches = self.reads = 0
+        self.may_wait = True
 
     def take(self, host):
         """The memory of an array, until that is no more."""
@@ -73,6 +74,8 @@ def _init(self, host):
 
 
 def _get(self):
+    if not device.may_wait:
+        raise DeviceSynchronized
     device.reads += 1
     return self._host.copy()
 
@@ -239,5 +242,20 @@ def get_default_memory_pool():
     return device
 
 
+class DeviceSynchronized(RuntimeError):
+    """As `cupyx.DeviceSynchronized`."""
+
+
+@contextlib.contextmanager
+def allow_synchronize(allow):
+    """As `cupyx.allow_synchronize`: with False, whoever makes the host wait is told."""
+    before, device.may_wait = device.may_wait, allow
+    try:
+        yield
+    finally:
+        device.may_wait = before
+
+
 cupyx = types.ModuleType("cupyx")
+cupyx.DeviceSynchronized, cupyx.allow_synchronize = DeviceSynchronized, allow_synchronize
 cupyx.empty_pinned = lambda shape, dtype: np.empty(shape, dtype)
