@@ -26,8 +26,9 @@ to launch. Memory is that of all arrays when they are the most, as the allocator
 
 `--layers` times each layer that has a kernel of its own beside its plain twin (of which only its
 own lines are plain: the layers, products and sums that it calls keep their kernels). `--graph`
-tries to capture a step as a CUDA graph. `--rounds 0` leaves the contest out. Training itself is
-timed by the command line:
+tries to capture a step as a CUDA graph, with CuPy's cuBLAS and with one called directly, and times
+its replay: a step whose batch and rate stay the same. `--rounds 0` leaves the contest out.
+Training itself is timed by the command line:
 
     python -m minivit train --data fashion-mnist
     python -m minivit train --data fashion-mnist --device gpu --precision tf32
@@ -42,6 +43,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +72,7 @@ from gpu_kernels import (
     told,
 )
 from gpu_peers import Minivit, dotted
+from own_cublas import own_cublas
 
 from minivit import cost
 from minivit.devices import NoGPU, first_line, module_of
@@ -208,32 +211,43 @@ def run_layers(xp: Any, path: Path, copy: float, machine: tuple[str, str]) -> No
             write_csv(path, found)
 
 
-def try_graph(model: str) -> None:
-    """A whole step as a CUDA graph, if CuPy lets it be captured; else what it refused."""
+def try_graphs(model: str) -> None:
+    """A whole step as a CUDA graph: by CuPy's cuBLAS, and by one with a handle of its own."""
     peer = Minivit(*problem(model))
-    step = peer.call("step", "float32")
+    step = peer.call("step", "tf32")
     peer.wait()
     stream = peer.xp.cuda.Stream(non_blocking=True)
     with stream:
-        step()
-        step()
-        stream.synchronize()
+        step()                                                # all is compiled, memory is there
+        try_graph(f"{model}, CuPy's cuBLAS", step, stream)
         try:
-            stream.begin_capture()
-            step()
-            graph = stream.end_capture()
+            with own_cublas(peer.xp, stream):
+                try_graph(f"{model}, cuBLAS called directly", step, stream)
         except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            names = [f.name for f in frames if "minivit" in Path(f.filename).parts]
-            refused = f"`{(names or ['step'])[-1]}` was refused: {first_line(error)}"
-            print(f"no CUDA graph of a step of {model}: {refused}")
-            with contextlib.suppress(Exception):
-                stream.end_capture()
-            return
-        calls = {"step": step, "graph": lambda: graph.launch(stream)}
-        times = medians(calls, stream.synchronize)
+            print(f"no cuBLAS to be called directly: {type(error).__name__}: {first_line(error)}")
+
+
+def try_graph(what: str, step: Callable[[], object], stream: Any) -> None:
+    """How long a step takes as it is and as a graph, or what could not be captured."""
+    step()
+    step()
+    stream.synchronize()
+    try:
+        stream.begin_capture()
+        step()
+        graph = stream.end_capture()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        names = [f.name for f in frames if "minivit" in Path(f.filename).parts]
+        refused = f"`{(names or ['step'])[-1]}` was refused: {first_line(error)}"
+        print(f"no CUDA graph of a step of {what}: {refused}")
+        with contextlib.suppress(Exception):
+            stream.end_capture()
+        return
+    calls = {"step": step, "graph": lambda: graph.launch(stream)}
+    times = medians(calls, stream.synchronize)
     shown = ", ".join(f"{name} {t * 1e3:.2f} ms" for name, t in times.items())
-    print(f"a step of {model} as it is and as a CUDA graph: {shown}")
+    print(f"a step of {what}, as it is and as a CUDA graph: {shown}")
 
 
 def driver() -> str:
@@ -286,7 +300,7 @@ def main() -> None:
     if args.layers is not None:
         run_layers(xp, args.layers, limits.copy, machine)
     if args.graph:
-        try_graph(args.model[0])
+        try_graphs(args.model[0])
 
 
 if __name__ == "__main__":
