@@ -35,15 +35,12 @@ Training itself is timed by the command line:
 """
 
 import argparse
-import contextlib
 import csv
 import math
 import statistics
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,20 +59,19 @@ from gpu_contest import (
     gather,
     problem,
 )
+from gpu_graph import try_graphs
 from gpu_kernels import (
     Ceilings,
     ceilings,
     layers,
     layers_head,
     layers_line,
-    medians,
     told,
 )
-from gpu_peers import Minivit, dotted
-from own_cublas import own_cublas
+from gpu_peers import dotted
 
 from minivit import cost
-from minivit.devices import NoGPU, first_line, module_of
+from minivit.devices import NoGPU, module_of
 
 
 class Row(NamedTuple):
@@ -211,45 +207,6 @@ def run_layers(xp: Any, path: Path, copy: float, machine: tuple[str, str]) -> No
             write_csv(path, found)
 
 
-def try_graphs(model: str) -> None:
-    """A whole step as a CUDA graph: by CuPy's cuBLAS, and by one with a handle of its own."""
-    peer = Minivit(*problem(model))
-    step = peer.call("step", "tf32")
-    peer.wait()
-    stream = peer.xp.cuda.Stream(non_blocking=True)
-    with stream:
-        step()                                                # all is compiled, memory is there
-        try_graph(f"{model}, CuPy's cuBLAS", step, stream)
-        try:
-            with own_cublas(peer.xp, stream):
-                try_graph(f"{model}, cuBLAS called directly", step, stream)
-        except Exception as error:
-            print(f"no cuBLAS to be called directly: {type(error).__name__}: {first_line(error)}")
-
-
-def try_graph(what: str, step: Callable[[], object], stream: Any) -> None:
-    """How long a step takes as it is and as a graph, or what could not be captured."""
-    step()
-    step()
-    stream.synchronize()
-    try:
-        stream.begin_capture()
-        step()
-        graph = stream.end_capture()
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        names = [f.name for f in frames if "minivit" in Path(f.filename).parts]
-        refused = f"`{(names or ['step'])[-1]}` was refused: {first_line(error)}"
-        print(f"no CUDA graph of a step of {what}: {refused}")
-        with contextlib.suppress(Exception):
-            stream.end_capture()
-        return
-    calls = {"step": step, "graph": lambda: graph.launch(stream)}
-    times = medians(calls, stream.synchronize)
-    shown = ", ".join(f"{name} {t * 1e3:.2f} ms" for name, t in times.items())
-    print(f"a step of {what}, as it is and as a CUDA graph: {shown}")
-
-
 def driver() -> str:
     """The version of NVIDIA's driver, if its tool tells."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -300,7 +257,7 @@ def main() -> None:
     if args.layers is not None:
         run_layers(xp, args.layers, limits.copy, machine)
     if args.graph:
-        try_graphs(args.model[0])
+        try_graphs(args.model[0], problem(args.model[0]))
 
 
 if __name__ == "__main__":
