@@ -11,11 +11,11 @@ import sys
 import numpy as np
 import pytest
 
+from minivit.devices import module_of, multiply_in
+
 ON_GPU = os.environ.get("MINIVIT_TEST_DEVICE") == "gpu"
 
 if ON_GPU:
-    from minivit.devices import module_of
-
     xp = cupy = module_of("gpu")
 else:
     import emulated_cupy as cupy
@@ -28,11 +28,12 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU as minivit sees it: `device="gpu"` works, on the CPU too."""
+    """A GPU as minivit sees it: `device="gpu"` works, on the CPU too. Products are of float32."""
     if not ON_GPU:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setitem(sys.modules, "cupyx", cupy.cupyx)
-    return cupy
+    yield cupy
+    multiply_in("float32")
 
 
 def convert(thing, change):

@@ -544,7 +544,6 @@ def test_train_evaluate_predict_and_look_on_the_device(tmp_path, monkeypatch):
     from minivit.cuda import arrays
 
     assert arrays.ADDED_UP["float32"] == arrays.READ_AS["tf32"] != arrays.READ_AS["float32"]
-    minivit.devices.multiply_in("float32")
     answers = {}
     for device in ("cpu", "gpu"):
         result = run("evaluate", "--device", device)
@@ -573,15 +572,16 @@ def test_train_evaluate_predict_and_look_on_the_device(tmp_path, monkeypatch):
 def test_a_printed_configuration_names_the_device(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = run("train", "--device", "gpu", "--precision", "tf32", "--print-config").out.split("\n")
-    minivit.devices.multiply_in("float32")
     assert {"--device gpu", "--precision tf32"} <= set(lines)
 
 
 @needs_gpu
 @needs_compiler
 def test_gradcheck_on_the_device():
+    before = cupy.device.launches if not ON_GPU else -1
     result = run("gradcheck", "layer_norm", "--device", "gpu")
     assert (result.status, result.err) == (0, "")
+    assert ON_GPU or cupy.device.launches > before            # of kernels, that is
     assert "worst error" in result.out
 
 
@@ -602,6 +602,9 @@ def test_cost_is_measured_on_the_device(tmp_path):
     predicted = result.out.partition(", predicted ")[2].splitlines()[0]
     numbers = [float(text.split()[0]) for text in (kept, predicted)]
     assert numbers[0] == pytest.approx(numbers[1], rel=0.35)
+    told = result.out.rpartition("peak ")[2].split(", predicted ")
+    peak, most = (float(text.split()[0]) for text in told)
+    assert most / 2 < peak < most
 
 
 @emulated

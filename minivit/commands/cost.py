@@ -124,9 +124,8 @@ def step(
     seconds, peak = ledger.measure_step(model, args.batch, args.shards, args.threads)
     total, threads = ledger.totals(rows), args.threads or cores()
     rate = ledger.figure((total.forward + total.backward) / seconds, "FLOP/s")
-    cut = f"{needs.shards} shards on {threads} threads" if needs.shards > 1 else "one piece"
-    if args.device == "gpu":
-        cut = cut.partition(" on ")[0]
+    side_by_side = "" if args.device == "gpu" else f" on {threads} threads"
+    cut = f"{needs.shards} shards{side_by_side}" if needs.shards > 1 else "one piece"
     most = ledger.figure(needs.step, "B")
     peaks = f"peak {ledger.figure(peak, 'B')}, predicted {most} at most and Python's own objects"
     return f"a step, in {cut}: {seconds:.3f} s, {rate};\n  {peaks}"
