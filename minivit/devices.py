@@ -73,9 +73,9 @@ def first_line(error: Exception) -> str:
 
 
 def module_of(device: str) -> ModuleType:
-    """The array module of "cpu" or "gpu". With the latter come the faster layers of `cuda`.
+    """The array module of a device, as `chosen` takes it. A GPU's comes with `cuda`'s faster layers.
 
-    Raises NoGPU if there is no GPU, ValueError for what is neither.
+    Raises NoGPU if there is no GPU, ValueError for what is no device.
     """
     if chosen(device) == "cpu":
         return np

@@ -188,13 +188,11 @@ class ViT:
         # Nothing is kept for a way back: there is room for enough rows to suit BLAS.
         B = len(images)
         if self.device == "gpu":
-            return self._one_by_one(function, images)
+            return self._in_parts(function, images)
         shards = shard_count(B, max(self._images_in_cache(), ROWS // self.config.tokens))
         return map_shards(function, [images[part] for part in cut(B, shards)])
 
-    def _one_by_one(
-        self, function: Callable[[Array], Array], images: Array
-    ) -> Iterator[Array]:
+    def _in_parts(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
         # A GPU does many images at once, and half as many where its memory does not do.
         start, many = 0, ON_GPU
         while start < len(images):

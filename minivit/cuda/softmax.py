@@ -1,4 +1,4 @@
-"""The softmax of Equation 6 in one pass over the scores, and its way back in another."""
+"""The softmax of Equation 6 in one kernel, and its way back in another: a warp has a row."""
 
 import cupy
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arrays import Array
 
-PER_THREAD = 2  # CUDA's handle of such a stream
+PER_THREAD = 2  # CUDA's handle of the stream that each thread has for itself, if asked to
 VARIABLE = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
 
 
