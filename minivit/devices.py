@@ -73,7 +73,7 @@ def first_line(error: Exception) -> str:
 
 
 def module_of(device: str) -> ModuleType:
-    """The array module of a device, as `chosen` takes it. A GPU's comes with `cuda`'s faster layers.
+    """The array module of a device that `chosen` takes. A GPU's brings the faster layers of `cuda`.
 
     Raises NoGPU if there is no GPU, ValueError for what is no device.
     """
