@@ -94,7 +94,7 @@ assert abs(dx - nudge(lambda x: sigmoid(x)[0], x, dy)).max() < 1e-5
 # Nor is there any state. Each call makes a pullback of its own; an object remembers its last call:
 
 # %%
-print(minivit.keeps(sigmoid_back))
+print(minivit.list_retained(sigmoid_back))
 layer = Sigmoid()
 layer.forward(x)
 layer.forward(x + 1)                              # a second input passes through the same layer
@@ -136,7 +136,7 @@ def bowl(x):
 
 y, bowl_back = bowl(x)
 assert abs(bowl_back(dy) - nudge(lambda x: bowl(x)[0], x, dy)).max() < 1e-5
-print(minivit.keeps(bowl_back))
+print(minivit.list_retained(bowl_back))
 
 # %% [markdown]
 # Names before a slash are pullbacks inside the pullback. `a` and `b` are both `x`: listed once.

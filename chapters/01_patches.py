@@ -19,7 +19,7 @@ import minivit
 from minivit.analysis import save_figure
 from minivit.layers import patchify, unpatchify
 
-digits = minivit.data.digits()
+digits = minivit.data.load_digits()
 images = digits.images                            # (B, H, W, C): B images
 print(images.shape, digits.held_out_images.shape, images.min(), images.max())
 
@@ -82,8 +82,8 @@ dpatches = np.random.default_rng(1).normal(size=patches.shape)
 dimages = patchify_back(dpatches)
 assert np.array_equal(dimages, unpatchify(dpatches, 2, height=8, width=8)[0])
 assert np.array_equal(unpatchify(patches, 2, height=8, width=8)[0], images)
-print(minivit.keeps(patchify_back))
-assert minivit.keeps(patchify_back).bytes == 0
+print(minivit.list_retained(patchify_back))
+assert minivit.list_retained(patchify_back).bytes == 0
 
 # %% [markdown]
 # The pullback keeps no array. All it must know is P, H and W. And the other way round, the pullback

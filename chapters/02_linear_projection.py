@@ -19,7 +19,7 @@ import numpy as np
 import minivit
 from minivit.analysis import save_figure
 from minivit.layers import cross_entropy, linear, mean_pool, patchify, unpatchify
-from minivit.training import descend, logistic_regression
+from minivit.training import fit_logistic_regression, train_sgd
 
 # %% [markdown]
 # The paper writes no *bias* in its equations, but its code has one: a vector `b` of D numbers,
@@ -136,7 +136,7 @@ def gradient_descent(x, labels, steps=100, rate=0.1):
 # class gets a tenth. With P = 4 an image has four patches, and we take their mean.
 
 # %%
-digits = minivit.data.digits()
+digits = minivit.data.load_digits()
 whole = patchify(digits.images, 8)[0][:, 0].astype(float)     # (1437, 64)
 E8, b8 = gradient_descent(whole, digits.labels)
 E4, b4 = gradient_descent(patchify(digits.images, 4)[0].mean(1, dtype=float), digits.labels)
@@ -203,9 +203,9 @@ params = draw(P=2)
 head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}  # zeros would hide dE
 assert minivit.gradcheck(model, images[:1, :4, :4, :1], params | {"head": head}).worst < 1e-12
 
-accuracy = descend(model, params, digits, epochs=20, batch=64, rate=0.1, seed=0)[-1]
+accuracy = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
 print(f"the model so far: {accuracy:.1%} of the held-out digits "
-      f"(logistic regression on the pixels: {logistic_regression(digits):.1%})")
+      f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})")
 assert 0.11 < accuracy < 0.25
 
 # %% [markdown]
@@ -231,7 +231,7 @@ assert abs(logits[0] - logits[1]).max() < 1e-5                # it cannot tell t
 
 # %%
 for P in 1, 4, 8:
-    accuracy = descend(model, draw(P), digits, epochs=20, batch=64, rate=0.1, seed=0)[-1]
+    accuracy = train_sgd(model, draw(P), digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
     print(f"P = {P}: {accuracy:.0%}")
 assert accuracy > 0.95
 

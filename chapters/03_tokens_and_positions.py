@@ -106,7 +106,7 @@ for errors in (
 
 # %%
 from minivit.layers import linear, mean_pool, patch_embedding, patchify, unpatchify
-from minivit.training import descend, logistic_regression
+from minivit.training import fit_logistic_regression, train_sgd
 
 NONE = {"table": np.zeros((16, 32), "float32")}               # no positions: zeros, not trained
 
@@ -139,14 +139,14 @@ def train(data, positions, power=1):
     if not positions:
         del params["positions"]
     model = partial(classify, power=power)
-    return params, descend(model, params, data, epochs=20, batch=64, rate=0.1, seed=0)[-1]
+    return params, train_sgd(model, params, data, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
 
-data = minivit.data.digits()
+data = minivit.data.load_digits()
 _, without = train(data, positions=False)
 print(f"without positions: {without:.1%}")
 params, right = train(data, positions=True)
 print(f"the model so far: {right:.1%} of the held-out digits", end=" ")
-print(f"(logistic regression on the pixels: {logistic_regression(data):.1%})")
+print(f"(logistic regression on the pixels: {fit_logistic_regression(data):.1%})")
 assert abs(right - without) < 0.05 < 0.08 < right < 0.25
 
 # %% [markdown]

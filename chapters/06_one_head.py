@@ -136,9 +136,9 @@ assert abs(single_head_attention(z[order], kernel, bias)[0] - y[order]).max() < 
 
 # %%
 from minivit.layers import add_positions, cross_entropy, mean_pool, patch_embedding
-from minivit.training import descend, logistic_regression
+from minivit.training import fit_logistic_regression, train_sgd
 
-digits, recipe = minivit.data.digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
+digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
 
 # %%
 def model(images, params, mix=single_head_attention):
@@ -171,10 +171,10 @@ def nothing(z, **attention):
     return z, lambda dz: (dz, {})                             # no parameters, no gradients
 
 # %%
-without = descend(partial(model, mix=nothing), create(), digits, **recipe)[-1]
+without = train_sgd(partial(model, mix=nothing), create(), digits, **recipe)[-1]
 params = create()
-accuracy = descend(model, params, digits, **recipe)[-1]
-on_pixels = logistic_regression(digits)
+accuracy = train_sgd(model, params, digits, **recipe)[-1]
+on_pixels = fit_logistic_regression(digits)
 print(f"without attention: {without:.1%}")
 print(f"the model so far: {accuracy:.1%} of the held-out digits "
       f"(logistic regression on the pixels: {on_pixels:.1%})")
@@ -247,4 +247,4 @@ assert abs(dk).max() == 0 < abs(dq).max()
 #
 # **Take away.** Leave the positions out: `z, positions_back = x, lambda dz: (dz, {})`. This gave
 # 31.7%: attention cannot see the order, nor can the mean; the digit is a bag of patches. (With the
-# seeds 1 and 2 for `create` and `descend` 28.9% and 31.7%; with positions, 79.7% and 81.1%.)
+# seeds 1 and 2 for `create` and `train_sgd` 28.9% and 31.7%; with positions, 79.7% and 81.1%.)

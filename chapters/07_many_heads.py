@@ -146,9 +146,9 @@ assert errors.worst < 1e-12
 
 # %%
 from minivit.layers import add_positions, mean_pool, patch_embedding
-from minivit.training import descend
+from minivit.training import train_sgd
 
-digits, recipe = minivit.data.digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
+digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
 
 # %%
 def model(images, params, heads, watch=None):
@@ -181,7 +181,7 @@ def create(seed=0):
 accuracy = {}
 for heads in (1, 4):
     params = create()
-    accuracy[heads] = descend(partial(model, heads=heads), params, digits, **recipe)[-1]
+    accuracy[heads] = train_sgd(partial(model, heads=heads), params, digits, **recipe)[-1]
     print(f"heads {heads}: {accuracy[heads]:.1%} of the held-out digits")
 assert accuracy[4] > 0.84
 
@@ -243,6 +243,6 @@ assert abs(of_qkv).max() == 0 < abs(of_msa).max()
 # `python -m minivit exercise 7` grades it; `--hint` helps.
 #
 # **Take away.** Train with other numbers of heads. With the seeds 0, 1 and 2 of `create` and
-# `descend`, one head gave 78.1, 88.1 and 85.6%; 2 heads 83.3, 82.8 and 91.7%; 4 heads 94.4, 88.3
+# `train_sgd`, one head gave 78.1, 88.1 and 85.6%; 2 heads 83.3, 82.8 and 91.7%; 4 heads 94.4, 88.3
 # and 93.3%; 8 heads 93.3, 95.3 and 95.0%; and 32 heads of one number each 96.7, 95.0 and 96.7%. On
 # these digits more was better, on average, to the end. In ViT-B and ViT-L $D_h$ is 64, in ViT-H 80.

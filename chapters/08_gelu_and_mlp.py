@@ -179,9 +179,9 @@ print(f"MLP of ViT-B/16: {2 * 197 * 768 * 3072 / 1e6:.0f} million multiplication
 
 # %%
 from minivit.layers import add_positions, mean_pool, patch_embedding
-from minivit.training import descend, logistic_regression
+from minivit.training import fit_logistic_regression, train_sgd
 
-digits, recipe = minivit.data.digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
+digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
 
 # %%
 def model(images, params, layers):
@@ -216,10 +216,10 @@ def create(seed=0):
 attention = {"attention": partial(self_attention, heads=4)}
 accuracies = []
 for layers in ({}, {"mlp": mlp}, attention, attention | {"mlp": mlp}):
-    accuracies.append(descend(partial(model, layers=layers), create(), digits, **recipe)[-1])
+    accuracies.append(train_sgd(partial(model, layers=layers), create(), digits, **recipe)[-1])
     print(f"{' and '.join(layers) or 'neither':17} {accuracies[-1]:.1%}")
 print(f"the model so far: {accuracies[-1]:.1%} of the held-out digits "
-      f"(logistic regression on the pixels: {logistic_regression(digits):.1%})")
+      f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})")
 assert accuracies[0] < 0.3 < 0.6 < accuracies[1] < 0.84 < min(accuracies[2:])
 
 # %% [markdown]

@@ -19,7 +19,7 @@ import minivit
 from minivit.analysis import save_figure
 from minivit.layers import layer_norm, linear, mean_pool, mlp, self_attention
 from minivit.models import embed, encoder_block
-from minivit.training import descend, logistic_regression
+from minivit.training import fit_logistic_regression, train_sgd
 
 
 # %%
@@ -207,15 +207,15 @@ def model(images, params):
     return logits, pullback
 
 # %%
-digits = minivit.data.digits()
-baseline = f"(logistic regression on the pixels: {logistic_regression(digits):.1%})"
+digits = minivit.data.load_digits()
+baseline = f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})"
 for L, least in ((1, 0.88), (4, 0.93)):
     rng = np.random.default_rng(0)
     params = {"patch_embedding": affine(rng, 4, 32)}
     params["positions"] = {"table": rng.normal(size=(16, 32)).astype("float32")}
     params["blocks"] = [draw_block(rng, 32, 64) for _ in range(L)]
     params["head"] = {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")}
-    right = descend(model, params, digits, epochs=20, batch=64, rate=0.1, seed=0)[-1]
+    right = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
     print(f"the model so far: {right:.1%} of the held-out digits, with L = {L} {baseline}")
     assert right > least
 

@@ -138,7 +138,7 @@ def forward(images, params, config):
 # compare more than zeros.
 
 # %%
-digits = minivit.data.digits()
+digits = minivit.data.load_digits()
 sizes = {"image_size": 8, "patch_size": 2, "channels": 1, "classes": K, "width": 32, "depth": 4,
          "heads": 4, "mlp_width": 64, "position_std": 1.0}
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
@@ -212,10 +212,10 @@ assert maps[0][:4].all()
 # %%
 config = minivit.ViTConfig(**sizes, pooling="class")
 params = minivit.ViT.create(config, seed=0).params
-right = training.descend(lambda images, params: models.vit(images, params, config), params, digits,
-                         epochs=20, batch=64, rate=0.1, seed=0)[-1]
+right = training.train_sgd(lambda images, params: models.vit(images, params, config), params, digits,
+                         epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
 print(f"the model so far: {right:.1%} of the held-out digits "
-      f"(logistic regression on the pixels: {training.logistic_regression(digits):.1%})")
+      f"(logistic regression on the pixels: {training.fit_logistic_regression(digits):.1%})")
 assert right > 0.95
 
 # %% [markdown]

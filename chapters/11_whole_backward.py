@@ -186,12 +186,12 @@ def create(L, dtype="float32", patch_size=2):
     config = minivit.ViTConfig(**sizes, patch_size=patch_size, depth=L, heads=4)
     return minivit.ViT.create(config, dtype=dtype)
 
-digits = minivit.data.digits()
+digits = minivit.data.load_digits()
 for L in (2, 4, 8):
     kept = {}
     for B in (16, 32, 64):
         _, back = create(L).forward(digits.images[:B])
-        kept[B] = minivit.keeps(back).bytes
+        kept[B] = minivit.list_retained(back).bytes
     print(f"L = {L}: " + ", ".join(f"B = {B}: {size / 1e6:.1f} MB" for B, size in kept.items()))
     assert kept[64] - kept[32] == 2 * (kept[32] - kept[16])   # a straight line in B
 
@@ -233,7 +233,7 @@ assert all(abs(parts[n] - leaf).max() < 1e-12 for n, leaf in minivit.flatten(who
 # %%
 of_A = {}
 for P in (2, 1):
-    kept = minivit.keeps(create(4, patch_size=P).forward(digits.images[:64])[1])
+    kept = minivit.list_retained(create(4, patch_size=P).forward(digits.images[:64])[1])
     of_A[P] = sum(array.nbytes for name, array in kept.items() if name.endswith("/A"))
     print(f"P = {P}: {kept.bytes / 1e6:.1f} MB, of which A {of_A[P] / kept.bytes:.0%}")
 assert of_A[1] * 17**2 == of_A[2] * 65**2

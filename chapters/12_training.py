@@ -50,10 +50,10 @@ def naive_adamw(p, gradients, rate, decays, beta1=0.9, beta2=0.999, eps=1e-8):
 rng = np.random.default_rng(0)
 params = {"kernel": rng.normal(size=4), "bias": rng.normal(size=2)}
 gradients = rng.normal(size=(20, 6))
-optimiser = training.AdamW(params, decay=0.1)
+optimiser = training.AdamW(params, weight_decay=0.1)
 expected = naive_adamw(optimiser.vector, gradients, 0.01, [0.1, 0.1, 0.1, 0.1, 0, 0])
 for g in gradients:
-    optimiser.update(g, rate=0.01)
+    optimiser.update(g, learning_rate=0.01)
 assert abs(np.concatenate([params["kernel"], params["bias"]]) - expected).max() < 1e-13
 
 # %% [markdown]
@@ -86,7 +86,7 @@ assert abs(both[0] - both[1]).max() < 1e-6
 S, w, peak = 460, 46, 0.01                                    # 20 epochs of 23 steps, 2 to warm up
 for s in range(S):
     naive = peak * (s + 1) / w if s < w else peak * (1 + math.cos(math.pi * (s - w) / (S - w))) / 2
-    assert abs(training.learning_rate(s, S, peak, warmup=w) - naive) < 1e-15
+    assert abs(training.schedule_learning_rate(s, S, peak, warmup=w) - naive) < 1e-15
 
 # %% [markdown]
 # **Clipping.** Some batches have a far longer gradient than others. The global norm is the length
@@ -100,7 +100,7 @@ for s in range(S):
 
 # %%
 logits = math.log(0.91 / 0.01) * np.eye(10)[[3]]              # (1, 10), class 3 being right
-assert abs(cross_entropy(logits, np.array([3]), smoothing=0.1)[1]()).max() < 1e-13
+assert abs(cross_entropy(logits, np.array([3]), label_smoothing=0.1)[1]()).max() < 1e-13
 
 # %% [markdown]
 # `minivit.training.train` runs all of it. This is its loop for the 46 steps of the warm-up, where
@@ -109,18 +109,18 @@ assert abs(cross_entropy(logits, np.array([3]), smoothing=0.1)[1]()).max() < 1e-
 # moved. At first it is all of it, however little the gradient means: hence a small rate then.
 
 # %%
-digits, generator = minivit.data.digits(), np.random.default_rng(0)
+digits, generator = minivit.data.load_digits(), np.random.default_rng(0)
 sizes = {"image_size": 8, "patch_size": 2, "channels": 1, "classes": 10, "width": 32, "depth": 4,
          "heads": 4, "mlp_width": 64, "position_std": 1.0}
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
-optimiser = training.AdamW(model.params, decay=0.1)
+optimiser = training.AdamW(model.params, weight_decay=0.1)
 for t in range(1, 47):
     chosen = generator.choice(1437, 64, replace=False)
     images = minivit.data.augment(digits.images[chosen], generator, shift=1)    # more below
     _, _, gradient = training.packed_gradients(
-        model, images, digits.labels[chosen], smoothing=0.1, shards=2)
+        model, images, digits.labels[chosen], label_smoothing=0.1, shards=2)
     norm = training.clip_by_global_norm(gradient, 1.0)
-    optimiser.update(gradient, training.learning_rate(t - 1, S, peak, warmup=w))
+    optimiser.update(gradient, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
     if t in (1, 10, 46):
         m, v = optimiser.state["m"] / (1 - 0.9**t), optimiser.state["v"] / (1 - 0.999**t)
         print(f"step {t:2}: norm {norm:.1f}, {np.mean(abs(m)[v > 0] / np.sqrt(v[v > 0])):.1f}")
@@ -211,11 +211,11 @@ save_figure(figure, "figures/12_training.png")
 # By the full recipe. (These digits are easy for a linear model on the pixels: see its score.)
 
 # %%
-recipe = training.Recipe(epochs=20, batch=64, rate=0.01, warmup=2, shards=2)  # the rest as above
+recipe = training.Recipe(epochs=20, batch_size=64, learning_rate=0.01, warmup=2, shards=2)  # the rest as above
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 with tempfile.TemporaryDirectory() as folder:
     right = training.train(model, digits, recipe, folder, threads=1).accuracy
-baseline = f"(logistic regression on the pixels: {training.logistic_regression(digits):.1%})"
+baseline = f"(logistic regression on the pixels: {training.fit_logistic_regression(digits):.1%})"
 print(f"the model so far: {right:.1%} of the held-out digits {baseline}")
 assert right > 0.93
 assert table["no cosine"][0] < 93 < table["full recipe"][0] < table["no shifts"][0]

@@ -14,8 +14,8 @@ import numpy as np
 
 import minivit
 from minivit import analysis, data
-from minivit.analysis import patch_maps, rollout
-from minivit.training import evaluate, logistic_regression
+from minivit.analysis import attention_rollout, patch_maps
+from minivit.training import evaluate, fit_logistic_regression
 
 # %% [markdown]
 # ## A task with a known answer
@@ -28,13 +28,13 @@ from minivit.training import evaluate, logistic_regression
 # scattered` made it. It has a grid of 6 x 6 patches, a class token, four blocks and four heads.
 
 # %%
-scattered = data.scattered(n=5000)                            # of the images for training, a few
+scattered = data.load_scattered(n=5000)                            # of the images for training, a few
 images, labels = scattered.held_out_images, scattered.held_out_labels
 boxes = scattered.held_out_boxes                              # (B, 4): top, left, bottom, right
 model = minivit.ViT.load(data.SCATTERED_MODEL)
 grid, P = model.config.grid, model.config.patch_size
 accuracy = evaluate(model, images, labels).accuracy
-baseline = logistic_regression(scattered, steps=50)
+baseline = fit_logistic_regression(scattered, steps=50)
 print(f"the ViT: {accuracy:.2%} right (a linear model after 5000 images: {baseline:.0%})")
 assert accuracy > 0.85 > 0.25 > baseline
 
@@ -75,9 +75,9 @@ def naive_rollout(A):
         R = flow
     return R
 
-flow = rollout(A)                                             # (B, T, T)
+flow = attention_rollout(A)                                             # (B, T, T)
 one = A[:, :1].astype("float64")                              # of one image
-assert abs(rollout(one)[0] - naive_rollout(one[:, 0])).max() < 1e-13
+assert abs(attention_rollout(one)[0] - naive_rollout(one[:, 0])).max() < 1e-13
 assert abs(flow.sum(-1) - 1).max() < 1e-5
 
 # %% [markdown]
@@ -96,7 +96,7 @@ assert abs(flow.sum(-1) - 1).max() < 1e-5
 
 # %%
 A_few, dA = analysis.attention_gradients(model, images[:200])         # (L, 200, k, T, T) each
-weighted = analysis.gradient_weighted(A_few, dA)              # (200, T, T)
+weighted = analysis.gradient_weighted_rollout(A_few, dA)              # (200, T, T)
 R = np.eye(T)
 for A_l, dA_l in zip(A_few[:, 7], dA[:, 7], strict=True):     # (k, T, T), of one image
     R = R + np.maximum(A_l * dA_l, 0).mean(0) @ R
@@ -110,13 +110,13 @@ assert abs(weighted[7] - (R - np.eye(T))).max() < 1e-5
 # of 576 pixels; one that only tells ink from paper, as much as the box has of the ink:
 
 # %%
-shares = analysis.shares_inside(model, images, boxes)         # of all held-out images
+shares = analysis.localisation_scores(model, images, boxes)         # of all held-out images
 patches, fold = minivit.layers.patchify(images, P)            # (B, 36, 16), paper being -1
 ink = (patches + 1).sum(-1).reshape(-1, *grid)                # (B, 6, 6)
-shares["ink"] = analysis.mass_inside(ink, boxes, P).mean()
+shares["ink"] = analysis.fraction_in_box(ink, boxes, P).mean()
 for name, share in shares.items():
     print(f"{name:18} {share:.1%} inside the box, {share / shares['chance']:.1f} times chance")
-inside = [analysis.mass_inside(patch_maps(A_l.mean(1), grid), boxes, P).mean() for A_l in A]
+inside = [analysis.fraction_in_box(patch_maps(A_l.mean(1), grid), boxes, P).mean() for A_l in A]
 print("layer by layer    ", *(f"{share:.0%}" for share in inside))
 assert 2 * shares["chance"] < shares["rollout"] < min(inside)
 assert shares["rollout"] < shares["ink"] < shares["gradient-weighted"] - 0.1

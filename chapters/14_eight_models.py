@@ -24,7 +24,7 @@ from minivit import layers
 from minivit.analysis import save_figure
 from minivit.layers import layer_norm, mlp, self_attention
 from minivit.models import initialise, vit
-from minivit.training import AdamW, descend, packed_gradients
+from minivit.training import AdamW, packed_gradients, train_sgd
 
 # %%
 rows = np.genfromtxt("chapters/measured/eight_models.csv", delimiter=",", names=True,
@@ -127,11 +127,11 @@ MODELS = {
 # are cosines of the angle between each and the right one: 1 is the same direction, 0 a right angle.
 
 # %%
-digits = minivit.data.digits()
+digits = minivit.data.load_digits()
 config = minivit.ViTConfig(image_size=8, patch_size=2, channels=1, classes=10, width=32, depth=4,
                            heads=4, mlp_width=64, position_std=1.0)
 model, batch = minivit.ViT.create(config, seed=0), (digits.images[:256], digits.labels[:256])
-descend(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
+train_sgd(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
 loss, _, truth = packed_gradients(model, *batch, shards=2)
 cosines = {}
 for name, replacement in MODELS.items():
@@ -234,7 +234,7 @@ for factor in (1, 1 / 64):
     table, generator = {"table": np.zeros(5)}, np.random.default_rng(1)
     optimiser = AdamW(table)
     for _ in range(100):
-        optimiser.update(factor * generator.normal(size=5), rate=0.01)
+        optimiser.update(factor * generator.normal(size=5), learning_rate=0.01)
     ends.append(table["table"])
 print(ends[0].round(3), ends[1].round(3))
 assert abs(ends[0] - ends[1]).max() < 1e-5 < abs(ends[0]).max()

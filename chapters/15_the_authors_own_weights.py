@@ -99,7 +99,7 @@ assert bits(loaded.params) == bits(by_hand(arrays)) == bits(model.params)
 # **Guess before you run on.** Which would you overlook?
 
 # %%
-scattered = data.scattered(n=1)                               # one image for training: none is used
+scattered = data.load_scattered(n=1)                               # one image for training: none is used
 images, labels = scattered.held_out_images[:400], scattered.held_out_labels[:400]
 right = model(images)                                         # (400, 10)
 assert np.array_equal(loaded(images), right)
@@ -187,7 +187,7 @@ for name, array in weights.export(hybrid.params, hybrid.config, "google").items(
 FILE = os.environ.get("MINIVIT_WEIGHTS")
 if FILE:
     real, beside = minivit.ViT.load(FILE), Path(FILE).with_name("imagenet_labels.txt")
-    r, theirs = real.config, weights.files.read(FILE)[0]
+    r, theirs = real.config, weights.files.read_arrays(FILE)[0]
     names = data.read_labels(beside, r.classes) if beside.exists() else range(r.classes)
     print(*(f"{name} {array.shape}" for name, array in list(theirs.items())[:6]), "...", sep="\n")
     print(f"{len(theirs)} arrays: L = {r.depth}, D = {r.width}, k = {r.heads}; GELU by {r.gelu}")
@@ -197,11 +197,11 @@ else:
 
 # %%
 if FILE:
-    rules, dino = (data.preprocessing_of(n, r.image_size) for n in (r.preprocessing, "dino"))
+    rules, dino = (data.get_preprocessing(n, r.image_size) for n in (r.preprocessing, "dino"))
     zero_to_one = dataclasses.replace(rules, mean=(0, 0, 0), deviation=(1, 1, 1))
     squashed = dataclasses.replace(rules, short_side=None)
     ways = {r.preprocessing: rules, "squashed": squashed, "[0, 1]": zero_to_one, "dino": dino}
-    views = np.stack([data.read_image(data.portrait(), r.image_size, 3, w) for w in ways.values()])
+    views = np.stack([data.read_image(data.sample_photograph(), r.image_size, 3, w) for w in ways.values()])
     logits = real(views)
     p, _ = layers.softmax(logits)
     for name, off, row in zip(ways, abs(logits - logits[0]).max(1), p, strict=True):
@@ -212,7 +212,7 @@ if FILE:
     A, dA = analysis.attention_gradients(real, views[:1])     # (L, 1, k, T, T) each
     top = [f"{names[i]} {p[0, i]:.1%}" for i in p[0].argsort()[:-6:-1]]
     print("; ".join(top))
-    path, picture = "figures/15_the_authors_own_weights.png", rules.colours(views[:1])
+    path, picture = "figures/15_the_authors_own_weights.png", rules.denormalise(views[:1])
     analysis.plot_overlays(picture, A, r.grid, path, top[:1], gradients=dA)
     for name, looks in {"the portrait": A, "even grey": real.attention(0 * views[:1])}.items():
         maps = analysis.patch_maps(looks[-1], r.grid)         # (1, k, gh, gw): last layer, row 0

@@ -18,7 +18,7 @@ import numpy as np
 
 import minivit
 from minivit import analysis, data, training
-from minivit.resampling import resampling_matrix
+from minivit.data.resampling import resampling_matrix
 from minivit.weights import resize_positions
 
 # %% [markdown]
@@ -127,8 +127,8 @@ for method in ("aligned", "bilinear", "bicubic"):
 # size? As a control, the patches get positions drawn `anew`, as at the beginning of a training.
 
 # %%
-few = data.scattered(n=640, held_out=500)
-enlarged = data.fit(few, (36, 36), channels=1)
+few = data.load_scattered(n=640, held_out=500)
+enlarged = data.resize_dataset(few, (36, 36), channels=1)
 def at_36(method):
     return minivit.ViT.load(data.SCATTERED_MODEL, image_size=36, resize=method)
 def score(model, shown):
@@ -177,10 +177,10 @@ assert at[24]["aligned"] - at[36]["aligned"] > 59
 # three seeds: all of the model (`body`), from resized positions or from new ones, or its `head`.
 
 # %%
-tuned = training.for_fine_tuning(at_36("aligned"), classes=10)
+tuned = training.replace_head(at_36("aligned"), classes=10)
 batch = enlarged.images[:64], enlarged.labels[:64]
 first, _ = training.loss_and_gradients(tuned, *batch)
-recipe = dataclasses.replace(training.FINE_TUNING, epochs=1, batch=32, rate=0.03, warmup=0.2)
+recipe = dataclasses.replace(training.FINE_TUNING, epochs=1, batch_size=32, learning_rate=0.03, warmup=0.2)
 with tempfile.TemporaryDirectory() as folder:
     accuracy = training.train(tuned, enlarged, recipe, folder, threads=1).accuracy
 loss, _ = training.loss_and_gradients(tuned, *batch)
@@ -231,7 +231,7 @@ analysis.save_figure(figure, "figures/16_a_larger_image.png")
 # large as ever, and nothing is trained. How many will it read?
 
 # %%
-accuracy = score(at_36("aligned"), data.scattered(n=1, held_out=500, size=36))
+accuracy = score(at_36("aligned"), data.load_scattered(n=1, held_out=500, size=36))
 print(f"aligned, 500 wider scenes: {accuracy:.0%}; and all 2,000, in the order above:")
 at_wider = right_away("wider", 36)
 assert accuracy > 0.75

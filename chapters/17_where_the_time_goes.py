@@ -19,7 +19,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import minivit
-from minivit import arrays, cost, layers, shards, training
+from minivit import arrays, cost, layers, training
+from minivit import parallel as shards
 
 # %%
 B, T, D, L = 32, 65, 192, 2                                   # images, tokens, width, blocks
@@ -56,7 +57,7 @@ def problem(width=192, image_size=32, patch_size=4, dropout=0.0):
 model, images, labels = problem()
 square = np.random.default_rng(0).standard_normal((1024, 1024), dtype="float32")
 large = {"large product": lambda: list(shards.map_shards(
-    lambda rows: rows @ square, np.array_split(square, shards.cores())))}
+    lambda rows: rows @ square, np.array_split(square, shards.cpu_count())))}
 products = 3 * B * (64 * 48 * D + L * (12 * T * D**2 + 2 * T**2 * D) + 10 * D) / 1024**3
 assert products == 1.5 * cost.totals(cost.rows(model.config, B)).forward / 1024**3
 print(f"the floor: {products:.2f} large products")
@@ -104,12 +105,12 @@ def step(others=(), of=(model, images, labels), **how):
 # glibc to keep up to 1 GB. It does so at the first step, but here it is held back for a moment.
 
 # %%
-alone = shards.one_blas_thread()
+alone = shards.single_threaded_blas()
 calls = {"64 MB made and dropped": lambda: [np.ones(1 << 18, "float32") for _ in range(64)],
          "naive step": alone(lambda: step(naive))}
 with mock.patch.object(shards, "keep_freed_memory"):
     given_back = compare(1, calls)
-shards.keep_freed_memory()
+shards.configure_malloc()
 kept = compare(1, calls)
 print("~given back, over kept:", ", ".join(f"{given_back[n] / kept[n]:.1f} ({n})" for n in calls))
 one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))
@@ -126,7 +127,7 @@ assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)   # naive gr
 x, dy = (np.random.default_rng(2).standard_normal((B, T, n), dtype="float32") for n in (D, 4 * D))
 kernel = model.params["blocks"][0]["mlp"]["hidden"]["kernel"]                   # (D, M)
 rows, drows, ones = x.reshape(-1, D), dy.reshape(-1, 4 * D), np.ones(D, "float32")
-with shards.one_blas_thread():                                # so that only shapes differ
+with shards.single_threaded_blas():                                # so that only shapes differ
     compare(0.4, {"x @ kernel": lambda: x @ kernel, "rows @ kernel": lambda: rows @ kernel})
     compare(0.4, {"x.T @ dy": lambda: (x.mT @ dy).sum(0), "rows": lambda: rows.T @ drows})
     compare(0.4, {"mean(-1)": lambda: rows.mean(-1), "@ ones": lambda: rows @ ones / D})
@@ -170,7 +171,7 @@ compare(1, {"update at once": in_one_block(lambda: adamw.update(g, 1e-3, threads
 # generator that all share. Then two or more shards give the same bits on any number of threads.
 
 # %%
-losses = [step(of=(model, images[p], labels[p]))[0] for p in shards.cut(10, 3)]       # 3, 3 and 4
+losses = [step(of=(model, images[p], labels[p]))[0] for p in shards.batch_slices(10, 3)]       # 3, 3 and 4
 whole, _ = step(of=(model, images[:10], labels[:10]))
 assert abs(np.average(losses, weights=[3, 3, 4]) - whole) < 1e-5 < abs(np.mean(losses) - whole)
 how = {"of": problem(dropout=0.1), "shards": 5, "seed": (0, 1)}

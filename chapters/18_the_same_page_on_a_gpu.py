@@ -84,13 +84,13 @@ def asked(name, layer, *given):
     given, _ = counting(list(given)), log.clear()
     y, pullback = layer(*given)
     pullback(y)                                               # any numbers will do
-    moved, floor = sum(map(sum, log)), 4 * (3 * minivit.tree.count(given) + 2 * y.size)
+    moved, floor = sum(map(sum, log)), 4 * (3 * minivit.tree.count_parameters(given) + 2 * y.size)
     print(f"{name:10} {len(log):2} launches, {moved / 1e6:5.1f} MB, {moved / floor:4.1f} floors")
     return len(log), moved / floor
 plain = {name: asked(name, *case) for name, case in cases.items()}
 
 # %%
-training.optimisers.BLOCK = 1 << 30                           # blocks are for a CPU's cache
+training.optimisers.BLOCK_SIZE = 1 << 30                           # blocks are for a CPU's cache
 def step(B=B):                                                # as `train` takes it
     model, batch = minivit.ViT(config, params), (images[:B], labels[:B])
     *_, right = training.step.packed_gradients(model, *batch)                   # by NumPy
@@ -159,7 +159,7 @@ def by_kernels(function, norm=False):                         # (μ, σ, scale a
         def back(dy):
             gradients = pullback(bare(dy))
             log.append((x.nbytes + dy.nbytes, x.nbytes * (1 + norm)))
-            [arrays.sum_rows(each) for each in [x, dy] * norm]                  # x for dy · x_hat
+            [arrays.sum_leading(each) for each in [x, dy] * norm]                  # x for dy · x_hat
             return tuple(map(counting, gradients)) if norm else counting(gradients)
         return tally.asarray(y), back
     function.register(Tally, faster)
@@ -186,7 +186,7 @@ def sums(x):                                                  # by stripes, then
 def adamw(p, g, m, v, **how):                                 # nothing moves here
     log.append((4 * p.nbytes, 3 * p.nbytes))
 by_kernels(layers.softmax), by_kernels(layers.gelu), by_kernels(layers.layer_norm, norm=True)
-arrays.matmul.register(Tally, product), arrays.sum_rows.register(Tally, sums)
+arrays.matmul.register(Tally, product), arrays.sum_leading.register(Tally, sums)
 training.optimisers.adamw.register(Tally, adamw)
 
 # %% [markdown]

@@ -1,9 +1,9 @@
 """minivit: the Vision Transformer from scratch, every forward and backward pass by hand."""
 
 from . import analysis, data, devices, layers, models, training, weights
-from .checker import gradcheck
-from .keeping import keeps
-from .model import ViT
+from .api import ViT
+from .checking.gradcheck import gradcheck
+from .checking.retained import list_retained
 from .models import ViTConfig
 from .tree import flatten, unflatten
 
@@ -19,7 +19,7 @@ __all__ = [
     "devices",
     "flatten",
     "gradcheck",
-    "keeps",
+    "list_retained",
     "layers",
     "models",
     "training",

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from .commands import COMMANDS
 from .commands.arguments import at_work, fail
 from .commands.train import INTERRUPTED
-from .devices import is_of_device
+from .devices import is_gpu_out_of_memory
 from .options import build_parser
 
 LESS_MEMORY = {  # what needs less
-    "train": ": a smaller --batch, or more --shards or --accumulate, need less",
+    "train": ": a smaller --batch-size, or more --shards or --grad-accumulation, need less",
     "evaluate": ": a smaller --image-size needs less",
     "predict": ": fewer images at a time, or a smaller --image-size, need less",
     "attention": ": fewer images at a time, or a smaller --image-size, need less",
-    "cost": ": a smaller --batch needs less",
+    "cost": ": a smaller --batch-size needs less",
 }
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}")
     except MemoryError as error:
-        if is_of_device(error):
+        if is_gpu_out_of_memory(error):
             return fail("out of device memory: a smaller model, or smaller images, need less")
         return fail("out of memory" + LESS_MEMORY.get(args.command, ""))
     except (ValueError, TypeError, FloatingPointError, RuntimeError) as error:

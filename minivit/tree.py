@@ -56,9 +56,14 @@ def map_tree(function: Callable[..., Any], *trees: Tree) -> Tree:
     return function(*trees)
 
 
-def count(tree: Tree) -> int:
+def count_parameters(tree: Tree) -> int:
     """The number of scalars in a tree."""
     return sum(leaf.size for leaf in flatten(tree).values())
+
+
+def is_kernel(name: str) -> bool:
+    """Kernels lie first in the packed vector: weight decay is for them only."""
+    return name.endswith("kernel")
 
 
 def pack(tree: Tree, first: Callable[[str], bool] = lambda name: True) -> tuple[Array, int]:

@@ -11,12 +11,12 @@ import sys
 import numpy as np
 import pytest
 
-from minivit.devices import module_of, multiply_in
+from minivit.devices import device_module, set_matmul_precision
 
 ON_GPU = os.environ.get("MINIVIT_TEST_DEVICE") == "gpu"
 
 if ON_GPU:
-    xp = cupy = module_of("gpu")
+    xp = cupy = device_module("gpu")
 else:
     import emulated_cupy as cupy
     import strict as xp  # noqa: F401
@@ -33,7 +33,7 @@ def gpu(monkeypatch):
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setitem(sys.modules, "cupyx", cupy.cupyx)
     yield cupy
-    multiply_in("float32")
+    set_matmul_precision("float32")
 
 
 def convert(thing, change):

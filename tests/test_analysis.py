@@ -15,16 +15,14 @@ from on_device import xp
 from minivit import ViT, ViTConfig, data, flatten, unflatten
 from minivit.analysis import (
     attention_gradients,
-    box_share,
-    boxes,
-    drawing,
-    figures,
-    gradient_sum,
-    gradient_weighted,
-    mass_inside,
+    attention_rollout,
+    box_area_fraction,
+    fraction_in_box,
+    gradient_weighted_rollout,
+    gradient_weighted_sum,
+    localisation_scores,
     mean_attention_distance,
     overlay,
-    overlays,
     patch_filters,
     patch_maps,
     plot_attention,
@@ -37,9 +35,11 @@ from minivit.analysis import (
     plots,
     position_similarity,
     position_table,
-    rollout,
-    shares_inside,
 )
+from minivit.analysis import localisation as boxes
+from minivit.analysis.plots import figures
+from minivit.analysis.plots import model as drawing
+from minivit.analysis.plots import overlay as overlays
 from minivit.layers import softmax
 from minivit.models import infer
 
@@ -75,7 +75,7 @@ def test_any_number_of_axes_may_lead(leading):
 def test_uniform_attention_gives_a_flat_map(T, share):
     uniform = np.full((3, 2, 4, T, T), 1 / T)
     np.testing.assert_allclose(patch_maps(uniform, (2, 3)), share, rtol=1e-14)
-    flow = patch_maps(rollout(uniform), (2, 3))
+    flow = patch_maps(attention_rollout(uniform), (2, 3))
     np.testing.assert_allclose(flow, flow[0, 0, 0], rtol=1e-14)
 
 
@@ -91,7 +91,7 @@ def test_tokens_that_do_not_fit_the_grid_are_refused(T):
 @pytest.mark.parametrize("layers", [1, 2, 5])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_rows_of_a_rollout_sum_to_one(layers, dtype):
-    flow = rollout(random_attention(layers, 3, 2, 7, 7, dtype=dtype))
+    flow = attention_rollout(random_attention(layers, 3, 2, 7, 7, dtype=dtype))
     assert flow.shape == (3, 7, 7)
     assert flow.dtype == dtype
     assert (flow >= 0).all()
@@ -100,13 +100,13 @@ def test_the_rows_of_a_rollout_sum_to_one(layers, dtype):
 
 def test_attention_to_oneself_stays_where_it_is():
     A = np.broadcast_to(np.eye(7), (4, 3, 2, 7, 7))
-    np.testing.assert_array_equal(rollout(A), np.broadcast_to(np.eye(7), (3, 7, 7)))
+    np.testing.assert_array_equal(attention_rollout(A), np.broadcast_to(np.eye(7), (3, 7, 7)))
 
 
 def test_half_of_each_token_passes_through_the_residual_connection():
     A = np.zeros((1, 1, 1, 2, 2))
     A[..., 1] = 1  # everyone looks at the second token
-    assert rollout(A)[0].tolist() == [[0.5, 0.5], [0, 1]]
+    assert attention_rollout(A)[0].tolist() == [[0.5, 0.5], [0, 1]]
 
 
 def test_later_layers_multiply_on_the_left():
@@ -124,7 +124,7 @@ def test_later_layers_multiply_on_the_left():
     swapped = [
         [sum(first[i][t] * second[t][j] for t in range(3)) for j in range(3)] for i in range(3)
     ]
-    np.testing.assert_allclose(rollout(attention)[0], expected, rtol=1e-13)
+    np.testing.assert_allclose(attention_rollout(attention)[0], expected, rtol=1e-13)
     assert abs(np.array(expected) - swapped).max() > 1e-3  # the order does matter here
 
 
@@ -132,13 +132,13 @@ def test_a_chain_of_looks_is_followed_back_to_its_start():
     A = np.zeros((2, 1, 1, 3, 3))
     A[0, 0, 0] = [[1, 0, 0], [0, 0, 1], [0, 0, 1]]  # first, token 1 takes from token 2
     A[1, 0, 0] = [[0, 1, 0], [0, 1, 0], [0, 0, 1]]  # then, token 0 takes from token 1
-    assert rollout(A)[0, 0].tolist() == [0.5, 0.25, 0.25]
+    assert attention_rollout(A)[0, 0].tolist() == [0.5, 0.25, 0.25]
 
 
 def test_the_images_of_a_batch_do_not_meet():
     attention = random_attention(3, 4, 2, 5, 5)
-    alone = [rollout(attention[:, b : b + 1])[0] for b in range(4)]
-    np.testing.assert_allclose(rollout(attention), alone, rtol=1e-13)
+    alone = [attention_rollout(attention[:, b : b + 1])[0] for b in range(4)]
+    np.testing.assert_allclose(attention_rollout(attention), alone, rtol=1e-13)
 
 
 # --- how far the heads look ------------------------------------------------------------------
@@ -308,8 +308,8 @@ def test_only_looks_that_speak_for_the_class_count_head_by_head():
     dA[0, 0, 0] = [[0, 8], [0, 0]]
     dA[0, 0, 1] = [[0, -8], [4, 0]]  # the second head's no does not undo the first one's yes
     expected = [[0, 2], [0.5, 0]]
-    assert gradient_weighted(A, dA)[0].tolist() == expected
-    assert gradient_sum(A, dA)[0].tolist() == expected
+    assert gradient_weighted_rollout(A, dA)[0].tolist() == expected
+    assert gradient_weighted_sum(A, dA)[0].tolist() == expected
 
 
 def test_relevance_passes_through_the_layers_by_hand():
@@ -323,26 +323,26 @@ def test_relevance_passes_through_the_layers_by_hand():
             A_bar[i, j] += max(attention[at] * gradients[at], 0) / 2
         R = R + A_bar @ R
         total += A_bar
-    found = gradient_weighted(attention, gradients)
+    found = gradient_weighted_rollout(attention, gradients)
     assert found.shape == (1, 4, 4)
     np.testing.assert_allclose(found[0], R - np.eye(4), rtol=1e-12)
-    np.testing.assert_allclose(gradient_sum(attention, gradients)[0], total, rtol=1e-12)
-    backwards = gradient_weighted(attention[::-1], gradients[::-1])[0]
+    np.testing.assert_allclose(gradient_weighted_sum(attention, gradients)[0], total, rtol=1e-12)
+    backwards = gradient_weighted_rollout(attention[::-1], gradients[::-1])[0]
     assert abs(backwards - found[0]).max() > 1e-3  # the order does matter here
 
 
 def test_images_do_not_meet_in_their_relevance():
     attention = random_attention(2, 4, 2, 5, 5)
     gradients = np.random.default_rng(6).normal(size=attention.shape)
-    for method in (gradient_weighted, gradient_sum):
+    for method in (gradient_weighted_rollout, gradient_weighted_sum):
         alone = [method(attention[:, b : b + 1], gradients[:, b : b + 1])[0] for b in range(4)]
         np.testing.assert_allclose(method(attention, gradients), alone, rtol=1e-12)
 
 
 def test_without_gradients_nothing_is_relevant():
     attention = random_attention(2, 1, 2, 5, 5)
-    assert not gradient_weighted(attention, 0 * attention).any()
-    assert not gradient_sum(attention, -attention).any()
+    assert not gradient_weighted_rollout(attention, 0 * attention).any()
+    assert not gradient_weighted_sum(attention, -attention).any()
 
 
 # --- boxes -----------------------------------------------------------------------------------
@@ -365,28 +365,28 @@ def test_without_gradients_nothing_is_relevant():
 @pytest.mark.parametrize("scale", [1, 7])
 def test_a_patch_counts_by_its_area_inside_the_box(box, share, scale):
     maps = scale * np.array([[[0.1, 0.2, 0.3], [0.05, 0.1, 0.25]]])
-    assert mass_inside(maps, np.array([box]), 4)[0] == pytest.approx(share, rel=1e-12)
+    assert fraction_in_box(maps, np.array([box]), 4)[0] == pytest.approx(share, rel=1e-12)
 
 
 def test_a_map_without_any_idea_has_inside_what_the_box_takes_of_the_image():
     rng = np.random.default_rng(0)
     corners = np.sort(rng.integers(0, [[21, 13]] * 2, size=(50, 2, 2)), axis=1)
     these = corners.reshape(50, 4)  # top, left, bottom, right
-    shares = box_share(these, (20, 12))
+    shares = box_area_fraction(these, (20, 12))
     assert 0 <= shares.min() < 0.01 < 0.5 < shares.max() <= 1
-    np.testing.assert_allclose(mass_inside(np.full((50, 5, 3), 0.3), these, 4), shares, atol=1e-12)
+    np.testing.assert_allclose(fraction_in_box(np.full((50, 5, 3), 0.3), these, 4), shares, atol=1e-12)
 
 
 def test_the_share_of_a_box():
     these = np.array([[4, 3, 12, 11], [0, 0, 24, 24], [0, 0, 12, 24]])
-    assert box_share(these, (24, 24)).tolist() == [1 / 9, 1, 0.5]
-    assert box_share(np.array([[1, 2, 4, 4]]), (10, 12)).tolist() == [6 / 120]
+    assert box_area_fraction(these, (24, 24)).tolist() == [1 / 9, 1, 0.5]
+    assert box_area_fraction(np.array([[1, 2, 4, 4]]), (10, 12)).tolist() == [6 / 120]
 
 
 def test_a_map_without_mass_has_none_inside():
     maps = np.zeros((2, 2, 3))
     maps[1, 0, 0] = 1e-30
-    assert mass_inside(maps, np.array([[0, 0, 4, 4]] * 2), 4).tolist() == [0, 1]
+    assert fraction_in_box(maps, np.array([[0, 0, 4, 4]] * 2), 4).tolist() == [0, 1]
 
 
 def five_boxes():
@@ -398,7 +398,7 @@ def test_a_model_that_looks_everywhere_alike_points_at_nothing():
     for block in model.params["blocks"]:
         block["attention"]["qkv"]["kernel"][:, :16] = 0  # no queries and no keys
         block["attention"]["qkv"]["bias"][:16] = 0
-    shares = shares_inside(model, pictures(5), five_boxes())
+    shares = localisation_scores(model, pictures(5), five_boxes())
     assert shares["chance"] == pytest.approx((4 + 8 + 8 + 12 + 1) / 24 / 5, rel=1e-12)
     assert shares["rollout"] == pytest.approx(shares["chance"], rel=1e-12)
     assert shares["gradient-weighted"] != pytest.approx(shares["chance"], rel=0.01)
@@ -408,11 +408,11 @@ def test_a_model_that_looks_everywhere_alike_points_at_nothing():
 def test_shares_are_means_over_all_images_however_they_are_cut(monkeypatch, batch):
     monkeypatch.setattr(boxes, "BATCH", batch)
     model, images, these = moved(), pictures(5), five_boxes()
-    shares = shares_inside(model, images, these)
+    shares = localisation_scores(model, images, these)
     assert list(shares) == ["rollout", "gradient-weighted", "gradient sum", "chance"]
-    maps = {"rollout": rollout(model.attention(images))}
+    maps = {"rollout": attention_rollout(model.attention(images))}
     A, dA = attention_gradients(model, images, model(images).argmax(-1))
-    maps |= {"gradient-weighted": gradient_weighted(A, dA), "gradient sum": gradient_sum(A, dA)}
+    maps |= {"gradient-weighted": gradient_weighted_rollout(A, dA), "gradient sum": gradient_weighted_sum(A, dA)}
     for name, flow in maps.items():
         cells = flow[:, 0, 1:].repeat(4, axis=1).reshape(5, 2, 3, 2, 2)
         pixels = cells.swapaxes(2, 3).reshape(5, 4, 6)  # each patch's mass on its four pixels
@@ -528,12 +528,12 @@ A3, G3 = random_attention(2, 3, 2, 7, 7), np.random.default_rng(6).normal(size=(
 M3, BOXES3 = abs(G3[0, :, 0, :2, :3]), np.array([[0, 1, 3, 4], [1, 1, 2, 5], [2, 3, 4, 6]])
 ON_DEVICE = {
     "patch_maps": (lambda A: patch_maps(A, (2, 3)), A3),
-    "rollout": (rollout, A3),
+    "rollout": (attention_rollout, A3),
     "mean_attention_distance": (lambda A: mean_attention_distance(A, (2, 3), 4), A3),
     "renormalised": (lambda A: mean_attention_distance(A, (2, 3), 4, renormalise=True), A3),
-    "gradient_weighted": (gradient_weighted, A3, G3),
-    "gradient_sum": (gradient_sum, A3, G3),
-    "mass_inside": (lambda maps, b: mass_inside(maps, b, 2), M3, BOXES3),
+    "gradient_weighted": (gradient_weighted_rollout, A3, G3),
+    "gradient_sum": (gradient_weighted_sum, A3, G3),
+    "mass_inside": (lambda maps, b: fraction_in_box(maps, b, 2), M3, BOXES3),
     "position_similarity": (lambda table: position_similarity(table, (2, 3)), G3[0, 0, 0]),
 }
 
@@ -551,7 +551,7 @@ def test_it_works_on_the_device_and_keeps_the_dtype(name, dtype):
 
 
 def test_the_share_of_boxes_on_the_device():
-    assert box_share(xp.asarray(BOXES3), (4, 6)).get().tolist() == [9 / 24, 4 / 24, 6 / 24]
+    assert box_area_fraction(xp.asarray(BOXES3), (4, 6)).get().tolist() == [9 / 24, 4 / 24, 6 / 24]
 
 
 @pytest.mark.parametrize("positions", ["1d", "2d", "sincos2d"])
@@ -615,7 +615,7 @@ def test_the_maps_are_those_of_the_layer(figure, layer, number):
     axes = figure[0].axes
     assert axes[2].get_title() == f"layer {number}, head 1"
     shown = [np.asarray(axis.get_images()[0].get_array()) for axis in axes]
-    flow, heads = patch_maps(rollout(attention), (2, 3)), patch_maps(attention[layer], (2, 3))
+    flow, heads = patch_maps(attention_rollout(attention), (2, 3)), patch_maps(attention[layer], (2, 3))
     for b in range(2):
         grey, *maps = shown[4 * b : 4 * b + 4]
         np.testing.assert_allclose(grey, (images[b, ..., 0] + 1) / 2, atol=1e-6)
@@ -653,7 +653,7 @@ def test_gradients_bring_a_column_and_boxes_an_outline_on_all(figure):
     assert titles == [
         "image", "rollout", "gradient-weighted", "layer 3, head 1", "layer 3, head 2"
     ]  # fmt: skip
-    flow = patch_maps(gradient_weighted(attention, gradients), (2, 3))
+    flow = patch_maps(gradient_weighted_rollout(attention, gradients), (2, 3))
     for b, box in enumerate([(1, 0, 4, 2), (2, 1, 4, 3)]):
         np.testing.assert_allclose(shown_in(axes[b, 2])[0], flow[b], atol=1e-7)
         for axis in axes[b]:
@@ -726,9 +726,9 @@ def test_overlays_stand_in_a_block_for_each_photograph(
     titles = ["a_$cat$.png\ncat (50%)", "dog.png"]
     plot_overlays(images, A, (2, 3), "unused", titles, 1, dA if with_gradients else None)
     axes = np.reshape(figure[0].axes, (2, rows * columns))
-    maps = {"rollout": rollout(A)}
+    maps = {"rollout": attention_rollout(A)}
     if with_gradients:
-        maps["gradient-weighted"] = gradient_weighted(A, dA)
+        maps["gradient-weighted"] = gradient_weighted_rollout(A, dA)
     maps |= {f"layer 2, head {h + 1}": A[1, :, h] for h in range(heads)}
     for b in range(2):
         names = [axis.get_title() for axis in axes[b]]
@@ -1074,9 +1074,9 @@ def test_a_hybrid_counts_pixels_from_token_to_token_and_has_no_filters(drawn):
     with pytest.raises(ValueError, match="a hybrid reads no pixels: nothing to show"):
         drawing.draw(model, "filters", "out.png")
     boxes_ = np.array([[0, 0, 16, 12], [8, 8, 16, 24]])       # the left half, a third
-    flow = patch_maps(rollout(model.attention(images)), (2, 3))
-    expected = mass_inside(flow, boxes_, 8).mean()
-    assert shares_inside(model, images, boxes_)["rollout"] == pytest.approx(expected)
+    flow = patch_maps(attention_rollout(model.attention(images)), (2, 3))
+    expected = fraction_in_box(flow, boxes_, 8).mean()
+    assert localisation_scores(model, images, boxes_)["rollout"] == pytest.approx(expected)
 
 
 def test_another_kind_is_refused():

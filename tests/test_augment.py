@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from minivit.data import randaugment as operations
-from minivit.data.augment import augment, erased, flipped, mix, shifted
-from minivit.data.randaugment import LEVELS, OPERATIONS, randaugmented
+from minivit.data.augment import augment, mix, random_erase, random_flip, random_shift
+from minivit.data.randaugment import LEVELS, OPERATIONS, apply_randaugment
 
 LEVEL = 2 / (LEVELS - 1)  # from one level to the next, in values
 SIZES = [(32, 32, 3), (28, 28, 1), (9, 14, 3)]
@@ -262,7 +262,7 @@ def counting(monkeypatch, count, magnitude, B):
 
     marks = tuple(map(mark, range(14)))
     monkeypatch.setattr(operations, "OPERATIONS", marks)
-    x = randaugmented(np.zeros((B, 1, 1, 14)), count, magnitude, np.random.default_rng(3))
+    x = apply_randaugment(np.zeros((B, 1, 1, 14)), count, magnitude, np.random.default_rng(3))
     return x.reshape(B, 14)
 
 
@@ -288,7 +288,7 @@ def test_draws_are_with_replacement_and_independent(monkeypatch):
 
 def test_one_operation_changes_each_image_as_itself():
     x = some_values(B=64, H=9, W=9)
-    result = randaugmented(x, 1, 8, np.random.default_rng(5))
+    result = apply_randaugment(x, 1, 8, np.random.default_rng(5))
     seen = set()
     for i in range(64):
         candidates = {
@@ -307,7 +307,7 @@ def test_one_operation_changes_each_image_as_itself():
 
 def test_a_shift_is_the_random_crop_from_a_padded_image():
     x = some_values(B=50, H=5, W=6)
-    result = shifted(x, 2, np.random.default_rng(0))
+    result = random_shift(x, 2, np.random.default_rng(0))
     places = set()
     for image, moved in zip(x, result, strict=True):
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), constant_values=-1)
@@ -321,8 +321,8 @@ def test_a_shift_is_the_random_crop_from_a_padded_image():
 def test_a_border_may_have_a_colour():
     x = some_values(B=50, H=5, W=6)
     colour = np.linspace(-2.5, -2, x.shape[-1])
-    result = shifted(x, 2, np.random.default_rng(0), colour)
-    expected = np.where(shifted(x * 0, 2, np.random.default_rng(0)) == -1, colour, result)
+    result = random_shift(x, 2, np.random.default_rng(0), colour)
+    expected = np.where(random_shift(x * 0, 2, np.random.default_rng(0)) == -1, colour, result)
     assert result.dtype == x.dtype
     np.testing.assert_array_equal(result, expected.astype(x.dtype))
     assert (result == colour.astype(x.dtype)).any()
@@ -330,7 +330,7 @@ def test_a_border_may_have_a_colour():
 
 def test_flip_mirrors_every_other_image():
     x = some_values(B=4000, H=2, W=3, C=1)
-    result = flipped(x, np.random.default_rng(0))
+    result = random_flip(x, np.random.default_rng(0))
     same = (result == x).all(axis=(1, 2, 3))
     mirrored = (result == x[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
@@ -354,7 +354,7 @@ def boxes_of(lost):
 
 def test_what_is_erased_is_a_box_of_the_papers_size_anywhere():
     x = np.full((3000, 60, 80, 1), 5, np.float32)
-    result = erased(x, 1.0, np.random.default_rng(0))
+    result = random_erase(x, 1.0, np.random.default_rng(0))
     top, left, height, width = boxes_of((result != 5)[..., 0])
     area = height * width / 4800
     half_a_pixel = (height + width) / 2 / 4800  # lengths are rounded
@@ -380,15 +380,15 @@ def test_what_is_erased_is_a_box_of_the_papers_size_anywhere():
 
 def test_as_many_images_are_erased_as_the_chance_says():
     x = np.full((4000, 6, 6, 1), 5, np.float32)
-    result = erased(x, 0.25, np.random.default_rng(0))
+    result = random_erase(x, 0.25, np.random.default_rng(0))
     hit = (result != x).any(axis=(1, 2, 3))
     assert abs(hit.mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / 4000)
-    assert not np.array_equal(hit, (erased(x, 0.25, np.random.default_rng(1)) != x).any((1, 2, 3)))
+    assert not np.array_equal(hit, (random_erase(x, 0.25, np.random.default_rng(1)) != x).any((1, 2, 3)))
 
 
 def test_the_box_is_full_of_even_noise_in_every_channel():
     x = np.full((200, 32, 32, 3), 5, np.float32)
-    result = erased(x, 1.0, np.random.default_rng(0))
+    result = random_erase(x, 1.0, np.random.default_rng(0))
     noise = result[(result != 5).all(axis=-1)]                # (pixels, 3)
     assert (result != 5).sum() == noise.size
     assert noise.min() < -0.999
@@ -412,10 +412,10 @@ def test_augment_with_everything_off_returns_its_input():
 def test_augment_is_shift_then_flip_then_randaugment_then_erasing():
     x = some_values(B=30)
     generator = np.random.default_rng(4)
-    expected = shifted(x, 2, generator)
-    expected = flipped(expected, generator)
-    expected = randaugmented(expected, 2, 6.0, generator)
-    expected = erased(expected, 0.5, generator)
+    expected = random_shift(x, 2, generator)
+    expected = random_flip(expected, generator)
+    expected = apply_randaugment(expected, 2, 6.0, generator)
+    expected = random_erase(expected, 0.5, generator)
     on = {"shift": 2, "flip": True, "randaugment": 2, "magnitude": 6.0, "erase": 0.5}
     assert np.array_equal(augment(x, np.random.default_rng(4), **on), expected)
 

@@ -16,25 +16,17 @@ from commands import Run, run
 from PIL import Image
 
 import minivit
-from minivit import (
-    ViT,
-    ViTConfig,
-    analysis,
-    data,
-    flatten,
-    layers,
-    proofs,
-    training,
-    weights,
-)
-from minivit.analysis import drawing, shares_inside
+from minivit import ViT, ViTConfig, analysis, data, flatten, layers, training, weights
+from minivit.analysis import localisation_scores
+from minivit.analysis.plots import model as drawing
+from minivit.checking import cases as proofs
 from minivit.commands.arguments import given
 from minivit.options import build_parser, looking
-from minivit.recipes import DIGITS, PRESETS
 from minivit.training import loop, read_log
+from minivit.training.presets import DIGITS, PRESETS
 
 SMALL = ["--depth", "1", "--width", "16", "--heads", "2", "--mlp-width", "16"]
-TRAIN = ["train", "--epochs", "1", "--batch", "100", "--warmup", "0", *SMALL]
+TRAIN = ["train", "--epochs", "1", "--batch-size", "100", "--warmup", "0", *SMALL]
 OUTPUTS = ["attention.png", "curves.png", "log.csv", "model.npz"]
 
 
@@ -71,7 +63,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """The linear model and the figures take longer than these trainings: they are only noted."""
-    monkeypatch.setattr(training, "logistic_regression", lambda dataset: 0.97)
+    monkeypatch.setattr(training, "fit_logistic_regression", lambda dataset: 0.97)
     monkeypatch.setattr(analysis, "plot_curves", lambda log, path, *_: path.touch())
     monkeypatch.setattr(analysis, "draw_held_out", lambda model, dataset, path, *_: path.touch())
 
@@ -97,7 +89,7 @@ def checkpoint(tmp_path_factory):
 def pictures(tmp_path_factory):
     """Two held-out digits as files, light on dark, and dark on light."""
     folder = tmp_path_factory.mktemp("pictures")
-    ink = (data.digits().held_out_images[:2, ..., 0] + 1) * 127.5
+    ink = (data.load_digits().held_out_images[:2, ..., 0] + 1) * 127.5
     for i, picture in enumerate(ink.astype(np.uint8)):
         Image.fromarray(picture).save(folder / f"light{i}.png")
         Image.fromarray(255 - picture).save(folder / f"dark{i}.png")
@@ -168,7 +160,7 @@ def test_without_a_training_the_commands_say_how_to_get_a_model(tmp_path, monkey
 
 
 def test_evaluate_takes_the_data_set_that_fits(tmp_path, monkeypatch):
-    few = data.scattered(n=1, held_out=20)
+    few = data.load_scattered(n=1, held_out=20)
     monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
     shape = PRESETS["scattered"][0] | {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     model = ViT.create(ViTConfig(**shape), seed=0)
@@ -234,7 +226,7 @@ def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
 
 
 def test_scattered_digits_have_a_model_a_recipe_and_a_folder_of_their_own(called, monkeypatch):
-    few = data.scattered(n=10, held_out=10)
+    few = data.load_scattered(n=10, held_out=10)
     monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
     assert run("train", "--data", "scattered", "--epochs", 3).status == 0
     ((model, recipe, out, _),) = called
@@ -343,9 +335,9 @@ def test_a_stop_before_the_figures_are_drawn_is_made_good(tmp_path, monkeypatch,
 
 
 def test_missing_figures_are_not_drawn_of_other_data(tmp_path, monkeypatch, quick):
-    few = data.scattered(n=10, held_out=300)
+    few = data.load_scattered(n=10, held_out=300)
     monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
-    assert run(*TRAIN, "--epochs", 4, "--rate", 0.01, "--out", tmp_path).status == 0
+    assert run(*TRAIN, "--epochs", 4, "--lr", 0.01, "--out", tmp_path).status == 0
     (tmp_path / "curves.png").unlink()
     result = run("train", "--resume", "--data", "scattered", "--out", tmp_path)
     assert failed(result, tmp_path / "log.csv", "of other images than the scattered digits")
@@ -404,7 +396,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path, quick):
 
 # --- fine-tuning -----------------------------------------------------------------------------
 
-TUNE = ["--epochs", 1, "--batch", 100, "--warmup", 0]
+TUNE = ["--epochs", 1, "--batch-size", 100, "--warmup", 0]
 
 
 @pytest.fixture
@@ -433,14 +425,14 @@ def test_fine_tuning_begins_from_the_file_with_the_paper_s_recipe(called, origin
 def test_options_of_fine_tuning_reach_the_file_s_model_and_the_recipe(called, origin, tmp_path):
     path, old = origin
     model_options = ["--image-size", "12x16", "--heads", 4, "--gelu", "erf", "--norm-eps", 1e-4]
-    recipe_options = ["--freeze", "--rate", 0.25, "--seed", 3, "--out", tmp_path]
+    recipe_options = ["--freeze", "--lr", 0.25, "--seed", 3, "--out", tmp_path]
     result = run("train", "--from", path, *model_options, "--dropout", 0.25, *recipe_options)
     assert result.status == 0, result.err
     ((model, recipe, out, _),) = called
     c = model.config
     assert (c.image_size, c.heads, c.gelu, c.norm_eps) == ((12, 16), 4, "erf", 1e-4)
     assert (c.dropout, out) == (0.25, tmp_path)
-    assert recipe == dataclasses.replace(training.FINE_TUNING, freeze=True, rate=0.25, seed=3)
+    assert recipe == dataclasses.replace(training.FINE_TUNING, freeze=True, learning_rate=0.25, seed=3)
     table = weights.positions.resize_positions(
         old.params["positions"]["table"], (4, 4), (6, 8), "aligned"
     )
@@ -478,7 +470,7 @@ def test_a_file_without_a_table_is_read_if_one_says_what_its_positions_are(
     ((model, *_),) = called
     assert model.config.positions == "sincos2d"
     assert "positions" not in model.params
-    d = data.fit(data.digits(), (16, 16), 3)
+    d = data.resize_dataset(data.load_digits(), (16, 16), 3)
     loss = training.evaluate(expected, d.held_out_images, d.held_out_labels).loss
     for option in ([], ["--preprocess", "minivit"]):
         result = run("evaluate", "--data", "digits", "--weights", path, *words, *option)
@@ -499,7 +491,7 @@ def test_the_colours_of_a_data_set_are_those_asked_for(tmp_path, monkeypatch):
     assert run("train", "--from", path, "--preprocess", "dino", "--out", tmp_path).status == 0
     ((tuned, fitted),) = seen
     assert tuned.config.preprocessing == "dino"
-    d = data.fit(data.digits(), (16, 16), 3, "dino")
+    d = data.resize_dataset(data.load_digits(), (16, 16), 3, "dino")
     assert np.array_equal(fitted.images[:9], d.images[:9])
     loss = training.evaluate(model, d.held_out_images, d.held_out_labels).loss
     words = ["evaluate", "--data", "digits", "--weights", path]
@@ -529,7 +521,7 @@ def test_fine_tuning_on_larger_coloured_images_ends_with_figures_and_a_model(
     assert sorted(p.name for p in out.iterdir()) == OUTPUTS
     model = ViT.load(out / "model.npz")
     assert (model.config.image_size, model.config.channels) == ((12, 12), 3)
-    d = data.fit(data.digits(), (12, 12), 3, "dino")
+    d = data.resize_dataset(data.load_digits(), (12, 12), 3, "dino")
     (row,) = read_log(out / "log.csv")
     score = training.evaluate(model, d.held_out_images, d.held_out_labels)
     assert (row["held_out_loss"], row["held_out_accuracy"]) == score
@@ -550,7 +542,7 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_bits(origin, tmp_path, m
 
 
 def test_a_training_does_not_go_on_with_other_data(unfinished, monkeypatch):
-    few = data.scattered(n=10, held_out=10)
+    few = data.load_scattered(n=10, held_out=10)
     monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: few)
     before = (unfinished / "log.csv").read_bytes()
     result = run("train", "--resume", "--data", "scattered", "--out", unfinished)
@@ -574,7 +566,7 @@ def test_a_file_to_begin_from_that_is_none_is_named(tmp_path, damage):
 
 
 def test_a_fine_tuning_that_diverges_says_so_in_one_line(origin, tmp_path):
-    result = run("train", "--from", origin[0], *TUNE, "--rate", "1e39", "--out", tmp_path / "run")
+    result = run("train", "--from", origin[0], *TUNE, "--lr", "1e39", "--out", tmp_path / "run")
     assert failed(result, "in epoch 1", "may be too high")
 
 
@@ -586,7 +578,7 @@ def test_evaluate_fits_the_data_to_the_model(tmp_path):
     model = moved(image_size=16, channels=3)
     model.save(path)
     assert failed(run("evaluate", "--weights", path), path, "16 x 16 x 3: say with --data")
-    d = data.fit(data.digits(), (16, 16), 3)
+    d = data.resize_dataset(data.load_digits(), (16, 16), 3)
     score = training.evaluate(model, d.held_out_images, d.held_out_labels)
     result = run("evaluate", "--weights", path, "--data", "digits")
     assert result.out.splitlines()[1] == f"cross-entropy {score.loss:.4f} nats"
@@ -603,9 +595,9 @@ def test_a_model_of_other_classes_or_none_is_evaluated_by_few_shots_alone(tmp_pa
     what = "has no classifier for their 10" if classes is None else "knows 5 classes, not their 10"
     assert failed(run("evaluate", "--weights", path), path, what, "train --from")
     result = run("evaluate", "--weights", path, "--shots", 1, 10)
-    d = data.digits()
+    d = data.load_digits()
     features, others = model.features(d.images), model.features(d.held_out_images)
-    found = training.few_shot(features, d.labels, others, d.held_out_labels, shots=(1, 10))
+    found = training.evaluate_few_shot(features, d.labels, others, d.held_out_labels, shots=(1, 10))
     assert result.out.splitlines() == [
         f"{n} of each class: {row.mean():.2%} of the held-out images right, "
         f"from {row.min():.2%} to {row.max():.2%} in 3 draws"
@@ -711,7 +703,7 @@ def test_pictures_are_brought_to_a_model_by_its_own_rules_or_those_asked_for(
     colourful, photograph, monkeypatch
 ):
     words = ["--weights", colourful, photograph]
-    size, how = (16, 24), data.preprocessing_of("dino", (16, 24))
+    size, how = (16, 24), data.get_preprocessing("dino", (16, 24))
     for words_of_rules, rules in [
         ([], how),
         (["--preprocess", "timm"], "timm"),
@@ -722,7 +714,7 @@ def test_pictures_are_brought_to_a_model_by_its_own_rules_or_those_asked_for(
         expected = data.read_image(photograph, size, 3, rules)
         assert np.array_equal(images[0], expected), words_of_rules
     images, _ = read_as(monkeypatch, *words, "--invert")
-    assert np.array_equal(images[0], how.inverted(data.read_image(photograph, size, 3, how)))
+    assert np.array_equal(images[0], how.invert(data.read_image(photograph, size, 3, how)))
 
 
 def test_how_the_weights_are_read_is_asked_for(colourful, photograph, monkeypatch):
@@ -741,7 +733,7 @@ def test_how_the_weights_are_read_is_asked_for(colourful, photograph, monkeypatc
 def test_without_a_file_a_model_of_photographs_is_shown_the_portrait(
     colourful, labels, tmp_path, monkeypatch
 ):
-    portrait = data.portrait()
+    portrait = data.sample_photograph()
     result = run("predict", "--weights", colourful, "--labels", labels)
     assert result.out.splitlines()[0] == str(portrait)
     drawn = []
@@ -749,8 +741,8 @@ def test_without_a_file_a_model_of_photographs_is_shown_the_portrait(
     assert run("attention", "--weights", colourful).status == 0
     assert run("attention", "--weights", colourful, "--labels", labels).status == 0
     (images, _, grid, _, titles, *_), (*_, named, _, _) = drawn
-    how = data.preprocessing_of("dino", (16, 24))
-    expected = how.colours(data.read_image(portrait, (16, 24), 3, how))
+    how = data.get_preprocessing("dino", (16, 24))
+    expected = how.denormalise(data.read_image(portrait, (16, 24), 3, how))
     np.testing.assert_array_equal(images[0], expected)
     assert grid == ViT.load(colourful).config.grid
     assert titles == ["grace_hopper.jpg"]
@@ -847,7 +839,7 @@ def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
 ):
     call = figure_of(monkeypatch, "--weights", checkpoint)
     labels = [int(re.fullmatch(r"(\d), read as (\d)", title)[1]) for title in call["titles"]]
-    d = data.digits()
+    d = data.load_digits()
     label_of = dict(zip(map(bytes, d.held_out_images), d.held_out_labels, strict=True))
     assert [label_of[bytes(image)] for image in call["images"]] == labels
     assert len(set(labels)) == 5
@@ -878,10 +870,10 @@ def test_attention_of_a_data_set_is_of_its_images_fitted_to_the_model(
     monkeypatch.setattr(drawing, "attention_gradients", lambda model, images: (images, images))
     assert run("attention", "--weights", path, "--data", "digits").status == 0
     ((shown, seen, _, _, titles, *_),) = drawn
-    d = data.fit(data.digits(), (16, 24), 3, how)
+    d = data.resize_dataset(data.load_digits(), (16, 24), 3, how)
     chosen = [int(np.argmax(d.held_out_labels == c)) for c in (0, 2, 3, 4, 8)]
     assert np.array_equal(seen, d.held_out_images[chosen])
-    plain = data.fit(data.digits(), (16, 24), 3).held_out_images[chosen]
+    plain = data.resize_dataset(data.load_digits(), (16, 24), 3).held_out_images[chosen]
     np.testing.assert_allclose(shown, plain, rtol=0, atol=1e-6)
     answers = ViT.load(path)(seen).argmax(-1)
     expected = [f"{c}, read as {k}" for c, k in zip((0, 2, 3, 4, 8), answers, strict=True)]
@@ -933,7 +925,7 @@ def test_attention_of_files_in_the_kinds_that_are_of_images(checkpoint, pictures
 @pytest.fixture
 def few_scattered(monkeypatch):
     """Forty scattered digits are held out, and the shipped checkpoint is one that never learned."""
-    dataset = data.scattered(1, 40)
+    dataset = data.load_scattered(1, 40)
     monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: dataset)
     return dataset
 
@@ -963,7 +955,7 @@ def test_without_weights_attention_is_of_scattered_digits_and_tells_what_lies_on
     assert last == str(out)
     assert out.exists()
     model = ViT.load(scattered_checkpoint)
-    shares = shares_inside(model, few_scattered.held_out_images, few_scattered.held_out_boxes)
+    shares = localisation_scores(model, few_scattered.held_out_images, few_scattered.held_out_boxes)
     assert lines == [
         f"{name}: {100 * shares[name]:.1f}% of the mass in the digit's box, which is 11.1% of the "
         "image (mean of 40 held-out images)"
@@ -1064,10 +1056,10 @@ def broken_softmax(x):
 
 def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
     x = np.random.default_rng(0).normal(size=(2, 3))
-    wrong = proofs.Proof("softmax", broken_softmax, (x,))
-    right = proofs.Proof("linear", layers.linear, (x, x.T.copy()))
-    monkeypatch.setattr(proofs, "layer_proofs", lambda: [wrong, right])
-    monkeypatch.setattr(proofs, "model_proofs", lambda: [])
+    wrong = proofs.Case("softmax", broken_softmax, (x,))
+    right = proofs.Case("linear", layers.linear, (x, x.T.copy()))
+    monkeypatch.setattr(proofs, "layer_cases", lambda: [wrong, right])
+    monkeypatch.setattr(proofs, "model_cases", lambda: [])
     result = run("gradcheck", "softmax")
     assert result.status == 1
     assert "softmax, x: worst at index" in result.out
@@ -1098,11 +1090,11 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
         (["train", "--epochs", "many"], "--epochs: must be a whole number from 1 up, not many"),
         (["train", "--threads", "0"], "--threads: must be a whole number from 1 up, not 0"),
         (["train", "--shards", "-2"], "--shards: must be a whole number from 1 up, not -2"),
-        (["train", "--rate", "-0.1"], "rate"),
-        (["train", "--rate", "nan"], "rate"),
-        (["train", "--rate", "fast"], "--rate: invalid float value: 'fast'"),
+        (["train", "--lr", "-0.1"], "rate"),
+        (["train", "--lr", "nan"], "rate"),
+        (["train", "--lr", "fast"], "--lr: invalid float value: 'fast'"),
         (["train", "--dropout", "1"], "dropout is a rate from 0 to below 1"),
-        (["train", "--smoothing", "1"], "smoothing is a share below 1"),
+        (["train", "--label-smoothing", "1"], "smoothing is a share below 1"),
         (["train", "--shift", "-1"], "shift must be at least 0"),
         (["train", "--seed", "-1"], "seed must be at least 0"),
         (["train", "--resume", "--overwrite"], "not allowed with argument --resume"),
@@ -1126,7 +1118,7 @@ def test_gradcheck_fails_and_explains_when_a_layer_is_broken(monkeypatch):
         (["train", "--norm-eps", "-1"], "norm_eps must not be negative, it is -1.0"),
         (["train", "--from", "x.npz", "--width", "8"], "--width: with --from, the model is the"),
         (["train", "--from", "x.npz", "--hidden-head", "8"], "--hidden-head: with --from, the"),
-        (["train", "--from", "x.npz", "--rate", "-1"], "rate is a number from 0 up"),
+        (["train", "--from", "x.npz", "--lr", "-1"], "rate is a number from 0 up"),
         (["train", "--image-size", "9"], "9 x 9 cannot be cut into patches of 2 x 2"),
         (["train", "--image-size", "8x8x8"], "one number, or height and width as HxW"),
         (["evaluate", "--shots"], "--shots: expected at least one argument"),
@@ -1305,7 +1297,7 @@ def test_a_figure_that_cannot_be_written_is_named(checkpoint, pictures, tmp_path
 
 @pytest.mark.parametrize("rate", ["1e9", "1e39"])
 def test_a_training_that_diverges_says_so_in_one_line(tmp_path, rate):
-    result = run(*TRAIN, "--rate", rate, "--clip", 0, "--out", tmp_path)
+    result = run(*TRAIN, "--lr", rate, "--grad-clip", 0, "--out", tmp_path)
     assert failed(result, "in epoch 1", "may be too high")
     ViT.load(tmp_path / "model.npz")
 
@@ -1314,7 +1306,7 @@ def test_a_training_that_diverges_says_so_in_one_line(tmp_path, rate):
     ("words", "advice"),
     [
         ([*TRAIN, "--out", "run"],
-         ": a smaller --batch, or more --shards or --accumulate, need less"),
+         ": a smaller --batch-size, or more --shards or --grad-accumulation, need less"),
         (["evaluate", "--weights", "model.npz"], ": a smaller --image-size needs less"),
         (["predict", "--weights", "model.npz", "x.png"],
          ": fewer images at a time, or a smaller --image-size, need less"),
@@ -1335,7 +1327,7 @@ def test_a_lack_of_memory_is_a_plain_line_that_names_the_command_s_own_options(
     Path("x.png").write_bytes((pictures / "light0.png").read_bytes())
     monkeypatch.setattr(loop, "packed_gradients", too_much)
     monkeypatch.setattr(ViT, "__call__", too_much)
-    monkeypatch.setattr(proofs, "all_proofs", too_much)
+    monkeypatch.setattr(proofs, "all_cases", too_much)
     result = run(*words)
     assert failed(result)
     assert result.err == f"minivit: error: out of memory{advice}\n"
@@ -1356,7 +1348,7 @@ def test_a_process_ends_with_the_status_of_its_command(checkpoint, tmp_path):
 
 
 def test_a_training_that_diverges_is_one_line_without_numpys_warnings(tmp_path):
-    words = [*TRAIN, "--rate", "1e39", "--clip", 0, "--out", "run"]
+    words = [*TRAIN, "--lr", "1e39", "--grad-clip", 0, "--out", "run"]
     assert failed(run_alone(*words, folder=tmp_path), "may be too high")
 
 
@@ -1390,7 +1382,7 @@ OPTIONS = {
     ],
     "gradcheck": ["WORD", "--all", "--device"],
     "cost": [
-        "NAME", "--batch", "--dtype", "--measure", "--csv", "--image-size", "--classes",
+        "NAME", "--batch-size", "--dtype", "--measure", "--csv", "--image-size", "--classes",
         "--channels", "--patch-size", "--width", "--depth", "--heads", "--mlp-width",
         "--hidden-head", "--positions", "--pooling", "--gelu", "--dropout", "--drop-path",
         "--qkv-bias", "--patch-bias", "--stem", "--stem-width", "--optimiser", "--shards",

@@ -11,13 +11,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import minivit
 from minivit import ViT, ViTConfig, cost, layers
+from minivit.checking.retained import memory_owner
 from minivit.cli import main
 from minivit.cost import counting, formulas
 from minivit.cost.measure import Trial, run, trials
-from minivit.keeping import owner_of
 from minivit.models import initialise, vit
 from minivit.options import build_parser
-from minivit.tree import count, map_tree
+from minivit.tree import count_parameters, map_tree
 
 memory_of = import_module("minivit.cost.memory")
 
@@ -155,7 +155,7 @@ def test_every_product_is_foreseen(name, dtype):
     assert counts.forward == predicted.forward > 0
     assert counts.backward == predicted.backward
     params = initialise(config, dtype=dtype)
-    assert predicted.parameters == count(params)
+    assert predicted.parameters == count_parameters(params)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_counting_changes_no_number():
 def test_what_pullbacks_keep_is_foreseen_to_the_byte(name, dtype):
     config = tiny(name)
     params, pullback = forward_and_back(config, dtype)
-    known = {id(owner_of(array)) for array in minivit.flatten(params).values()}
-    owners = {id(owner): owner.nbytes for owner in map(owner_of, minivit.keeps(pullback).values())}
+    known = {id(memory_owner(array)) for array in minivit.flatten(params).values()}
+    owners = {id(owner): owner.nbytes for owner in map(memory_owner, minivit.list_retained(pullback).values())}
     kept = sum(size for owner, size in owners.items() if owner not in known)
     assert kept == cost.totals(cost.rows(config, 3, dtype)).kept
 
@@ -345,7 +345,7 @@ def test_a_step_is_cut_as_the_model_itself_would(dtype):
 def test_a_hollow_model_has_no_memory():
     params = minivit.flatten(memory_of.hollow(ViTConfig.named("ViT-H/14"), "float32").params)
     assert sum(array.size for array in params.values()) == 632_045_800
-    assert sum(owner_of(array).nbytes for array in params.values()) < 10_000
+    assert sum(memory_owner(array).nbytes for array in params.values()) < 10_000
 
 
 def test_the_largest_batch_that_fits():
@@ -423,7 +423,7 @@ SMALL = "ViT-Ti/4 --image-size 16 --classes 10 --depth 2 --width 64 --heads 2 --
 def test_the_table_of_vit_b_16(capsys):
     assert run_command("") == 0
     text = capsys.readouterr().out
-    assert run_command("ViT-B/16 --image-size 224 --batch 64") == 0
+    assert run_command("ViT-B/16 --image-size 224 --batch-size 64") == 0
     assert capsys.readouterr().out == text
     lines = text.splitlines()
     assert lines[0] == (
@@ -440,7 +440,7 @@ def test_the_table_of_vit_b_16(capsys):
 
 def test_the_file_holds_the_table(tmp_path, capsys):
     path = tmp_path / "cost.csv"
-    assert run_command(f"R50+ViT-B/16 --batch 3 --csv {path}") == 0
+    assert run_command(f"R50+ViT-B/16 --batch-size 3 --csv {path}") == 0
     lines = read(path)
     total = cost.totals(cost.rows(ViTConfig.named("R50+ViT-B/16"), 3))
     assert sum(int(line["parameters"]) for line in lines) == 98_659_112
@@ -453,7 +453,7 @@ def test_the_file_holds_the_table(tmp_path, capsys):
 
 def test_measured_beside_predicted(tmp_path, capsys):
     path = tmp_path / "cost.csv"
-    assert run_command(f"{SMALL} --batch 4 --threads 2 --measure --csv {path}") == 0
+    assert run_command(f"{SMALL} --batch-size 4 --threads 2 --measure --csv {path}") == 0
     text = capsys.readouterr().out
     config = ViTConfig.named(
         "ViT-Ti/4", image_size=16, classes=10, depth=2, width=64, heads=2, mlp_width=96
@@ -471,7 +471,7 @@ def test_measured_beside_predicted(tmp_path, capsys):
 
 
 def test_without_classes_no_step_is_measured(capsys):
-    assert run_command(f"{SMALL.replace('classes 10', 'classes 0')} --batch 2 --measure") == 0
+    assert run_command(f"{SMALL.replace('classes 10', 'classes 0')} --batch-size 2 --measure") == 0
     text = capsys.readouterr().out
     assert "no classifier" in text
     assert "a step, in one piece: " not in text
@@ -482,16 +482,16 @@ def test_what_does_not_fit_is_refused_with_a_batch_that_does(monkeypatch, capsys
     config = ViTConfig.named("ViT-B/16")
     memory = partial(cost.memory, config, threads=2)
     monkeypatch.setattr(cost, "available_memory", lambda: memory(25).measuring)
-    assert run_command("--batch 64 --threads 2 --measure") == 1
+    assert run_command("--batch-size 64 --threads 2 --measure") == 1
     out, err = capsys.readouterr()
     assert "86,567,656" in out  # the prediction comes all the same
     needed, free = (cost.figure(memory(batch).measuring, "B") for batch in (64, 25))
     assert err == (
         f"minivit: error: --measure would need {needed} of memory, of which {free} are free: "
-        "--batch 25 fits\n"
+        "--batch-size 25 fits\n"
     )
     monkeypatch.setattr(cost, "available_memory", lambda: 1000)
-    assert run_command("--batch 64 --measure") == 1
+    assert run_command("--batch-size 64 --measure") == 1
     assert "not even one image fits" in capsys.readouterr().err
 
 
@@ -508,7 +508,7 @@ def test_float16_is_predicted_but_not_measured(capsys):
         ("ViT-Q/16", "unknown model 'ViT-Q/16'"),
         ("--image-size 225", "cannot be cut into patches"),
         ("--heads 7", "cannot be shared among 7 heads"),
-        ("--batch 0", "must be a whole number from 1 up"),
+        ("--batch-size 0", "must be a whole number from 1 up"),
         ("--classes -1", "must be a whole number from 1 up"),
         ("--dtype int8", "invalid choice"),
     ],
@@ -532,12 +532,12 @@ def test_every_field_that_costs_something_can_be_said():
         "--image-size 32x48", "--classes 7", "--channels 1", "--patch-size 8", "--width 24",
         "--depth 3", "--heads 4", "--mlp-width 30", "--hidden-head 5", "--positions none",
         "--pooling mean", "--dropout 0.1", "--drop-path 0.1", "--no-qkv-bias", "--no-patch-bias",
-        "--stem 1 --stem-width 32 --patch-size 1", "--dtype float64", "--batch 3",
+        "--stem 1 --stem-width 32 --patch-size 1", "--dtype float64", "--batch-size 3",
         "--optimiser sgd", "--shards 2",
     ],
 )  # fmt: skip
 def test_options_change_the_table(words, capsys):
-    base = "ViT-Ti/16 --image-size 32 --classes 10 --depth 2 --batch 4 --threads 1 "
+    base = "ViT-Ti/16 --image-size 32 --classes 10 --depth 2 --batch-size 4 --threads 1 "
     base += "--width 48 --heads 3 --mlp-width 40"
     run_command(base)
     before = capsys.readouterr().out.splitlines()[1:]

@@ -14,10 +14,11 @@ import pytest
 from on_device import ON_GPU, convert, cupy, gpu, needs_compiler
 
 import minivit
-from minivit import layers, proofs
-from minivit.arrays import matmul, sum_rows
-from minivit.devices import module_of
-from minivit.training.optimisers import AdamW, adamw
+from minivit import layers
+from minivit.arrays import matmul, sum_leading
+from minivit.checking import cases as proofs
+from minivit.devices import device_module
+from minivit.optim import AdamW, adamw
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("gpu")]
 __all__ = ["gpu"]  # the fixture
@@ -26,7 +27,7 @@ DTYPES = ("float16", "float32", "float64")
 TOLERANCE = {"float16": 2e-3, "float32": 2e-6, "float64": 5e-14}  # of the largest
 LARGE = {"float16": 1e3, "float32": 1e6, "float64": 1e12}
 SEAMS = (  # every function that has a faster version
-    matmul, sum_rows, adamw, layers.cross_entropy, layers.gelu, layers.layer_norm, layers.linear,
+    matmul, sum_leading, adamw, layers.cross_entropy, layers.gelu, layers.layer_norm, layers.linear,
     layers.mlp, layers.softmax,
 )  # fmt: skip
 
@@ -68,7 +69,7 @@ def assert_close(found, expected, dtype, factor=1.0):
 
 def assert_twins(function, arguments, dtype, *more, factor=1.0):
     """Value and gradients of the kernel, in this dtype, and of the plain function in float64."""
-    module_of("gpu")
+    device_module("gpu")
     given = upload(arguments, dtype)
     value, pullback = function(*given, *more)
     expected, expected_back = plain(function)(*arguments, *more)
@@ -104,7 +105,7 @@ def test_softmax_of_large_scores(dtype):
 
 
 def test_softmax_in_place_and_out_of_views():
-    module_of("gpu")
+    device_module("gpu")
     x = draw(np.random.default_rng(0), "float64", 3, 4, 6)
     expected = plain(layers.softmax)(x)[0]
     scores = cupy.asarray(x)
@@ -139,7 +140,7 @@ def test_layer_norm_of_large_halves():
     rng = np.random.default_rng(1)
     x = (1e4 * draw(rng, "float16", 3, 40)).astype("float16").astype("float64")
     scale, bias = draw(rng, "float16", 40), draw(rng, "float16", 40)
-    module_of("gpu")
+    device_module("gpu")
     y, _ = layers.layer_norm(*upload((x, scale, bias), "float16"))
     assert_close(y, plain(layers.layer_norm)(x, scale, bias)[0], "float16", 2)
 
@@ -180,7 +181,7 @@ def test_no_rows_at_all():
 
 
 def test_an_unknown_gelu():
-    module_of("gpu")
+    device_module("gpu")
     with pytest.raises(ValueError, match="unknown GELU 'relu': choose"):
         layers.gelu(cupy.zeros((2, 3), dtype="float32"), "relu")
 
@@ -202,7 +203,7 @@ def test_mlp_drops_the_same_entries():
     rng = np.random.default_rng(3)
     arguments = draw(rng, "float64", 2, 3, 5), affine(rng, "float64", 5, 7)
     arguments = *arguments, affine(rng, "float64", 7, 5)
-    module_of("gpu")
+    device_module("gpu")
     with_seed = [np.random.default_rng(8), np.random.default_rng(8)]
     found, _ = layers.mlp(*upload(arguments, "float64"), "tanh", 0.4, with_seed[0])
     expected, _ = layers.mlp(*arguments, "tanh", 0.4, with_seed[1])
@@ -218,7 +219,7 @@ def test_cross_entropy(shape, smoothing, dtype):
     logits = 3 * draw(rng, dtype, *shape)
     labels = rng.integers(0, shape[1], shape[0])
     given = upload((logits, labels), dtype)
-    module_of("gpu")
+    device_module("gpu")
     loss, pullback = layers.cross_entropy(*given, smoothing)
     expected, expected_back = plain(layers.cross_entropy)(logits, labels, smoothing)
     assert_close(loss, np.asarray(expected), dtype, 2)
@@ -233,7 +234,7 @@ def test_cross_entropy_of_soft_targets(large, dtype):
     logits = (size * draw(rng, dtype, 4, 6)).astype(dtype).astype("float64")
     targets = rng.dirichlet(np.ones(6), size=4) * [[1], [2], [0.5], [0]]  # whatever they sum to
     targets = targets.astype(dtype).astype("float64")
-    module_of("gpu")
+    device_module("gpu")
     loss, pullback = layers.cross_entropy(*upload((logits, targets), dtype), 0.1)
     expected, expected_back = plain(layers.cross_entropy)(logits, targets, 0.1)
     assert_close(loss, np.asarray(expected), dtype, 4)
@@ -241,7 +242,7 @@ def test_cross_entropy_of_soft_targets(large, dtype):
 
 
 def test_cross_entropy_refuses_what_the_plain_one_refuses():
-    module_of("gpu")
+    device_module("gpu")
     logits = cupy.zeros((2, 3), dtype="float32")
     with pytest.raises(ValueError, match="from 0 to 1"):
         layers.cross_entropy(logits, np.array([0, 1]), 1.5)
@@ -262,7 +263,7 @@ def test_cross_entropy_refuses_what_the_plain_one_refuses():
     ],
 )  # fmt: skip
 def test_products(a, b, dtype):
-    module_of("gpu")
+    device_module("gpu")
     rng = np.random.default_rng(6)
     a, b = draw(rng, dtype, *a), draw(rng, dtype, *b)
     assert_close(matmul(*upload((a, b), dtype)), a @ b, dtype, 4)
@@ -279,7 +280,7 @@ def packed_views(rng, dtype="float64"):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_of_views_are_right_and_copy_nothing(dtype):
-    module_of("gpu")
+    device_module("gpu")
     (q, k, v), (device_q, device_k, device_v) = packed_views(np.random.default_rng(7), dtype)
     from minivit.cuda import arrays
 
@@ -293,7 +294,7 @@ def test_products_of_views_are_right_and_copy_nothing(dtype):
 
 @pytest.mark.skipif(ON_GPU, reason="asks the emulation what it was asked for")
 def test_products_take_as_few_calls_as_can_be():
-    module_of("gpu")
+    device_module("gpu")
     views, device_views = packed_views(np.random.default_rng(7))
     contiguous = upload(np.ascontiguousarray(views[0]), "float64")
     for q, calls in ((contiguous, 1), (device_views[0], 2)):  # B is 2 and k is 4
@@ -303,7 +304,7 @@ def test_products_take_as_few_calls_as_can_be():
 
 
 def test_products_are_written_into_views():
-    module_of("gpu")
+    device_module("gpu")
     rng = np.random.default_rng(7)
     a, b = draw(rng, "float64", 2, 4, 5, 3), draw(rng, "float64", 2, 4, 3, 6)
     filled = cupy.zeros((2, 5, 3, 4, 6), dtype="float64")
@@ -317,7 +318,7 @@ def test_products_are_written_into_views():
 
 
 def test_products_that_do_not_fit():
-    module_of("gpu")
+    device_module("gpu")
     zeros = partial(cupy.zeros, dtype="float32")
     with pytest.raises(ValueError, match=r"no product of float32 \(2, 3\) and float32 \(4, 2\)"):
         matmul(zeros((2, 3)), zeros((4, 2)))
@@ -331,7 +332,7 @@ def test_the_precision_of_products():
     device_a, device_b = upload((a, b), "float32")
     errors = {}
     for precision in minivit.devices.PRECISIONS:
-        minivit.devices.multiply_in(precision)
+        minivit.devices.set_matmul_precision(precision)
         y, pullback = layers.linear(device_a, device_b)
         dx, dparams = pullback(device_a)
         expected = {"y": a @ b, "dx": a @ b.T, "kernel": a.T @ a, "matmul": a @ b}
@@ -348,33 +349,33 @@ def test_the_precision_of_products():
     y = matmul(*upload((a, b), "float64"))
     np.testing.assert_allclose(y.get(), a @ b, rtol=1e-10)  # of float32 alone
     with pytest.raises(ValueError, match="unknown precision 'int8': choose float32, tf32"):
-        minivit.devices.multiply_in("int8")
+        minivit.devices.set_matmul_precision("int8")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 5), (40, 33), (129, 2), (3000, 70)])
 def test_sums_of_columns(shape, dtype):
-    module_of("gpu")
+    device_module("gpu")
     x = draw(np.random.default_rng(10), dtype, *shape)
     factor = 4 if dtype == "float32" else 2
-    assert_close(sum_rows(upload(x, dtype)), x.sum(0), dtype, factor)
+    assert_close(sum_leading(upload(x, dtype)), x.sum(0), dtype, factor)
     given = cupy.asarray(x.astype(dtype))
-    sums = sum_rows(given)
+    sums = sum_leading(given)
     sums += 1  # are the caller's own
     np.testing.assert_array_equal(given.get(), x.astype(dtype))
 
 
 def test_sums_of_halves_are_added_up_in_float32():
     # Added to a few of its kind, 2^-4 + 2^-14 would be 2^-4 as a float16, and 61 would be missing.
-    module_of("gpu")
+    device_module("gpu")
     x = cupy.asarray(np.full((1_000_000, 1), 2**-4 + 2**-14, dtype="float16"))
-    assert sum_rows(x).get().tolist() == [62560]              # of 62561, with a step of 32
+    assert sum_leading(x).get().tolist() == [62560]              # of 62561, with a step of 32
     _, pullback = layers.layer_norm(x[:3], x[0], x[0])
-    assert minivit.keeps(pullback)["rstd"].dtype == "float32"
+    assert minivit.list_retained(pullback)["rstd"].dtype == "float32"
 
 
 def test_a_kernel_refuses_what_it_would_read_wrongly():
-    module_of("gpu")
+    device_module("gpu")
     x, wide = cupy.ones((2, 3), dtype="float32"), cupy.ones((2, 3), dtype="float64")
     _, softmax_back = layers.softmax(x)
     _, norm_back = layers.layer_norm(x, x[0], x[0])
@@ -394,7 +395,7 @@ def test_a_kernel_refuses_what_it_would_read_wrongly():
 
 
 def test_whole_numbers_where_others_are_meant():
-    module_of("gpu")
+    device_module("gpu")
     x = draw(np.random.default_rng(1), "float64", 4, 7)
     assert_twins(layers.layer_norm, (x, np.ones(7), np.zeros(7)), "float64", 1, factor=4)
 
@@ -411,7 +412,7 @@ def test_an_mlp_without_biases():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernels", [0, 5, 301])
 def test_adamw(kernels, dtype):
-    module_of("gpu")
+    device_module("gpu")
     rng = np.random.default_rng(11)
     vectors = [draw(rng, dtype, 301) for _ in range(3)]
     vectors.append(draw(rng, dtype, 301) ** 2)
@@ -427,11 +428,11 @@ def test_adamw(kernels, dtype):
 
 
 def test_ten_updates_from_the_first():
-    module_of("gpu")
+    device_module("gpu")
     rng = np.random.default_rng(12)
     params = {"a": {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}}
-    on_device = AdamW(upload(params, "float64"), decay=0.1)
-    on_host = AdamW(params, decay=0.1)
+    on_device = AdamW(upload(params, "float64"), weight_decay=0.1)
+    on_host = AdamW(params, weight_decay=0.1)
     for _ in range(10):
         gradient = rng.normal(size=15)
         on_host.update(gradient, 0.01)
@@ -443,7 +444,7 @@ def test_ten_updates_from_the_first():
 
 
 def test_every_seam_has_a_kernel_and_no_other_function_is_one():
-    module_of("gpu")
+    device_module("gpu")
     for function in SEAMS:
         assert function.dispatch(cupy.ndarray) is not plain(function), function
         assert function.dispatch(np.ndarray) is plain(function), function
@@ -456,7 +457,7 @@ def test_every_seam_has_a_kernel_and_no_other_function_is_one():
     assert sorted(n.partition("(")[0] for n in decorated) == sorted(f.__name__ for f in SEAMS)
 
 
-PROOFS = {proof.name: proof for proof in proofs.layer_proofs()}
+PROOFS = {proof.name: proof for proof in proofs.layer_cases()}
 
 
 @pytest.mark.parametrize("name", PROOFS)
@@ -468,12 +469,12 @@ def test_a_kernel_is_the_derivative_of_the_plain_function(name):
 @pytest.mark.parametrize("positions", ["1d", "relative"])
 def test_the_whole_model_is_the_derivative_of_the_plain_one(positions):
     name = f"ViT, {positions}, class, linear head, tanh"
-    chosen = next(proof for proof in proofs.model_proofs() if proof.name == name)
+    chosen = next(proof for proof in proofs.model_cases() if proof.name == name)
     assert chosen.check("gpu").worst < 1e-12
 
 
 def test_a_wrong_kernel_is_found(monkeypatch):
-    module_of("gpu")
+    device_module("gpu")
     from minivit.cuda import softmax
 
     wrong = softmax.BACKWARD.source.replace("F(dp[j]) - together", "F(dp[j])")
@@ -485,7 +486,7 @@ def test_a_wrong_kernel_is_found(monkeypatch):
 
 @pytest.mark.skipif(ON_GPU, reason="a GPU would hang")
 def test_a_lane_that_leaves_the_others_waiting_is_found(monkeypatch):
-    module_of("gpu")
+    device_module("gpu")
     from minivit.cuda import softmax
 
     waits = "sum = warp_sum(sum);"
@@ -498,7 +499,7 @@ def test_a_lane_that_leaves_the_others_waiting_is_found(monkeypatch):
 
 
 def test_kernels_do_not_take_complex_numbers_and_leave_integers_alone():
-    module_of("gpu")
+    device_module("gpu")
     x = np.array([[1 + 2j, 3 - 1j]])
     found, _ = layers.softmax(cupy.asarray(x))
     np.testing.assert_allclose(found.get(), plain(layers.softmax)(x)[0], rtol=1e-12)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minivit.data import digits, read_image
-from minivit.data.augment import shifted
+from minivit.data import load_digits, read_image
+from minivit.data.augment import random_shift
 from minivit.data.dataset import fingerprint
 
 # --- the digits ------------------------------------------------------------------------------
@@ -16,7 +16,7 @@ from minivit.data.dataset import fingerprint
 
 @pytest.fixture(scope="module")
 def d():
-    return digits()
+    return load_digits()
 
 
 def test_the_digits_come_in_two_parts(d):
@@ -30,7 +30,7 @@ def test_the_digits_come_in_two_parts(d):
 
 
 def test_fewer_may_be_asked_for_to_train_on(d):
-    few = digits(n=5)
+    few = load_digits(n=5)
     assert np.array_equal(few.images, d.images[:5])
     assert np.array_equal(few.labels, d.labels[:5])
     assert np.array_equal(few.held_out_images, d.held_out_images)
@@ -92,7 +92,7 @@ def test_the_first_digit_stands_upright(d):
 
 
 def test_every_call_gives_new_arrays(d):
-    again = digits()
+    again = load_digits()
     assert np.array_equal(again.images, d.images)
     assert not np.shares_memory(again.images, d.images)
 
@@ -313,7 +313,7 @@ def some_images(count=40, shape=(5, 4, 2)):
 def test_each_image_is_moved_by_at_most_so_many_pixels(pixels):
     images = some_images()
     before = images.copy()
-    after = shifted(images, pixels, np.random.default_rng(0))
+    after = random_shift(images, pixels, np.random.default_rng(0))
     assert after.shape == images.shape
     assert after.dtype == np.float32
     steps = range(-pixels, pixels + 1)
@@ -330,18 +330,18 @@ def test_each_image_is_moved_by_at_most_so_many_pixels(pixels):
 def test_every_move_is_as_likely_as_any_other():
     image = np.zeros((1, 3, 3, 1), np.float32)
     image[0, 1, 1] = 1
-    after = shifted(image.repeat(9000, axis=0), 1, np.random.default_rng(0))
+    after = random_shift(image.repeat(9000, axis=0), 1, np.random.default_rng(0))
     share = (after == 1).mean(axis=0)
     np.testing.assert_allclose(share, 1 / 9, atol=0.015)
 
 
 def test_the_generator_decides_the_moves():
     images = some_images()
-    one, same, other = (shifted(images, 2, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    one, same, other = (random_shift(images, 2, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
 def test_a_move_larger_than_the_image_leaves_nothing_but_the_border_value():
-    after = shifted(some_images(200), 50, np.random.default_rng(0))
+    after = random_shift(some_images(200), 50, np.random.default_rng(0))
     assert (after == -1).all(axis=(1, 2, 3)).mean() > 0.5

@@ -11,9 +11,9 @@ import pytest
 from loopback import BLUE, GREEN, cifar_files, cifar_set, idx, idx_arrays, idx_set, records, tree
 
 from minivit import cli, data
-from minivit.data import Pixels
+from minivit.data import ByteImages
 from minivit.data.cifar import CIFAR10, CIFAR100, load_records
-from minivit.data.download import md5
+from minivit.data.download import compute_md5
 from minivit.data.mnist import FASHION, MNIST, NAMES, load_idx
 
 FOLDER = os.environ.get("MINIVIT_TEST_DATA")
@@ -34,30 +34,30 @@ def colours():
     "chosen", [slice(None), slice(1, 3), np.array([3, 0, 3]), np.array([], int), 2]
 )
 def test_pixels_are_floats_when_they_are_read(colours, chosen):
-    images = Pixels(colours)[chosen]
+    images = ByteImages(colours)[chosen]
     assert images.dtype == np.float32
     assert np.array_equal(images, colours[chosen].astype(np.float32) / 127.5 - 1)
 
 
 def test_black_is_minus_one_and_white_is_one(colours):
-    images = Pixels(colours)[:]
+    images = ByteImages(colours)[:]
     assert (images.min(), images.max()) == (-1, 1)
     assert len(np.unique(images)) == 256
 
 
 def test_pixels_know_their_number_and_shape_and_stay_as_they_are(colours):
-    pixels = Pixels(colours)
+    pixels = ByteImages(colours)
     assert (len(pixels), pixels.shape) == (4, (4, 8, 8, 1))
     pixels[:][...] = 0
     assert np.array_equal(colours.ravel(), np.arange(256))
 
 
 def test_pixels_are_fitted_as_arrays_are(colours):
-    plain = data.Dataset("x", Pixels(colours)[:], np.zeros(4), Pixels(colours)[:], np.zeros(4), ())
-    kept = plain._replace(images=Pixels(colours), held_out_images=Pixels(colours))
+    plain = data.Dataset("x", ByteImages(colours)[:], np.zeros(4), ByteImages(colours)[:], np.zeros(4), ())
+    kept = plain._replace(images=ByteImages(colours), held_out_images=ByteImages(colours))
     some = np.array([1, 3])
     for size, channels in (((8, 8), 1), ((16, 16), 3), ((4, 4), 1)):
-        a, b = (data.fit(dataset, size, channels).images[some] for dataset in (plain, kept))
+        a, b = (data.resize_dataset(dataset, size, channels).images[some] for dataset in (plain, kept))
         assert a.shape == (2, *size, channels)
         assert np.array_equal(a, b)
 
@@ -306,12 +306,12 @@ def test_the_sizes_and_checksums_are_those_of_the_files(laid_out):
     for idx_files in (MNIST, FASHION):
         for published in idx_files.files:
             path = laid_out / idx_files.folder / published.name
-            assert (path.stat().st_size, md5(path)) == (published.size, published.md5)
+            assert (path.stat().st_size, compute_md5(path)) == (published.size, published.md5)
 
 
 @needs_data
 def test_mnist(laid_out):
-    mnist = data.mnist(root=laid_out)
+    mnist = data.load_mnist(root=laid_out)
     assert mnist.images.shape == (60_000, 28, 28, 1)
     assert mnist.held_out_images.shape == (10_000, 28, 28, 1)
     train = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -336,7 +336,7 @@ def test_fashion_mnist_by_its_name(laid_out, monkeypatch):
 
 @needs_data
 def test_cifar10(laid_out):
-    cifar = data.cifar10(root=laid_out)
+    cifar = data.load_cifar10(root=laid_out)
     assert cifar.images.shape == (50_000, 32, 32, 3)
     assert cifar.held_out_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(cifar.labels).tolist() == [5000] * 10

@@ -5,13 +5,13 @@ import pytest
 
 from minivit import data
 from minivit.layers import linear
-from minivit.training import descend
+from minivit.training import train_sgd
 from minivit.tree import map_tree
 
 
 @pytest.fixture(scope="module")
 def few():
-    d = data.digits()
+    d = data.load_digits()
     return d._replace(images=d.images[:50], labels=d.labels[:50])
 
 
@@ -31,7 +31,7 @@ def zeros():
 
 def test_a_step_on_the_whole_batch_is_the_textbook_loop(few):
     params = zeros()
-    descend(on_pixels, params, few, epochs=2, batch=50, rate=0.3)
+    train_sgd(on_pixels, params, few, epochs=2, batch_size=50, learning_rate=0.3)
 
     kernel, bias = np.zeros((64, 10)), np.zeros(10)
     x = few.images.reshape(50, 64).astype(float)
@@ -50,7 +50,7 @@ def test_a_step_on_the_whole_batch_is_the_textbook_loop(few):
 
 def test_each_epoch_gives_the_accuracy_on_what_was_held_out(few):
     params = zeros()
-    accuracies = descend(on_pixels, params, few, epochs=7, batch=20, rate=0.1)
+    accuracies = train_sgd(on_pixels, params, few, epochs=7, batch_size=20, learning_rate=0.1)
     assert len(accuracies) == 7
     answers = on_pixels(few.held_out_images, params)[0].argmax(1)
     assert accuracies[-1] == (answers == few.held_out_labels).mean()
@@ -60,7 +60,7 @@ def test_each_epoch_gives_the_accuracy_on_what_was_held_out(few):
 def test_the_seed_decides_the_order_of_the_images(few):
     def trained(seed):
         params = zeros()
-        descend(on_pixels, params, few, epochs=1, batch=10, seed=seed)
+        train_sgd(on_pixels, params, few, epochs=1, batch_size=10, seed=seed)
         return params["head"]["kernel"]
 
     assert np.array_equal(trained(0), trained(0))
@@ -74,14 +74,14 @@ def test_every_image_counts_even_if_the_batches_are_uneven(few):
         seen.append(len(images))
         return on_pixels(images, params)
 
-    descend(counted, zeros(), few, epochs=1, batch=16)
+    train_sgd(counted, zeros(), few, epochs=1, batch_size=16)
     assert sorted(seen[:-1]) == [12, 12, 13, 13]
     assert seen[-1] == 360
 
 
 def test_a_parameter_without_a_gradient_stays(few):
     params = zeros() | {"frozen": np.full(3, 7.0)}
-    descend(on_pixels, params, few, epochs=1)
+    train_sgd(on_pixels, params, few, epochs=1)
     assert params["frozen"].tolist() == [7, 7, 7]
     assert params["head"]["bias"].any()
 
@@ -89,4 +89,4 @@ def test_a_parameter_without_a_gradient_stays(few):
 def test_a_loss_that_is_no_number_stops_it(few):
     broken = map_tree(lambda p: p + np.nan, zeros())
     with pytest.raises(FloatingPointError, match=r"the rate 0\.1 is too high"):
-        descend(on_pixels, broken, few)
+        train_sgd(on_pixels, broken, few)

@@ -15,9 +15,9 @@ from on_device import ON_GPU, cupy, gpu, needs_compiler
 
 import minivit
 from minivit import ViT, analysis, data, training
-from minivit.devices import NoGPU, chosen, cupy_at_work, moved, sender
+from minivit.devices import NoGPUError, create_uploader, require_cupy, resolve_device, to_device
 from minivit.training import AdamW, Recipe, loop, packed_gradients
-from minivit.training.batches import ahead, sent
+from minivit.training.batches import prefetch, upload_batches
 from minivit.tree import flatten, map_tree
 
 __all__ = ["gpu"]  # the fixture
@@ -89,12 +89,12 @@ MISSING = {
 def test_what_is_missing_is_named(part, monkeypatch, tmp_path):
     module, message = MISSING[part]
     monkeypatch.setitem(sys.modules, "cupy", module)
-    with pytest.raises(NoGPU) as caught:
-        cupy_at_work()
+    with pytest.raises(NoGPUError) as caught:
+        require_cupy()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
-    for call in (lambda: ViT.create("ViT-Ti/4", image_size=8, device="gpu"), lambda: chosen("gpu")):
-        with pytest.raises(NoGPU):
+    for call in (lambda: ViT.create("ViT-Ti/4", image_size=8, device="gpu"), lambda: resolve_device("gpu")):
+        with pytest.raises(NoGPUError):
             call()
     monkeypatch.chdir(tmp_path)
     for words in (["train"], ["evaluate"], ["predict", "x.png"], ["attention"], ["gradcheck"],
@@ -106,7 +106,7 @@ def test_what_is_missing_is_named(part, monkeypatch, tmp_path):
 
 def test_cost_foresees_for_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    words = ["cost", "ViT-Ti/4", "--image-size", 32, "--batch", 64]
+    words = ["cost", "ViT-Ti/4", "--image-size", 32, "--batch-size", 64]
     on_gpu, on_cpu = run(*words, "--device", "gpu"), run(*words, "--threads", 2)
     assert (on_gpu.status, on_gpu.err) == (0, "")
     assert "a step, in one piece" in on_gpu.out
@@ -121,13 +121,13 @@ def test_a_cupy_that_does_not_start_is_told_from_none(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(NoGPU, match=r"does not start: libcudart\.so\.13: no such file$"):
-        cupy_at_work()
+    with pytest.raises(NoGPUError, match=r"does not start: libcudart\.so\.13: no such file$"):
+        require_cupy()
 
 
 def test_auto_falls_back_with_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert chosen("auto") == "cpu"
+    assert resolve_device("auto") == "cpu"
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("no GPU is used (CuPy is not installed")
@@ -142,7 +142,7 @@ def test_auto_falls_back_with_one_line(monkeypatch, capsys):
 
 def test_the_cpu_asks_nobody_for_a_gpu(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy(broken=AssertionError("was asked")))
-    assert chosen("cpu") == tiny().device == "cpu"
+    assert resolve_device("cpu") == tiny().device == "cpu"
     assert capsys.readouterr() == ("", "")
 
 
@@ -170,7 +170,7 @@ def test_a_model_moves_and_stays_the_same():
         assert type(leaf) is np.ndarray
         assert np.array_equal(leaf, flatten(model.params)[name])
     assert {type(leaf) for leaf in flatten(moved_there.params).values()} == {cupy.ndarray}
-    assert chosen("auto") == "gpu"
+    assert resolve_device("auto") == "gpu"
 
 
 @needs_gpu
@@ -196,7 +196,7 @@ def test_create_and_load_and_save(tmp_path):
 def test_what_a_model_answers_is_on_the_host_and_the_same(monkeypatch):
     model, there = tiny(), tiny("gpu")
     images = some_digits(7).images
-    monkeypatch.setattr("minivit.model.ON_GPU", 3)            # images at a time
+    monkeypatch.setattr("minivit.api.ON_GPU", 3)            # images at a time
     for ask in (ViT.__call__, ViT.features, ViT.attention):
         found = ask(there, images)
         assert type(found) is np.ndarray
@@ -244,8 +244,8 @@ def assert_same_weights(one, other):
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 def test_ten_steps_agree_with_numpy(optimiser, seed, tmp_path):
     recipe = Recipe(
-        epochs=2, batch=8, rate=0.01, warmup=0.2, optimiser=optimiser, seed=seed, shards=1,
-        average=0.9, accumulate=2, mixup=0.2, flip=True, shift=1,
+        epochs=2, batch_size=8, learning_rate=0.01, warmup=0.2, optimiser=optimiser, seed=seed, shards=1,
+        ema=0.9, grad_accumulation=2, mixup=0.2, flip=True, shift=1,
     )  # fmt: skip
     config = minivit.ViTConfig(**TINY, dropout=0.1, drop_path=0.1)
     scores, models = [], []
@@ -265,7 +265,7 @@ def test_ten_steps_agree_with_numpy(optimiser, seed, tmp_path):
 @needs_gpu
 @needs_compiler
 def test_a_training_goes_on_after_an_interruption_and_on_another_device(tmp_path, monkeypatch):
-    recipe = Recipe(epochs=3, batch=20, rate=0.01, warmup=1, shards=1, average=0.5)
+    recipe = Recipe(epochs=3, batch_size=20, learning_rate=0.01, warmup=1, shards=1, ema=0.5)
     images = some_digits()
 
     def model(device):
@@ -296,7 +296,7 @@ def test_a_training_goes_on_after_an_interruption_and_on_another_device(tmp_path
 
 def a_step(model, images, labels, optimiser):
     """Forward, backward, clipping, and the update; nothing of it is needed on the host."""
-    loss, _, gradient = packed_gradients(model, images, labels, smoothing=0.1, seed=(1,))
+    loss, _, gradient = packed_gradients(model, images, labels, label_smoothing=0.1, seed=(1,))
     training.clip_by_global_norm(gradient, 1.0)
     optimiser.update(gradient, 0.01)
     return loss
@@ -309,8 +309,8 @@ def test_a_step_never_waits_for_the_device():
     import cupyx
 
     model = tiny("gpu", dropout=0.1, drop_path=0.1)
-    optimiser = AdamW(model.params, decay=0.1)
-    average = training.Average(model.params, 0.9)
+    optimiser = AdamW(model.params, weight_decay=0.1)
+    average = training.EMA(model.params, 0.9)
     digits = some_digits(6)
     images, labels = cupy.asarray(digits.images), cupy.asarray(digits.labels)
     with cupyx.allow_synchronize(False):                      # raises where somebody waits
@@ -335,7 +335,7 @@ def test_the_loss_is_read_rarely(tmp_path, monkeypatch):
         return real(*args, **kwargs)
 
     monkeypatch.setattr(loop, "packed_gradients", counted)
-    recipe = Recipe(epochs=1, batch=4, warmup=0, shards=1)
+    recipe = Recipe(epochs=1, batch_size=4, warmup=0, shards=1)
     training.train(tiny("gpu"), some_digits(), recipe, tmp_path)
     assert np.diff(seen).tolist() == [0, 0, 0, 4, 0, 0, 0, 4, 0]
 
@@ -344,7 +344,7 @@ def test_the_loss_is_read_rarely(tmp_path, monkeypatch):
 @needs_compiler
 def test_a_loss_that_is_no_number_is_found_at_the_next_look(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "READ", 3)
-    recipe = Recipe(epochs=1, batch=8, rate=1e18, warmup=0, clip=0, shards=1)
+    recipe = Recipe(epochs=1, batch_size=8, learning_rate=1e18, warmup=0, grad_clip=0, shards=1)
     with (
         np.errstate(all="ignore"),
         pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch 1"),
@@ -356,7 +356,7 @@ def test_a_loss_that_is_no_number_is_found_at_the_next_look(tmp_path, monkeypatc
 @needs_compiler
 def test_batches_arrive_whole_and_in_order():
     made = [(np.full((3, 2), i, dtype=np.float32), np.arange(i, i + 3)) for i in range(5)]
-    arrived = list(ahead(sent(iter(made), 10, sender())))
+    arrived = list(prefetch(upload_batches(iter(made), 10, create_uploader())))
     assert len(arrived) == 5
     for (images, labels), (host_images, host_labels) in zip(arrived, made, strict=True):
         assert type(images) is type(labels) is cupy.ndarray
@@ -376,8 +376,8 @@ def test_a_batch_waits_for_what_may_use_its_memory_and_for_no_more():
             minivit.layers.softmax(cupy.zeros((2, 3), dtype="float32"))
             yield np.zeros((2, 3), dtype=np.float32), np.full(2, i)
 
-    send = sender()
-    list(sent(making(), 3, send))
+    send = create_uploader()
+    list(upload_batches(making(), 3, send))
     kinds = [kind for kind, *_ in send.stream.asked]
     assert kinds == 6 * ["wait", "copy", "synchronize"]       # images and labels, each by itself
     events = [what[0] for kind, *what in send.stream.asked if kind == "wait"]
@@ -392,7 +392,7 @@ def test_threads_with_streams_of_their_own_are_refused(monkeypatch):
     monkeypatch.setattr(stream, "ptr", 2)
     monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: stream)
     with pytest.raises(RuntimeError, match="unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"):
-        sender()
+        create_uploader()
 
 
 @needs_gpu
@@ -401,7 +401,7 @@ def test_labels_of_no_class_are_refused_before_they_are_sent(tmp_path):
     digits = some_digits()
     wrong = digits._replace(labels=digits.labels + 5)
     with pytest.raises(ValueError, match=r"label 1\d is out of range: with 10 classes"):
-        training.train(tiny("gpu"), wrong, Recipe(epochs=1, batch=8, shards=1), tmp_path)
+        training.train(tiny("gpu"), wrong, Recipe(epochs=1, batch_size=8, shards=1), tmp_path)
 
 
 @emulated
@@ -419,7 +419,7 @@ def test_a_device_is_asked_by_one_thread(optimiser, tmp_path, monkeypatch):
     monkeypatch.setattr(cupy.ndarray, "__init__", seen)
     model, digits = tiny("gpu"), some_digits(8)
     optimiser = training.OPTIMISERS[optimiser](model.params, 0.1)
-    average = training.Average(model.params, 0.9)
+    average = training.EMA(model.params, 0.9)
     *_, gradient = packed_gradients(model, digits.images, digits.labels, shards=4, threads=2)
     optimiser.update(gradient, 0.1, threads=2)
     average.update(optimiser.vector, 1, threads=2)
@@ -430,9 +430,9 @@ def test_a_device_is_asked_by_one_thread(optimiser, tmp_path, monkeypatch):
 @needs_compiler
 def test_fine_tuning_and_a_frozen_body(tmp_path):
     digits = some_digits()
-    body = training.for_fine_tuning(tiny("gpu"), 10)
+    body = training.replace_head(tiny("gpu"), 10)
     assert body.device == "gpu"
-    recipe = dataclasses.replace(training.FINE_TUNING, epochs=1, batch=20, freeze=True, shards=1)
+    recipe = dataclasses.replace(training.FINE_TUNING, epochs=1, batch_size=20, freeze=True, shards=1)
     before = body.params["norm"]["scale"].get()
     training.train(body, digits, recipe, tmp_path)
     assert np.array_equal(body.params["norm"]["scale"].get(), before)
@@ -445,7 +445,7 @@ def test_fine_tuning_and_a_frozen_body(tmp_path):
 @emulated
 @needs_gpu
 @needs_compiler
-@pytest.mark.parametrize("way", ["--batch", "--accumulate"])
+@pytest.mark.parametrize("way", ["--batch-size", "--grad-accumulation"])
 @pytest.mark.parametrize(
     ("wide", "memory"), [([], 1_300_000), (["--width", 96, "--mlp-width", 384], 9_000_000)]
 )
@@ -458,8 +458,8 @@ def test_out_of_device_memory_tells_what_would_fit(wide, memory, way, tmp_path, 
     monkeypatch.setattr(cupy.device, "total", cupy.device.used + memory)
     cupy.device.free_all_blocks()
     words = ["train", "--device", "gpu", "--epochs", 1, "--overwrite", *OPTIONS, *wide]
-    words += ["--average", 0.9]
-    result = run(*words, "--batch", 400)
+    words += ["--ema", 0.9]
+    result = run(*words, "--batch-size", 400)
     assert result.status == 1
     told = result.err.strip().splitlines()
     assert len(told) == 1
@@ -468,7 +468,7 @@ def test_out_of_device_memory_tells_what_would_fit(wide, memory, way, tmp_path, 
     most = int(told[0].rpartition(" would fit")[0].rpartition(" ")[2])
     assert 5 < most < 300
     fits = told[0].rpartition(f"{way} ")[2].split()[0]
-    words += ["--batch", fits] if way == "--batch" else ["--batch", 400, way, fits]
+    words += ["--batch-size", fits] if way == "--batch-size" else ["--batch-size", 400, way, fits]
     assert run(*words).status == 0
 
 
@@ -492,7 +492,7 @@ def test_not_even_one_image_fits(tmp_path, monkeypatch):
 @needs_compiler
 def test_what_is_told_of_a_training_that_went_on_or_should_have_fitted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--device", "gpu", "--epochs", 2, "--batch", 700, *OPTIONS]
+    words = ["train", "--device", "gpu", "--epochs", 2, "--batch-size", 700, *OPTIONS]
 
     def no_more(run, epoch):
         raise KeyboardInterrupt if epoch == 2 else MemoryError
@@ -506,7 +506,7 @@ def test_what_is_told_of_a_training_that_went_on_or_should_have_fitted(tmp_path,
         patch.setattr(cupy.device, "total", cupy.device.used + 4_000_000)
         cupy.device.free_all_blocks()
         result = run("train", "--device", "gpu", "--resume")
-        assert "would fit, in a training begun anew with --batch" in result.err
+        assert "would fit, in a training begun anew with --batch-size" in result.err
         patch.setattr(loop, "_one_epoch", no_more)            # of the host's memory, that is
         assert run(*words, "--overwrite").err.startswith("minivit: error: out of memory: a smaller")
 
@@ -589,7 +589,7 @@ def test_gradcheck_on_the_device():
 @needs_compiler
 def test_cost_is_measured_on_the_device(tmp_path):
     shape = ["ViT-Ti/4", "--image-size", 8, "--classes", 10, "--depth", 1, "--width", 12]
-    shape += ["--heads", 3, "--mlp-width", 20, "--batch", 3]
+    shape += ["--heads", 3, "--mlp-width", 20, "--batch-size", 3]
     waited = len(cupy.cuda.get_current_stream().asked) if not ON_GPU else 0
     result = run("cost", *shape, "--measure", "--device", "gpu", "--csv", tmp_path / "cost.csv")
     assert (result.status, result.err) == (0, "")
@@ -632,7 +632,7 @@ def test_the_analyses_of_a_model_on_the_device(tmp_path):
     ):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
     boxes = np.array([[0, 0, 4, 4]] * 5)
-    shares = [analysis.shares_inside(m, digits.images, boxes) for m in (model, there)]
+    shares = [analysis.localisation_scores(m, digits.images, boxes) for m in (model, there)]
     assert shares[0] == pytest.approx(shares[1], rel=1e-3)
     table = analysis.position_table(there)
     assert type(table) is cupy.ndarray
@@ -648,4 +648,4 @@ def test_the_analyses_of_a_model_on_the_device(tmp_path):
 @needs_gpu
 def test_a_tree_that_is_there_is_not_copied():
     tree = {"a": cupy.zeros(3, dtype="float32")}
-    assert moved(tree, "gpu")["a"] is tree["a"]
+    assert to_device(tree, "gpu")["a"] is tree["a"]

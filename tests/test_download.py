@@ -38,7 +38,7 @@ def published(server):
 
 def get(published, root):
     """Download into the cache, under the file's own name."""
-    with download.downloaded(published, root, "do without") as came:
+    with download.download(published, root, "do without") as came:
         os.replace(came, root / published.name)
     return (root / published.name).read_bytes()
 
@@ -58,7 +58,7 @@ def test_a_file_comes_whole_and_nothing_else_stays(server, published, tmp_path):
 
 
 def test_what_is_not_moved_away_is_gone(published, tmp_path):
-    with download.downloaded(published, tmp_path, "") as came:
+    with download.download(published, tmp_path, "") as came:
         assert came.read_bytes() == CONTENT
         assert came.parent.parent == tmp_path
     assert tree(tmp_path) == {}
@@ -469,7 +469,7 @@ def test_old_and_new_files_are_not_taken_for_one_set(server, tmp_path, monkeypat
     _, small = cifar_set(server)
     folder, moved, replace = tmp_path / "cifar-10-batches-bin", [], os.replace
     folder.mkdir()
-    for name in list(cifar.sizes(small))[1:]:  # all but the first
+    for name in list(cifar.file_sizes(small))[1:]:  # all but the first
         (folder / name).write_bytes(bytes(4 * 3073))
 
     def killed(source, target):

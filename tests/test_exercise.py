@@ -10,9 +10,10 @@ from commands import run
 from test_style import captured_names_bound_again
 from zoo import ZOO
 
-from minivit import exercise as grader
-from minivit import exercises, gradcheck
-from minivit.exercise import Verdict, grade, grade_apart, grade_file
+from minivit import gradcheck
+from minivit.exercises import catalog as exercises
+from minivit.exercises import grader
+from minivit.exercises.grader import Verdict, grade, grade_apart, grade_file
 
 EVERY = exercises.every()
 WITH_PULLBACK = [e for e in EVERY if e.chapter not in ("11", "12")]

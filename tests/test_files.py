@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from minivit import ViT, ViTConfig, flatten
 from minivit.cli import main
 from minivit.weights import CheckpointError, files
-from minivit.weights.files import read, write
+from minivit.weights.files import read_arrays, write_arrays
 
 TINY = {
     "image_size": 4, "patch_size": 2, "channels": 2, "classes": 5,
@@ -68,11 +68,11 @@ def refusal(path):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_arrays_and_a_text_come_back(tmp_path, ending):
     path = tmp_path / f"file{ending}"
-    write(path, some_arrays(), '{"ünï": "✓"}')
-    arrays, text = read(path)
+    write_arrays(path, some_arrays(), '{"ünï": "✓"}')
+    arrays, text = read_arrays(path)
     assert same(arrays, some_arrays())
     assert text == '{"ünï": "✓"}'
-    assert read(str(path))[1] == text
+    assert read_arrays(str(path))[1] == text
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -81,17 +81,17 @@ def test_arrays_in_any_order_of_memory(tmp_path, ending):
     base = np.arange(24, dtype="f").reshape(4, 6)
     views = {"turned": base.T, "every second": base[::2, ::-1]}
     views["by column"] = np.asfortranarray(base)
-    write(path, views, "")
-    found, _ = read(path)
+    write_arrays(path, views, "")
+    found, _ = read_arrays(path)
     assert all(np.array_equal(found[name], views[name]) for name in views)
 
 
 def test_others_open_what_is_written(tmp_path):
-    write(tmp_path / "file.safetensors", some_arrays(), "text")
+    write_arrays(tmp_path / "file.safetensors", some_arrays(), "text")
     assert same(load_file(tmp_path / "file.safetensors"), some_arrays())
     with safetensors.safe_open(tmp_path / "file.safetensors", framework="numpy") as file:
         assert file.metadata() == {"format": "pt", "config": "text"}  # others ask for a format
-    write(tmp_path / "file.npz", some_arrays(), "text")
+    write_arrays(tmp_path / "file.npz", some_arrays(), "text")
     with np.load(tmp_path / "file.npz", allow_pickle=False) as file:
         assert {*file.files} == {"config", *some_arrays()}
 
@@ -100,7 +100,7 @@ def test_what_others_have_written_has_no_configuration(tmp_path):
     save_file(some_arrays(), tmp_path / "file.safetensors")
     np.savez_compressed(tmp_path / "file.npz", **some_arrays())
     for ending in ENDINGS:
-        arrays, text = read(tmp_path / f"file{ending}")
+        arrays, text = read_arrays(tmp_path / f"file{ending}")
         assert same(arrays, some_arrays())
         assert text is None
 
@@ -127,14 +127,14 @@ def test_bfloat16_in_both_kinds_of_file(tmp_path):
     header = {"half": {"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, 16]}}
     raw_file(tmp_path / "file.safetensors", header, bits.tobytes())
     for ending in ENDINGS:
-        half = read(tmp_path / f"file{ending}")[0]["half"]
+        half = read_arrays(tmp_path / f"file{ending}")[0]["half"]
         assert half.dtype == np.float32
         assert half.tobytes() == values.tobytes()
 
 
 def test_the_other_byte_order_is_turned_into_this_machines(tmp_path):
     np.savez(tmp_path / "file.npz", a=np.arange(3, dtype=">f4"), b=np.arange(3, dtype=">f8"))
-    arrays, _ = read(tmp_path / "file.npz")
+    arrays, _ = read_arrays(tmp_path / "file.npz")
     assert {name: array.dtype.str for name, array in arrays.items()} == {"a": "<f4", "b": "<f8"}
     assert all(np.array_equal(array, [0, 1, 2]) for array in arrays.values())
 
@@ -152,7 +152,7 @@ def root_of(array):
 def test_the_arrays_of_safetensors_are_the_file_in_memory(tmp_path):
     path = tmp_path / "file.safetensors"
     save_file({n: a for n, a in some_arrays().items() if a.size}, path)
-    arrays, _ = read(path)
+    arrays, _ = read_arrays(path)
     roots = [root_of(array) for array in arrays.values()]
     assert all(isinstance(root, mmap.mmap) for root in roots)
     assert all(root is roots[0] for root in roots)
@@ -187,7 +187,7 @@ def test_arrays_at_odd_places_are_aligned(tmp_path):
     }
     data = np.float16([1]).tobytes() + np.float32([2, 3]).tobytes() + np.float64([4]).tobytes()
     raw_file(tmp_path / "file.safetensors", header, data)
-    arrays, _ = read(tmp_path / "file.safetensors")
+    arrays, _ = read_arrays(tmp_path / "file.safetensors")
     found = {name: array.tolist() for name, array in arrays.items()}
     assert found == {"a": [1], "b": [2, 3], "c": [4]}
     assert all(array.flags.aligned for array in arrays.values())

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from minivit import ViT, ViTConfig, data, flatten
-from minivit.analysis.boxes import box_share
-from minivit.data import Dataset, Fitted, fit, preprocessing_of
+from minivit.analysis.localisation import box_area_fraction
+from minivit.data import Dataset, ResizedImages, get_preprocessing, resize_dataset
+from minivit.data.resampling import resample
 from minivit.models import initialise
-from minivit.resampling import resample
 from minivit.training import (
     FINE_TUNING,
     Recipe,
     evaluate,
-    for_fine_tuning,
-    in_batches,
-    learning_rate,
     loop,
     loss_and_gradients,
+    map_batches,
     packed_gradients,
+    replace_head,
     resume,
+    schedule_learning_rate,
     step,
     train,
 )
@@ -56,7 +56,7 @@ def same_bits(one, other):
 @pytest.fixture(scope="module")
 def few_digits():
     """97 digits make five batches of 19 or 20."""
-    d = data.digits(n=97)
+    d = data.load_digits(n=97)
     return d._replace(
         held_out_images=d.held_out_images[:40], held_out_labels=d.held_out_labels[:40]
     )
@@ -84,7 +84,7 @@ ORIGINS = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_body_stays_and_the_head_is_a_linear_one_of_zeros(fields, dtype):
     old = moved(dtype, **fields)
-    new = for_fine_tuning(old, classes=4)
+    new = replace_head(old, classes=4)
     assert new.config == dataclasses.replace(old.config, classes=4, hidden_head=None)
     assert new.params.keys() == initialise(new.config).keys()
     head = new.params.pop("head")
@@ -100,14 +100,14 @@ def test_the_body_stays_and_the_head_is_a_linear_one_of_zeros(fields, dtype):
 @pytest.mark.parametrize("fields", ORIGINS.values(), ids=ORIGINS)
 @pytest.mark.parametrize("classes", [2, 7, 10, 1000])
 def test_the_first_loss_is_the_logarithm_of_the_number_of_classes(fields, classes):
-    model = for_fine_tuning(moved(**fields), classes)
+    model = replace_head(moved(**fields), classes)
     batch = few(8, classes=classes)
     assert loss_and_gradients(model, *batch, shards=1)[0] == math.log(classes)
     assert loss_and_gradients(model, *batch, shards=1, freeze=True)[0] == math.log(classes)
 
 
 def test_behind_a_head_of_zeros_only_the_head_has_a_gradient_at_first():
-    _, tree = loss_and_gradients(for_fine_tuning(moved(), 10), *few())
+    _, tree = loss_and_gradients(replace_head(moved(), 10), *few())
     touched = {name for name, gradient in flatten(tree).items() if gradient.any()}
     assert touched == {"head/kernel", "head/bias"}
 
@@ -115,7 +115,7 @@ def test_behind_a_head_of_zeros_only_the_head_has_a_gradient_at_first():
 def test_training_the_new_model_leaves_the_old_one_alone(few_digits, tmp_path):
     old = moved("float32")
     before = copied(old.params)
-    new = for_fine_tuning(old, 10)
+    new = replace_head(old, 10)
     train(new, few_digits, changed(epochs=2), tmp_path)
     assert same_bits(old.params, before)
     assert not np.array_equal(new.params["patch_embedding"]["kernel"],
@@ -123,16 +123,16 @@ def test_training_the_new_model_leaves_the_old_one_alone(few_digits, tmp_path):
 
 
 def test_dropout_is_as_asked_for_and_not_as_in_pre_training():
-    assert for_fine_tuning(moved(dropout=0.1), 3).config.dropout == 0
-    assert for_fine_tuning(moved(), 3, dropout=0.25).config.dropout == 0.25
-    assert for_fine_tuning(moved(drop_path=0.1), 3).config.drop_path == 0
-    assert for_fine_tuning(moved(), 3, drop_path=0.25).config.drop_path == 0.25
+    assert replace_head(moved(dropout=0.1), 3).config.dropout == 0
+    assert replace_head(moved(), 3, dropout=0.25).config.dropout == 0.25
+    assert replace_head(moved(drop_path=0.1), 3).config.drop_path == 0
+    assert replace_head(moved(), 3, drop_path=0.25).config.drop_path == 0.25
 
 
 @pytest.mark.parametrize("classes", [0, -1, 2.0])
 def test_a_number_of_classes_that_is_none_is_refused(classes):
     with pytest.raises(ValueError, match="classes is a whole number"):
-        for_fine_tuning(moved(), classes)
+        replace_head(moved(), classes)
 
 
 @pytest.mark.parametrize("freeze", [False, True])
@@ -190,7 +190,7 @@ def test_nothing_is_dropped_in_a_frozen_body():
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_frozen_training_changes_the_head_and_no_other_bit(few_digits, tmp_path, optimiser):
-    model = for_fine_tuning(moved("float32"), 10)
+    model = replace_head(moved("float32"), 10)
     before = flatten(model.params)
     bits = copied(model.params)
     recipe = changed(freeze=True, optimiser=optimiser, weight_decay=0.3, epochs=2)
@@ -204,8 +204,8 @@ def test_frozen_training_changes_the_head_and_no_other_bit(few_digits, tmp_path,
 
 def test_a_frozen_training_is_a_linear_model_of_the_features(few_digits, tmp_path):
     """The same gradient descent, written out on the features alone."""
-    model = for_fine_tuning(moved(), 10)
-    recipe = changed(freeze=True, epochs=3, batch=97, warmup=0, rate=0.5, decay="constant")
+    model = replace_head(moved(), 10)
+    recipe = changed(freeze=True, epochs=3, batch_size=97, warmup=0, learning_rate=0.5, schedule="constant")
     train(model, few_digits, recipe, tmp_path)
     x = model.features(few_digits.images)
     W, m = np.zeros((9, 10)), 0
@@ -222,7 +222,7 @@ def test_a_frozen_training_is_a_linear_model_of_the_features(few_digits, tmp_pat
 
 # --- the paper's recipe ----------------------------------------------------------------------
 
-RECIPE = dataclasses.replace(FINE_TUNING, epochs=4, batch=20, rate=0.1, seed=3, shards=3)
+RECIPE = dataclasses.replace(FINE_TUNING, epochs=4, batch_size=20, learning_rate=0.1, seed=3, shards=3)
 
 
 def changed(**fields):
@@ -248,14 +248,14 @@ def released_rate(t, base, warmup, total):
 def test_the_rate_is_the_released_code_s_but_for_a_warm_up_that_begins_above_zero(warmup, total):
     for t in range(total):
         theirs = released_rate(t + (t < warmup), 0.03, warmup, total)
-        assert learning_rate(t, total, 0.03, warmup, "cosine") == pytest.approx(theirs, rel=1e-12)
+        assert schedule_learning_rate(t, total, 0.03, warmup, "cosine") == pytest.approx(theirs, rel=1e-12)
 
 
 def test_gradients_are_clipped_first_and_then_gathered_in_the_momentum(few_digits, tmp_path):
     """m = 0.9 m + clipped g, p = p - rate m, written out one tensor after the other."""
-    model = for_fine_tuning(moved(), 10)
+    model = replace_head(moved(), 10)
     expected = ViT(model.config, map_tree(np.copy, model.params))
-    recipe = changed(epochs=6, batch=97, rate=0.5, warmup=2, shards=1, clip=0.25)
+    recipe = changed(epochs=6, batch_size=97, learning_rate=0.5, warmup=2, shards=1, grad_clip=0.25)
     train(model, few_digits, recipe, tmp_path)
 
     m, norms = {}, []
@@ -264,7 +264,7 @@ def test_gradients_are_clipped_first_and_then_gathered_in_the_momentum(few_digit
         norms.append(math.sqrt(sum(float((g * g).sum()) for g in gradients.values())))
         for name, g in gradients.items():
             m[name] = 0.9 * m.get(name, 0) + g * min(1, 0.25 / norms[-1])
-            flatten(expected.params)[name] -= learning_rate(t, 6, 0.5, warmup=2) * m[name]
+            flatten(expected.params)[name] -= schedule_learning_rate(t, 6, 0.5, warmup=2) * m[name]
     assert min(norms) > 0.25  # each of them was clipped
     after = flatten(model.params)
     for name, leaf in flatten(expected.params).items():
@@ -274,9 +274,9 @@ def test_gradients_are_clipped_first_and_then_gathered_in_the_momentum(few_digit
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("freeze", [False, True])
 def test_a_rate_that_diverges_is_named(few_digits, tmp_path, freeze):
-    recipe = changed(rate=1e39, warmup=0, freeze=freeze)
+    recipe = changed(learning_rate=1e39, warmup=0, freeze=freeze)
     with pytest.raises(FloatingPointError, match=r"in epoch 1: the rate of 1e\+39"):
-        train(for_fine_tuning(moved("float32"), 10), few_digits, recipe, tmp_path)
+        train(replace_head(moved("float32"), 10), few_digits, recipe, tmp_path)
 
 
 # --- interrupted, and gone on with -----------------------------------------------------------
@@ -288,10 +288,10 @@ def test_resuming_ends_in_the_bits_of_an_uninterrupted_fine_tuning(
     few_digits, tmp_path, monkeypatch, freeze, fields
 ):
     def begin():
-        return for_fine_tuning(moved("float32", **fields), 10, dropout=0.1)
+        return replace_head(moved("float32", **fields), 10, dropout=0.1)
 
     recipe, c = changed(freeze=freeze), begin().config
-    fitted = fit(few_digits, c.image_size, c.channels)
+    fitted = resize_dataset(few_digits, c.image_size, c.channels)
     train(begin(), fitted, recipe, tmp_path / "whole")
     real, calls = loop.packed_gradients, []
 
@@ -317,7 +317,7 @@ def test_a_training_goes_on_only_with_the_data_it_began_with(few_digits, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_one_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(for_fine_tuning(moved(), 10), few_digits, RECIPE, tmp_path)
+            train(replace_head(moved(), 10), few_digits, RECIPE, tmp_path)
     model = ViT.load(tmp_path / "model.npz")
     other = few_digits._replace(name="letters")
     with pytest.raises(ValueError, match=r"model\.npz was training on the digits, not on the let"):
@@ -343,7 +343,7 @@ def fitted_by_hand(images, size, channels):
 def test_images_are_resized_as_they_are_taken_out(few_digits, size, channels):
     if (size, channels) == ((8, 8), 1):
         return
-    d = fit(few_digits, size, channels)
+    d = resize_dataset(few_digits, size, channels)
     assert d.images.shape == (97, *size, channels)
     assert (len(d.images), len(d.held_out_images)) == (97, 40)
     for fitted, images in ((d.images, few_digits.images),
@@ -358,45 +358,45 @@ def test_images_are_resized_as_they_are_taken_out(few_digits, size, channels):
 
 
 def test_what_fits_stays_what_it_is(few_digits):
-    assert fit(few_digits, (8, 8), 1) is few_digits
+    assert resize_dataset(few_digits, (8, 8), 1) is few_digits
 
 
 def test_smaller_pixels_are_the_means_of_what_they_cover(few_digits):
-    small = fit(few_digits, (4, 2), 1).images[:]
+    small = resize_dataset(few_digits, (4, 2), 1).images[:]
     means = few_digits.images.reshape(97, 4, 2, 2, 4, 1).mean((2, 4))
     np.testing.assert_allclose(small, means, rtol=0, atol=1e-6)
 
 
 def test_boxes_grow_with_the_images():
-    d = data.scattered(n=5, held_out=4)
-    larger = fit(d, (48, 36), 1)
+    d = data.load_scattered(n=5, held_out=4)
+    larger = resize_dataset(d, (48, 36), 1)
     for boxes, before in ((larger.boxes, d.boxes), (larger.held_out_boxes, d.held_out_boxes)):
         assert np.array_equal(boxes[:, 0::2], 2 * before[:, 0::2])
         assert np.array_equal(boxes[:, 1::2], 1.5 * before[:, 1::2])
-        assert box_share(boxes, (48, 36)) == pytest.approx(box_share(before, (24, 24)))
+        assert box_area_fraction(boxes, (48, 36)) == pytest.approx(box_area_fraction(before, (24, 24)))
 
 
 def test_colours_have_the_mean_and_the_deviation_of_the_preprocessing(few_digits):
-    how = preprocessing_of("dino", (16, 16))
-    images = fit(few_digits, (16, 16), 3, "dino").images[:9]
+    how = get_preprocessing("dino", (16, 16))
+    images = resize_dataset(few_digits, (16, 16), 3, "dino").images[:9]
     plain = fitted_by_hand(few_digits.images[:9], (16, 16), 3)
-    np.testing.assert_allclose(how.colours(images), plain, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(how.denormalise(images), plain, rtol=0, atol=1e-6)
     assert abs(images - plain).max() > 0.5
     coloured = Dataset("photos", plain, np.arange(9), plain, np.arange(9), tuple("abcdefghi"))
-    assert np.array_equal(fit(coloured, (16, 16), 3, "dino").images[:], images)
+    assert np.array_equal(resize_dataset(coloured, (16, 16), 3, "dino").images[:], images)
 
 
 def test_coloured_images_are_not_made_grey(few_digits):
     coloured = few_digits._replace(images=few_digits.images.repeat(3, axis=-1))
-    assert fit(coloured, (16, 16), 3).images.shape == (97, 16, 16, 3)
+    assert resize_dataset(coloured, (16, 16), 3).images.shape == (97, 16, 16, 3)
     with pytest.raises(ValueError, match="digits have 3 channels: only grey images can be given 1"):
-        fit(coloured, (8, 8), 1)
+        resize_dataset(coloured, (8, 8), 1)
 
 
 def test_a_large_data_set_is_never_whole_in_memory():
     tracemalloc.start()
-    d = fit(data.scattered(n=2000, held_out=600), (96, 96), 3)  # 288 MB, if it were
-    in_batches(lambda images: images.mean((1, 2, 3)), d.held_out_images)
+    d = resize_dataset(data.load_scattered(n=2000, held_out=600), (96, 96), 3)  # 288 MB, if it were
+    map_batches(lambda images: images.mean((1, 2, 3)), d.held_out_images)
     d.images[np.arange(0, 2000, 20)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -412,14 +412,14 @@ def test_many_images_go_in_batches_and_come_back_in_order(n):
         return 2 * images
 
     images = np.arange(n)
-    assert np.array_equal(in_batches(doubled, images), 2 * images)
+    assert np.array_equal(map_batches(doubled, images), 2 * images)
     assert max(sizes) <= BATCH
     assert len(sizes) == -(-n // BATCH)
 
 
 def test_a_fitted_data_set_is_scored_like_one_resized_by_hand(few_digits):
     model = moved("float32", classes=10, image_size=16, channels=3)
-    d = fit(few_digits, (16, 16), 3)
+    d = resize_dataset(few_digits, (16, 16), 3)
     by_hand = fitted_by_hand(few_digits.held_out_images, (16, 16), 3)
-    assert isinstance(d.held_out_images, Fitted)
+    assert isinstance(d.held_out_images, ResizedImages)
     assert evaluate(model, *d[3:5]) == evaluate(model, by_hand, few_digits.held_out_labels)

@@ -13,11 +13,18 @@ import pytest
 from PIL import Image
 
 from minivit import ViT, ViTConfig
-from minivit.data import Dataset, Fitted, digits, fit, preprocessing_of, read_image
+from minivit.data import (
+    Dataset,
+    ResizedImages,
+    get_preprocessing,
+    load_digits,
+    read_image,
+    resize_dataset,
+)
 from minivit.data.dataset import fingerprint, read, take
-from minivit.data.folder import FolderImages, folder, unreadable
+from minivit.data.folder import FolderImages, describe_unreadable, load_folder
 from minivit.models import PREPROCESSINGS
-from minivit.training.evaluate import BATCH, Score, answers, evaluate, in_batches
+from minivit.training.evaluate import BATCH, Score, evaluate, map_batches, predict_batches
 
 DATA = os.environ.get("MINIVIT_TEST_DATA")
 
@@ -58,7 +65,7 @@ def names(images):
 
 
 def test_classes_are_the_folders_names_in_order(zoo):
-    d = folder(zoo, (4, 4))
+    d = load_folder(zoo, (4, 4))
     assert isinstance(d, Dataset)
     assert d.classes == ("cat", "dog", "eel")
     assert d.name == "images in zoo"
@@ -72,13 +79,13 @@ def test_names_that_are_no_text_become_text(zoo):
         (zoo / "cat").rename(zoo / "c\udcfft")                # the byte 255
     except OSError:
         pytest.skip("this system has no such names")
-    d = folder(zoo, (4, 4))
+    d = load_folder(zoo, (4, 4))
     assert d.classes == ("c\\udcfft", "dog", "eel")
     assert len(d.images[:1]) == 1
 
 
 def test_a_tenth_of_each_class_is_held_out(zoo):
-    d = folder(zoo, (4, 4))
+    d = load_folder(zoo, (4, 4))
     assert np.bincount(d.labels).tolist() == [27, 18, 2]
     assert np.bincount(d.held_out_labels).tolist() == [3, 2, 1]
     both = names(d.images) + names(d.held_out_images)
@@ -88,18 +95,18 @@ def test_a_tenth_of_each_class_is_held_out(zoo):
 
 
 def test_the_seed_says_which(zoo):
-    held_out = names(folder(zoo, (4, 4)).held_out_images)
-    assert names(folder(zoo, (8, 8), 1).held_out_images) == held_out
-    assert names(folder(zoo, (4, 4), seed=1).held_out_images) != held_out
+    held_out = names(load_folder(zoo, (4, 4)).held_out_images)
+    assert names(load_folder(zoo, (8, 8), 1).held_out_images) == held_out
+    assert names(load_folder(zoo, (4, 4), seed=1).held_out_images) != held_out
     paint(zoo / "cat" / "another.png")                        # changes nothing for the dogs
-    again = names(folder(zoo, (4, 4)).held_out_images)
+    again = names(load_folder(zoo, (4, 4)).held_out_images)
     assert again != held_out
     assert [name for name in again if "dog" in name] == [n for n in held_out if "dog" in n]
 
 
 def test_a_single_image_is_for_training(zoo):
     paint(zoo / "fox" / "only.png")
-    d = folder(zoo, (4, 4))
+    d = load_folder(zoo, (4, 4))
     assert np.bincount(d.labels).tolist() == [27, 18, 2, 1]
     assert np.bincount(d.held_out_labels).tolist() == [3, 2, 1]
 
@@ -115,7 +122,7 @@ def test_the_folder_may_say_what_is_held_out(tmp_path, train, held_out):
     for place in ("c/5", "a/6"):
         paint(tmp_path / held_out / f"{place}.png")
     paint(tmp_path / "other" / "d" / "7.png")                 # no part of it
-    d = folder(tmp_path, (4, 4))
+    d = load_folder(tmp_path, (4, 4))
     assert d.classes == ("a", "b", "c")
     assert names(d.images) == ["a/1.png", "a/2.png", "b/3.png", "c/4.png"]
     assert names(d.held_out_images) == ["a/6.png", "c/5.png"]
@@ -127,25 +134,25 @@ def test_of_several_parts_that_could_be_held_out_it_is_val(tmp_path):
     for part in ("train", "test", "val", "valid", "validation"):
         for c in "ab":
             paint(tmp_path / part / c / f"{part}.png")
-    assert names(folder(tmp_path, (4, 4)).held_out_images) == ["a/val.png", "b/val.png"]
+    assert names(load_folder(tmp_path, (4, 4)).held_out_images) == ["a/val.png", "b/val.png"]
 
 
 def test_a_class_may_be_called_train(tmp_path):
     for c in ("bus", "test", "train"):
         for i in range(3):
             paint(tmp_path / c / f"{i}.png")
-    d = folder(tmp_path, (4, 4))
+    d = load_folder(tmp_path, (4, 4))
     assert d.classes == ("bus", "test", "train")
     assert (len(d.images), len(d.held_out_images)) == (6, 3)
 
 
 def test_what_is_hidden_or_no_image_by_its_name_does_not_count(zoo):
-    before = folder(zoo, (4, 4))
+    before = load_folder(zoo, (4, 4))
     for place in ("cat/.hidden.png", "cat/._00.png", ".cache/00.png", "cat/.thumbnails/00.png"):
         paint(zoo / place)
     for place in ("labels.csv", "cat/notes.txt", "cat/png", "cat/Thumbs.db", "dog/00.png.part"):
         (zoo / place).write_text("...")
-    after = folder(zoo, (4, 4))
+    after = load_folder(zoo, (4, 4))
     assert after.classes == before.classes
     assert names(after.images) == names(before.images)
     assert names(after.held_out_images) == names(before.held_out_images)
@@ -158,7 +165,7 @@ def test_images_of_many_formats_count_and_so_do_links(tmp_path):
     (tmp_path / "train" / "a" / "9.png").symlink_to(tmp_path / "elsewhere.png")
     for place in ("train/b", "val/a"):
         paint(tmp_path / place / "0.png", 255)
-    d = folder(tmp_path, (3, 3))
+    d = load_folder(tmp_path, (3, 3))
     assert len(d.images) == 11
     np.testing.assert_allclose(d.images[:], 1, rtol=0, atol=0.02)
 
@@ -168,7 +175,7 @@ def test_a_class_may_have_folders_within(tmp_path):
                   "val/b/in/4.png"):  # fmt: skip
         paint(tmp_path / place)
     (tmp_path / "train" / "a" / "round").symlink_to(tmp_path / "train" / "a")
-    d = folder(tmp_path, (4, 4))
+    d = load_folder(tmp_path, (4, 4))
     within = [str(Path(file).relative_to(tmp_path)) for file in d.images.files]
     assert within == ["train/a/1/deep.png/0.png", "train/a/1/z.png", "train/a/2.png",
                       "train/b/3.png"]  # fmt: skip
@@ -186,20 +193,20 @@ def test_the_order_is_not_that_of_the_disk(zoo, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "scandir", scandir)
-            d = folder(zoo, (4, 4))
+            d = load_folder(zoo, (4, 4))
         orders.append((d.classes, names(d.images), names(d.held_out_images)))
     assert orders[0] == orders[1]
 
 
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(zoo, capsys):
-    d = folder(zoo, (4, 4))
+    d = load_folder(zoo, (4, 4))
     (zoo / "cat" / "99.png").symlink_to(zoo / "nothing.png")
     (zoo / "cat" / "98.png").symlink_to(zoo / "cat" / "98.png")
-    linked = folder(zoo, (4, 4))
+    linked = load_folder(zoo, (4, 4))
     assert len(linked.images) + len(linked.held_out_images) == 55
     for images in (linked.images, linked.held_out_images):
         images.read(slice(None))
-    assert unreadable(linked) == "2 of 55 images could not be read"
+    assert describe_unreadable(linked) == "2 of 55 images could not be read"
     assert len(capsys.readouterr().err.splitlines()) == 2
     assert linked.classes == d.classes
 
@@ -225,7 +232,7 @@ def test_a_folder_that_is_laid_out_otherwise_is_refused_in_one_line(tmp_path, pl
     for place in places:
         paint(tmp_path / "SET" / place, format="png")
     with pytest.raises(ValueError, match=message) as error:
-        folder(tmp_path / "SET", (4, 4))
+        load_folder(tmp_path / "SET", (4, 4))
     assert str(tmp_path / "SET") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -233,11 +240,11 @@ def test_a_folder_that_is_laid_out_otherwise_is_refused_in_one_line(tmp_path, pl
 def test_what_is_no_folder_is_refused(tmp_path):
     path = paint(tmp_path / "x.png")
     with pytest.raises(NotADirectoryError, match=r"x\.png is a file: a folder of"):
-        folder(str(path), (4, 4))
+        load_folder(str(path), (4, 4))
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nothing"):
-        folder(tmp_path / "nothing", (4, 4))
+        load_folder(tmp_path / "nothing", (4, 4))
     with pytest.raises(ValueError, match="pictures have 1 or 3 channels, not 4"):
-        folder(tmp_path, (4, 4), 4)
+        load_folder(tmp_path, (4, 4), 4)
 
 
 # --- how it is read --------------------------------------------------------------------------
@@ -328,7 +335,7 @@ def test_what_is_transparent_is_white(tmp_path):
 def test_no_file_is_opened_before_it_is_asked_for(zoo, monkeypatch):
     opened = []
     monkeypatch.setattr(Image, "open", counting(Image.open, opened))
-    d = folder(zoo, (4, 4))
+    d = load_folder(zoo, (4, 4))
     assert opened == []
     d.images[[5, 9]]
     assert sorted(map(str, opened)) == sorted(d.images.files[[5, 9]])
@@ -413,7 +420,7 @@ def test_what_the_system_lacks_makes_no_image_unreadable(zoo, monkeypatch, fault
     def refuse(*args):
         raise fault
 
-    d = folder(zoo, (4, 4))
+    d = load_folder(zoo, (4, 4))
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", refuse)
         with pytest.raises(type(fault)):
@@ -451,16 +458,16 @@ def test_where_none_can_be_read_it_is_an_error(torn, tmp_path):
 
 
 def test_how_many_could_not_be_read_is_told_of_both_parts(zoo, capsys):
-    d = folder(zoo, (4, 4))
-    assert unreadable(d) == unreadable(fit(d, (8, 8), 3)) == unreadable(digits()) == ""
+    d = load_folder(zoo, (4, 4))
+    assert describe_unreadable(d) == describe_unreadable(resize_dataset(d, (8, 8), 3)) == describe_unreadable(load_digits()) == ""
     for file in (*d.images.files[:2], d.held_out_images.files[0]):
         spoil(Path(file))
     for images in (d.images, d.held_out_images):
         images.read(slice(None))
-    assert unreadable(d) == unreadable(fit(d, (8, 8), 3)) == "3 of 53 images could not be read"
+    assert describe_unreadable(d) == describe_unreadable(resize_dataset(d, (8, 8), 3)) == "3 of 53 images could not be read"
     assert len(capsys.readouterr().err.splitlines()) == 3
     many = d._replace(images=Fake(2000, {f"{i}" for i in range(1200)}))
-    assert unreadable(many) == "1,201 of 2,006 images could not be read"
+    assert describe_unreadable(many) == "1,201 of 2,006 images could not be read"
 
 
 class Fake:
@@ -497,12 +504,12 @@ def test_arrays_are_taken_from_as_they_are():
 @pytest.mark.parametrize("n", [1, BATCH, BATCH + 1, 3 * BATCH])
 def test_images_are_read_a_batch_at_a_time_and_let_go(n):
     images = Fake(n)
-    outputs, labels = answers(lambda batch: 2 * batch, images, 3 * np.arange(n))
+    outputs, labels = predict_batches(lambda batch: 2 * batch, images, 3 * np.arange(n))
     assert outputs.tolist() == (2 * np.arange(n)).tolist()
     assert labels.tolist() == (3 * np.arange(n)).tolist()
     assert max(images.sizes) <= BATCH
     assert len(images.sizes) == -(-n // BATCH)
-    assert in_batches(lambda batch: 2 * batch, images).tolist() == outputs.tolist()
+    assert map_batches(lambda batch: 2 * batch, images).tolist() == outputs.tolist()
 
 
 def test_answers_are_of_the_images_that_can_be_read():
@@ -515,12 +522,12 @@ def test_answers_are_of_the_images_that_can_be_read():
     n = 3 * BATCH
     bad = {0, 7, n - 1, *range(BATCH, 2 * BATCH)}             # the whole of the second batch
     good = [i for i in range(n) if i not in bad]
-    outputs, labels = answers(function, Fake(n, bad), np.arange(n) + 1)
+    outputs, labels = predict_batches(function, Fake(n, bad), np.arange(n) + 1)
     assert outputs.tolist() == [-i for i in good]
     assert labels.tolist() == [i + 1 for i in good]
     assert asked == [BATCH - 2, BATCH - 1]
     with pytest.raises(ValueError, match="no image that could be read"):
-        answers(function, Fake(3, {0, 1, 2}), np.arange(3))
+        predict_batches(function, Fake(3, {0, 1, 2}), np.arange(3))
 
 
 def small_model():
@@ -531,7 +538,7 @@ def small_model():
 
 
 def test_a_score_is_of_the_images_that_can_be_read(zoo):
-    model, d = small_model(), folder(zoo, (8, 8))
+    model, d = small_model(), load_folder(zoo, (8, 8))
     good = np.ones(len(d.images), dtype=bool)
     good[[0, 3, 40, 46]] = False
     expected = evaluate(model, d.images[good], d.labels[good])
@@ -546,10 +553,10 @@ def test_a_score_is_of_the_images_that_can_be_read(zoo):
 
 
 def test_images_that_have_been_read_in_the_right_size_stay_as_they_are(zoo):
-    d = folder(zoo, (8, 8))
-    assert fit(d, (8, 8), 3) is d
-    grey = folder(zoo, (8, 8), 1)
-    assert fit(grey, (8, 8), 1) is grey
+    d = load_folder(zoo, (8, 8))
+    assert resize_dataset(d, (8, 8), 3) is d
+    grey = load_folder(zoo, (8, 8), 1)
+    assert resize_dataset(grey, (8, 8), 1) is grey
 
 
 @pytest.mark.parametrize("family", PREPROCESSINGS)
@@ -559,24 +566,24 @@ def test_a_model_is_trained_on_pictures_as_it_will_be_shown_them(tmp_path, famil
     for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
         path = paint(tmp_path / name)
         Image.fromarray(rng.integers(0, 256, (20, 36, 3), dtype=np.uint8)).save(path)
-    d = fit(folder(tmp_path, (8, 8), preprocessing=family), (8, 8), 3, family)
+    d = resize_dataset(load_folder(tmp_path, (8, 8), preprocessing=family), (8, 8), 3, family)
     (first, *_), image = d.images.files, d.images[[0]][0]
     np.testing.assert_allclose(image, read_image(first, (8, 8), 3, family), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 12)])
 def test_another_size_or_mean_is_fitted_as_the_images_are_read(zoo, size):
-    d = folder(zoo, (8, 8))
-    how = preprocessing_of("dino", size)
+    d = load_folder(zoo, (8, 8))
+    how = get_preprocessing("dino", size)
     chosen = np.array([4, 1, 30])
     plain = d.images[chosen]
     spoil(Path(d.images.files[1]))
-    fitted = fit(d, size, 3, "dino").images
-    assert isinstance(fitted, Fitted)
+    fitted = resize_dataset(d, size, 3, "dino").images
+    assert isinstance(fitted, ResizedImages)
     images, good = fitted.read(chosen)
     assert good.tolist() == [True, False, True]
     expected = (plain[good, :1, :1] + 1) / 2                  # each is of one shade
-    mean, deviation = np.float32(how.mean), np.float32(how.deviation)
+    mean, deviation = np.float32(how.mean), np.float32(how.std)
     expected = np.broadcast_to((expected - mean) / deviation, (2, *size, 3))
     assert images.dtype == np.float32
     np.testing.assert_allclose(images, expected, rtol=0, atol=2e-6)
@@ -587,17 +594,17 @@ def test_another_size_or_mean_is_fitted_as_the_images_are_read(zoo, size):
 
 
 def test_a_fingerprint_is_of_the_files_also_where_they_are_fitted(zoo):
-    before = folder(zoo, (4, 4))
+    before = load_folder(zoo, (4, 4))
     (zoo / "cat" / "00.png").rename(zoo / "cat" / "000.png")
-    after = folder(zoo, (4, 4))
+    after = load_folder(zoo, (4, 4))
     for how in ("minivit", "imagenet"):
-        fitted = [fingerprint(fit(d, (4, 4), 3, how)) for d in (before, after)]
+        fitted = [fingerprint(resize_dataset(d, (4, 4), 3, how)) for d in (before, after)]
         assert fitted == [fingerprint(before), fingerprint(after)]
     assert fingerprint(before) != fingerprint(after)
 
 
 def test_an_array_that_is_fitted_can_always_be_read():
-    fitted = fit(digits(n=20), (16, 16), 3).images
+    fitted = resize_dataset(load_digits(n=20), (16, 16), 3).images
     images, good = fitted.read(slice(3, 9))
     assert good.tolist() == [True] * 6
     assert np.array_equal(images, fitted[3:9])

@@ -11,18 +11,18 @@ from on_device import xp
 from test_layers import convolution_in_loops, max_pool_in_loops
 
 from minivit import ViT, ViTConfig, flatten
+from minivit.checking.cases import perturb
 from minivit.models import (
     bottleneck,
+    forward_features,
     infer,
     initialise,
     parameter_count,
-    parameters,
-    represent,
+    parameter_specs,
     resnet_stem,
     vit,
 )
-from minivit.proofs import moved
-from minivit.tree import count, map_tree, unflatten
+from minivit.tree import count_parameters, map_tree, unflatten
 
 TINY = {
     "channels": 2, "classes": 3, "width": 8, "depth": 2, "heads": 2, "mlp_width": 7,
@@ -41,7 +41,7 @@ def some_images(config, batch=2):
 
 
 def params_of(config):
-    return moved(initialise(config, dtype="float64"), np.random.default_rng(1))
+    return perturb(initialise(config, dtype="float64"), np.random.default_rng(1))
 
 
 # --- sizes -----------------------------------------------------------------------------------
@@ -77,10 +77,10 @@ def test_the_counts_of_the_authors_hybrids(name, k1000, k21843, hidden):
 )
 def test_the_counts_of_the_stems_alone(stem, expected, channels):
     config = ViTConfig(stem=stem, patch_size=1)
-    shapes = flatten(parameters(config)["stem"]).values()
+    shapes = flatten(parameter_specs(config)["stem"]).values()
     assert sum(np.prod(p.shape, dtype=int) for p in shapes) == expected
     assert config.feature_channels == channels
-    assert parameters(config)["patch_embedding"]["kernel"].shape == (channels, 768)
+    assert parameter_specs(config)["patch_embedding"]["kernel"].shape == (channels, 768)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_hybrid_has_the_grid_of_its_total_stride(name, stride, grid, width):
     config = ViTConfig.named(name)
     assert (config.stride, config.grid, config.width) == (stride, grid, width)
     assert config.tokens == grid[0] * grid[1] + 1
-    assert parameters(config)["positions"]["table"].shape == (config.tokens, width)
+    assert parameter_specs(config)["positions"]["table"].shape == (config.tokens, width)
 
 
 def test_the_stride_of_a_plain_model_is_its_patch():
@@ -174,7 +174,7 @@ def test_a_plain_model_may_have_any_stem_width():
 
 def test_the_tree_of_a_stem():
     config = ViTConfig(stem=(2, 1), patch_size=1)
-    shapes = {name: p.shape for name, p in flatten(parameters(config)["stem"]).items()}
+    shapes = {name: p.shape for name, p in flatten(parameter_specs(config)["stem"]).items()}
     expected = {"conv/kernel": (7, 7, 3, 64), "norm/scale": (64,), "norm/bias": (64,)}
     units = {"0/0": (64, 64, True), "0/1": (256, 64, False), "1/0": (256, 128, True)}
     for unit, (entering, f, first) in units.items():
@@ -189,7 +189,7 @@ def test_the_tree_of_a_stem():
 
 
 def test_the_root_alone_has_no_stages():
-    assert set(parameters(tiny((), (16, 24)))["stem"]) == {"conv", "norm"}
+    assert set(parameter_specs(tiny((), (16, 24)))["stem"]) == {"conv", "norm"}
 
 
 @pytest.mark.parametrize("stem", [(), (1,), (2, 1)])
@@ -201,7 +201,7 @@ def test_the_gradients_are_a_tree_of_the_parameters_shape(stem):
     shapes = {name: leaf.shape for name, leaf in flatten(params).items()}
     assert {name: leaf.shape for name, leaf in flatten(dparams).items()} == shapes
     assert dimages.shape == some_images(config).shape
-    assert count(params) == parameter_count(config)
+    assert count_parameters(params) == parameter_count(config)
 
 
 def test_a_new_unit_hands_on_what_its_shortcut_brings():
@@ -332,13 +332,13 @@ def test_without_classes_a_model_gives_what_the_classifier_would_see(stem, hidde
     whole, bare = tiny(stem, **fields), tiny(stem, **fields, classes=None)
     params = params_of(whole)
     without = {name: leaf for name, leaf in params.items() if name != "head"}
-    assert flatten(without).keys() == flatten(parameters(bare)).keys()
+    assert flatten(without).keys() == flatten(parameter_specs(bare)).keys()
     images = some_images(whole)
-    y = represent(images, params, whole)
+    y = forward_features(images, params, whole)
     assert y.shape == (2, width)
     if hidden_head:
         assert abs(y).max() < 1
-    np.testing.assert_array_equal(represent(images, without, bare), y)
+    np.testing.assert_array_equal(forward_features(images, without, bare), y)
     np.testing.assert_array_equal(infer(images, without, bare), y)
     np.testing.assert_allclose(vit(images, without, bare)[0], y, rtol=0, atol=1e-13)
     logits = y @ params["head"]["kernel"] + params["head"]["bias"]
@@ -350,13 +350,13 @@ def test_a_layer_without_bias_is_one_whose_bias_is_zero(missing):
     config = tiny(None, patch_size=2, image_size=(4, 6))
     bare = dataclasses.replace(config, **{missing: False})
     params = params_of(bare)
-    names = flatten(parameters(config)).keys() - flatten(params).keys()
+    names = flatten(parameter_specs(config)).keys() - flatten(params).keys()
     expected = {
         "qkv_bias": {"blocks/0/attention/qkv/bias", "blocks/1/attention/qkv/bias"},
         "patch_bias": {"patch_embedding/bias"},
     }
     assert names == expected[missing]
-    shapes = flatten(parameters(config))
+    shapes = flatten(parameter_specs(config))
     zeros = {name: np.zeros(shapes[name].shape) for name in names}
     images = some_images(config)
     logits, pullback = vit(images, unflatten(flatten(params) | zeros), config)
@@ -437,7 +437,7 @@ def distance(found, reference):
 def test_a_hybrid_of_the_authors():
     config, params, expected = the_authors_hybrid()
     shapes = {name: leaf.shape for name, leaf in flatten(params).items()}
-    assert shapes == {name: p.shape for name, p in flatten(parameters(config)).items()}
+    assert shapes == {name: p.shape for name, p in flatten(parameter_specs(config)).items()}
     logits, pullback = vit(expected["images"], params, config)
     assert logits.dtype == np.float32
     reference = expected["logits"]

@@ -20,12 +20,12 @@ from minivit.models import (
     encoder_block,
     initialise,
     parameter_count,
-    parameters,
+    parameter_specs,
     resnet_stem,
     vit,
 )
 from minivit.models.config import POOLINGS, POSITIONS
-from minivit.tree import count, map_tree
+from minivit.tree import count_parameters, map_tree
 
 TINY = {
     "image_size": (4, 6), "patch_size": 2, "classes": 5,
@@ -282,8 +282,8 @@ def test_counting_makes_no_parameters():
 def test_a_model_has_the_parameters_that_were_counted(positions, pooling, hidden_head):
     config = ViTConfig(**TINY, positions=positions, pooling=pooling, hidden_head=hidden_head)
     params = ViT.create(config).params
-    assert count(params) == parameter_count(config)
-    expected = {name: leaf.shape for name, leaf in flatten(parameters(config)).items()}
+    assert count_parameters(params) == parameter_count(config)
+    expected = {name: leaf.shape for name, leaf in flatten(parameter_specs(config)).items()}
     assert {name: leaf.shape for name, leaf in flatten(params).items()} == expected
 
 

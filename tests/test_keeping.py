@@ -13,7 +13,7 @@ def draw(*shape):
 
 def test_softmax_keeps_its_value_and_nothing_else():
     p, pullback = layers.softmax(draw(2, 5))
-    kept = minivit.keeps(pullback)
+    kept = minivit.list_retained(pullback)
     assert list(kept) == ["p"]
     assert kept["p"] is p
     assert kept.bytes == 2 * 5 * 8
@@ -23,7 +23,7 @@ def test_inner_pullbacks_and_dicts_are_named_by_their_path():
     hidden = {"kernel": draw(3, 7), "bias": draw(7)}
     out = {"kernel": draw(7, 3), "bias": draw(3)}
     _, pullback = layers.mlp(draw(2, 3), hidden, out)
-    kept = minivit.keeps(pullback)
+    kept = minivit.list_retained(pullback)
     assert kept["hidden_back/kernel"] is hidden["kernel"]
     assert kept["out_back/bias"] is out["bias"]
     assert kept["gelu_back/x"].shape == (2, 7)
@@ -31,7 +31,7 @@ def test_inner_pullbacks_and_dicts_are_named_by_their_path():
 
 def test_lists_are_counted():
     arrays = [draw(2), draw(3)]
-    kept = minivit.keeps(lambda dy: arrays)
+    kept = minivit.list_retained(lambda dy: arrays)
     assert {name: array.shape for name, array in kept.items()} == {
         "arrays/0": (2,),
         "arrays/1": (3,),
@@ -41,7 +41,7 @@ def test_lists_are_counted():
 def test_views_of_one_memory_count_once():
     x = draw(4, 6)
     rows, part = x.reshape(2, 12), x[:1]
-    kept = minivit.keeps(lambda dy: (x, rows, part))
+    kept = minivit.list_retained(lambda dy: (x, rows, part))
     assert len(kept) == 3
     assert kept.bytes == x.nbytes
 
@@ -51,12 +51,12 @@ def test_a_part_of_an_array_keeps_the_whole_of_it():
         return dy * corner
 
     corner = draw(100, 100)[:1, :1]
-    assert minivit.keeps(pullback).bytes == 100 * 100 * 8
+    assert minivit.list_retained(pullback).bytes == 100 * 100 * 8
 
 
 def test_numbers_and_strings_are_not_arrays():
     D, name, scalar = 5, "x", np.float64(3)
-    kept = minivit.keeps(lambda dy: (D, name, scalar))
+    kept = minivit.list_retained(lambda dy: (D, name, scalar))
     assert kept == {}
     assert kept.bytes == 0
     assert str(kept) == "together 0 bytes"
@@ -64,7 +64,7 @@ def test_numbers_and_strings_are_not_arrays():
 
 def test_printed_a_line_for_each_array_and_the_sum():
     _, pullback = layers.softmax(draw(2, 5))
-    assert str(minivit.keeps(pullback)).splitlines() == [
+    assert str(minivit.list_retained(pullback)).splitlines() == [
         "p  (2, 5)             80 bytes",
         "together 80 bytes",
     ]
@@ -76,7 +76,7 @@ def test_a_function_that_captures_itself_ends():
     def pullback(dy):
         return pullback(dy - 1) if dy else x
 
-    assert list(minivit.keeps(pullback)) == ["x"]
+    assert list(minivit.list_retained(pullback)) == ["x"]
 
 
 def test_the_memory_of_a_model_is_that_of_its_blocks():
@@ -88,10 +88,10 @@ def test_the_memory_of_a_model_is_that_of_its_blocks():
         )  # fmt: skip
         model = minivit.ViT.create(config, seed=0)
         _, pullback = model.forward(np.zeros((4, 8, 8, 1), np.float32))
-        sizes[depth] = minivit.keeps(pullback).bytes
+        sizes[depth] = minivit.list_retained(pullback).bytes
     assert sizes[3] - sizes[2] == sizes[2] - sizes[1] > 0
 
 
 def test_what_is_no_function_is_refused():
     with pytest.raises(TypeError, match="not a ndarray"):
-        minivit.keeps(draw(2))
+        minivit.list_retained(draw(2))

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivit import ViTConfig, flatten, gradcheck, layers
-from minivit.layers.convolution import gather
+from minivit.checking.cases import all_cases, perturb
+from minivit.layers.convolution import extract_windows
 from minivit.layers.padding import same_padding
 from minivit.models import initialise, vit
-from minivit.proofs import all_proofs, moved
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 small = st.integers(1, 4)
@@ -693,7 +693,7 @@ def tiny_vit(depth, drop_path):
         image_size=4, patch_size=2, channels=1, classes=3, width=4, depth=depth, heads=2,
         mlp_width=6, drop_path=drop_path,
     )  # fmt: skip
-    params = moved(initialise(config, dtype="float64"), np.random.default_rng(0))
+    params = perturb(initialise(config, dtype="float64"), np.random.default_rng(0))
     images = np.random.default_rng(1).normal(size=(2000, 4, 4, 1))
 
     def outputs(seed):
@@ -705,7 +705,7 @@ def tiny_vit(depth, drop_path):
 
 
 def test_blocks_and_models_that_leave_out_branches_have_their_derivative():
-    proofs = [proof for proof in all_proofs() if "drop path" in proof.name]
+    proofs = [proof for proof in all_cases() if "drop path" in proof.name]
     assert len(proofs) == 2
     for proof in proofs:
         errors = proof.check()
@@ -925,7 +925,7 @@ def test_convolution(H, W, kh, kw, stride):
 def test_a_1_x_1_convolution_is_a_linear_layer_and_copies_nothing():
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 4, 3, 5)), rng.normal(size=(1, 1, 5, 6))
-    assert np.shares_memory(gather(x, (1, 1), 1), x)
+    assert np.shares_memory(extract_windows(x, (1, 1), 1), x)
     assert np.array_equal(layers.convolution(x, kernel)[0], layers.linear(x, kernel[0, 0])[0])
 
 

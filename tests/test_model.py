@@ -6,7 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minivit import ViT, ViTConfig, flatten, shards
+from minivit import ViT, ViTConfig, flatten
+from minivit import parallel as shards
 from minivit.training import AdamW
 
 TINY = {
@@ -205,7 +206,7 @@ def test_calling_a_model_gives_the_logits_of_forward(batch):
 def test_many_shards_are_put_together_in_order(monkeypatch):
     model, images = tiny(), some_images(11)
     together, maps = model(images), model.attention(images)
-    monkeypatch.setattr("minivit.model.shard_count", lambda *args: 4)
+    monkeypatch.setattr("minivit.api.shard_count", lambda *args: 4)
     np.testing.assert_allclose(model(images), together, rtol=0, atol=1e-13)
     np.testing.assert_allclose(model.attention(images), maps, rtol=0, atol=1e-13)
 
@@ -238,7 +239,7 @@ def peak(function, *arguments):
 
 
 def test_calling_a_model_needs_no_more_memory_for_a_longer_batch(monkeypatch):
-    monkeypatch.setattr(shards, "cores", lambda: 2)  # each core holds a shard
+    monkeypatch.setattr(shards, "cpu_count", lambda: 2)  # each core holds a shard
     config = ViTConfig(
         image_size=32, patch_size=4, channels=1, classes=3,
         width=32, depth=1, heads=2, mlp_width=512,

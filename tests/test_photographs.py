@@ -38,7 +38,7 @@ def model():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_of_a_photograph_are_those_of_another_implementation(model, reference, name):
-    how = data.preprocessing_of("timm", model.config.image_size)
+    how = data.get_preprocessing("timm", model.config.image_size)
     how = dataclasses.replace(how, short_side=256)            # the middle of what has 256 x 256
     image = data.read_image(DATA / "photos" / name, model.config.image_size, 3, how)
     (logits,) = model(image[None])

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minivit.data import Preprocessing, portrait, preprocessing_of, read_image, read_labels
-from minivit.data.preprocessing import covering, prepare
+from minivit.data import (
+    Preprocessing,
+    get_preprocessing,
+    read_image,
+    read_labels,
+    sample_photograph,
+)
+from minivit.data.preprocessing import preprocess, size_before_crop
 from minivit.models.config import PREPROCESSINGS
 
 
@@ -26,9 +32,9 @@ def noise(height, width, channels=3):
 
 def test_every_family_that_a_configuration_names_has_rules():
     for family in PREPROCESSINGS:
-        assert isinstance(preprocessing_of(family, (224, 224)), Preprocessing)
+        assert isinstance(get_preprocessing(family, (224, 224)), Preprocessing)
     with pytest.raises(ValueError, match="unknown preprocessing 'keras': choose minivit, google"):
-        preprocessing_of("keras", (224, 224))
+        get_preprocessing("keras", (224, 224))
 
 
 SHORT_SIDES = {
@@ -44,9 +50,9 @@ SHORT_SIDES = {
 
 @pytest.mark.parametrize("family", SHORT_SIDES)
 def test_what_is_cropped_depends_on_the_size(family):
-    found = [preprocessing_of(family, (side, side)).short_side for side in (160, 224, 384)]
+    found = [get_preprocessing(family, (side, side)).short_side for side in (160, 224, 384)]
     assert found == SHORT_SIDES[family]
-    assert preprocessing_of(family, (300, 224)).short_side == SHORT_SIDES[family][1]
+    assert get_preprocessing(family, (300, 224)).short_side == SHORT_SIDES[family][1]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def test_what_is_cropped_depends_on_the_size(family):
 )
 def test_rules_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(preprocessing_of("timm", (224, 224)), **fields)
+        dataclasses.replace(get_preprocessing("timm", (224, 224)), **fields)
 
 
 # --- colours ---------------------------------------------------------------------------------
@@ -68,11 +74,11 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 @pytest.mark.parametrize("family", PREPROCESSINGS)
 def test_black_and_white_are_shifted_and_scaled(family):
-    how = preprocessing_of(family, (4, 4))
+    how = get_preprocessing(family, (4, 4))
     own = family in ("dino", "imagenet")
     mean, deviation = np.array(IMAGENET if own else ([0.5] * 3, [0.5] * 3))
     for value in (0, 51, 255):
-        image = prepare(Image.new("RGB", (9, 7), (value, value, value)), (4, 4), how)
+        image = preprocess(Image.new("RGB", (9, 7), (value, value, value)), (4, 4), how)
         assert image.shape == (4, 4, 3)
         assert image.dtype == np.float32
         close(image, np.broadcast_to((value / 255 - mean) / deviation, (4, 4, 3)))
@@ -81,26 +87,26 @@ def test_black_and_white_are_shifted_and_scaled(family):
 @pytest.mark.parametrize("family", PREPROCESSINGS)
 def test_colours_are_found_again_and_the_negative_is_theirs(family):
     pixels, picture = noise(6, 6)
-    how = dataclasses.replace(preprocessing_of(family, (6, 6)), short_side=None)
-    image = prepare(picture, (6, 6), how)
-    close(how.colours(image), pixels / 127.5 - 1)
-    close(how.colours(how.inverted(image)), 1 - pixels / 127.5)
-    assert how.colours(image).dtype == how.inverted(image).dtype == np.float32
+    how = dataclasses.replace(get_preprocessing(family, (6, 6)), short_side=None)
+    image = preprocess(picture, (6, 6), how)
+    close(how.denormalise(image), pixels / 127.5 - 1)
+    close(how.denormalise(how.invert(image)), 1 - pixels / 127.5)
+    assert how.denormalise(image).dtype == how.invert(image).dtype == np.float32
 
 
 def test_from_minus_one_to_one_nothing_is_rounded_on_the_way_back():
     how = Preprocessing()
-    image = prepare(noise(16, 16)[1], (16, 16), how)
-    assert np.array_equal(how.colours(image), image)
-    assert np.array_equal(how.inverted(image), -image)
+    image = preprocess(noise(16, 16)[1], (16, 16), how)
+    assert np.array_equal(how.denormalise(image), image)
+    assert np.array_equal(how.invert(image), -image)
 
 
 def test_grey_has_the_average_of_the_three():
-    how = preprocessing_of("dino", (4, 4))
-    white = prepare(Image.new("L", (9, 9), 255), (4, 4), how)
+    how = get_preprocessing("dino", (4, 4))
+    white = preprocess(Image.new("L", (9, 9), 255), (4, 4), how)
     assert white.shape == (4, 4, 1)
     close(white, (1 - np.mean(IMAGENET[0])) / np.mean(IMAGENET[1]))
-    close(how.colours(white), 1)
+    close(how.denormalise(white), 1)
 
 
 # --- sizes -----------------------------------------------------------------------------------
@@ -124,9 +130,9 @@ def test_a_picture_keeps_its_shape_and_covers_the_image(
     picture, size, short_side, by_pillow, by_area
 ):
     picture = Image.new("L", picture)
-    assert covering(picture, size, Preprocessing(short_side, "bicubic")) == by_pillow
-    assert covering(picture, size, Preprocessing(short_side, "area")) == by_area
-    image = prepare(picture, size, Preprocessing(short_side, "bicubic"))
+    assert size_before_crop(picture, size, Preprocessing(short_side, "bicubic")) == by_pillow
+    assert size_before_crop(picture, size, Preprocessing(short_side, "area")) == by_area
+    image = preprocess(picture, size, Preprocessing(short_side, "bicubic"))
     assert image.shape == (*size, 1)
 
 
@@ -136,10 +142,10 @@ def test_a_picture_keeps_its_shape_and_covers_the_image(
 )
 def test_the_crop_is_the_middle_and_where_there_is_none_as_others_round(filter_, width, left):
     pixels, picture = noise(20, width)
-    image = prepare(picture, (18, 18), Preprocessing(20, filter_))
+    image = preprocess(picture, (18, 18), Preprocessing(20, filter_))
     close(image, pixels[1:19, left : left + 18] / 127.5 - 1)
     pixels, picture = pixels.swapaxes(0, 1), Image.fromarray(pixels.swapaxes(0, 1))
-    image = prepare(picture, (18, 18), Preprocessing(20, filter_))
+    image = preprocess(picture, (18, 18), Preprocessing(20, filter_))
     close(image, pixels[left : left + 18, 1:19] / 127.5 - 1)
 
 
@@ -147,19 +153,19 @@ def test_without_a_short_side_everything_is_squashed_into_the_image():
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, :20] = 255                                      # the first quarter is white
     for antialias in (True, False):
-        image = prepare(Image.fromarray(pixels), (8, 8), Preprocessing(antialias=antialias))
+        image = preprocess(Image.fromarray(pixels), (8, 8), Preprocessing(antialias=antialias))
         close(image[:, 0], 1)
         close(image[:, 3:], -1)
 
 
 def test_an_image_larger_than_its_short_side_is_refused():
     with pytest.raises(ValueError, match=r"no image of 8 x 9 pixels can be cut from .* has 7"):
-        prepare(Image.new("L", (20, 20)), (8, 9), Preprocessing(7))
+        preprocess(Image.new("L", (20, 20)), (8, 9), Preprocessing(7))
 
 
 def test_a_picture_that_would_become_too_long_is_refused():
     with pytest.raises(ValueError, match=r"short side of 248 .* has 1 x 60000, would be too long"):
-        prepare(Image.new("L", (60000, 1)), (224, 224), preprocessing_of("timm", (224, 224)))
+        preprocess(Image.new("L", (60000, 1)), (224, 224), get_preprocessing("timm", (224, 224)))
 
 
 # --- filters ---------------------------------------------------------------------------------
@@ -167,14 +173,14 @@ def test_a_picture_that_would_become_too_long_is_refused():
 
 def test_tensorflow_reads_the_nearest_pixels_alone_and_rounds_nothing():
     pixels, picture = noise(32, 16)
-    image = prepare(picture, (8, 4), preprocessing_of("google", (8, 4)))
+    image = preprocess(picture, (8, 4), get_preprocessing("google", (8, 4)))
     nearest = pixels.reshape(8, 4, 4, 4, 3)[:, 1:3, :, 1:3]   # the middle two of each four
     close(image, nearest.mean((1, 3)) / 127.5 - 1)
 
 
 def test_area_is_the_mean_cut_off_to_bytes():
     pixels, picture = noise(32, 32)
-    image = prepare(picture, (8, 8), Preprocessing(8, "area"))
+    image = preprocess(picture, (8, 8), Preprocessing(8, "area"))
     mean = pixels.reshape(8, 4, 8, 4, 3).mean((1, 3))
     assert (mean % 1 > 0.6).any()
     close(image, np.floor(mean) / 127.5 - 1)
@@ -183,9 +189,9 @@ def test_area_is_the_mean_cut_off_to_bytes():
 @pytest.mark.parametrize(("family", "filter_"), [("huggingface", 2), ("minivit", 2), ("timm", 3)])
 def test_the_others_are_resized_by_pillow(family, filter_):
     _, picture = noise(64, 48)
-    how = dataclasses.replace(preprocessing_of(family, (8, 8)), short_side=None)
+    how = dataclasses.replace(get_preprocessing(family, (8, 8)), short_side=None)
     expected = np.asarray(picture.resize((8, 8), filter_)) / 127.5 - 1
-    close(prepare(picture, (8, 8), how), expected)
+    close(preprocess(picture, (8, 8), how), expected)
 
 
 # Three pixels, in bytes, of x[i, j, c] = (7 i + 5 j + 60 c) mod 256, 53 x 71, after torchvision's
@@ -196,7 +202,7 @@ BY_TORCHVISION = {(0, 0): [83, 143, 203], (9, 17): [232, 27, 90], (17, 4): [198,
 def test_a_short_side_and_a_crop_give_the_pixels_that_torchvision_gives():
     i, j, c = np.ogrid[:53, :71, :3]
     picture = Image.fromarray(((7 * i + 5 * j + 60 * c) % 256).astype(np.uint8))
-    image = prepare(picture, (18, 18), preprocessing_of("timm", (18, 18)))
+    image = preprocess(picture, (18, 18), get_preprocessing("timm", (18, 18)))
     for place, expected in BY_TORCHVISION.items():
         close(image[place], np.array(expected) / 127.5 - 1)
 
@@ -206,7 +212,7 @@ def test_reading_a_file_applies_the_rules(tmp_path):
     picture.save(tmp_path / "noise.png")
     image = read_image(tmp_path / "noise.png", (18, 18), 3, "timm")
     close(image, pixels[1:19, 6:24] / 127.5 - 1)
-    own = Preprocessing(20, "bicubic", mean=(0.0,) * 3, deviation=(1.0,) * 3)
+    own = Preprocessing(20, "bicubic", mean=(0.0,) * 3, std=(1.0,) * 3)
     image = read_image(tmp_path / "noise.png", (18, 18), 3, own)
     close(image, pixels[1:19, 6:24] / 255)
 
@@ -305,7 +311,7 @@ def test_a_large_picture_is_read_without_a_warning(tmp_path, monkeypatch):
 
 
 def test_the_portrait_is_a_photograph_that_is_always_there():
-    image = read_image(portrait(), (224, 224), 3, "timm")
+    image = read_image(sample_photograph(), (224, 224), 3, "timm")
     assert image.shape == (224, 224, 3)
     blue, face = image[20, 215], image[105, 105]              # the background, and a cheek
     assert blue[2] > blue[0] + 0.3

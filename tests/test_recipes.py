@@ -12,7 +12,7 @@ from commands import printed, run
 from PIL import Image
 
 from minivit import ViT, ViTConfig, analysis, data, flatten, training
-from minivit.recipes import OF_A_FOLDER, PRESETS, preset, recipe
+from minivit.training.presets import FOLDER_PRESET, PRESETS, get_preset, make_recipe
 
 NAMES = list(PRESETS)
 SHAPES = {  # image size, channels, classes
@@ -20,7 +20,7 @@ SHAPES = {  # image size, channels, classes
     "fashion-mnist": (28, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100),
 }  # fmt: skip
 TINY = ["--width", 8, "--depth", 1, "--heads", 2, "--mlp-width", 8]
-QUICK = [*TINY, "--epochs", 1, "--batch", 16, "--warmup", 0]
+QUICK = [*TINY, "--epochs", 1, "--batch-size", 16, "--warmup", 0]
 KINDS = ("cat", "dog", "frog")
 
 
@@ -41,7 +41,7 @@ def small(name, n=20, held_out=12):
     labels = np.arange(max(n, held_out)) % K
     classes = tuple("0123456789") if "igit" in name or name in ("scattered", "mnist") else None
     classes = classes or tuple(f"class {letter}" for letter in range(1, K + 1))
-    parts = data.Pixels(images[:n]), labels[:n], data.Pixels(others[:held_out]), labels[:held_out]
+    parts = data.ByteImages(images[:n]), labels[:n], data.ByteImages(others[:held_out]), labels[:held_out]
     return data.Dataset(name, *parts, classes)
 
 
@@ -57,7 +57,7 @@ def shelf(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """The linear model and the figures take longer than these trainings: they are only noted."""
-    monkeypatch.setattr(training, "logistic_regression", lambda dataset: None)
+    monkeypatch.setattr(training, "fit_logistic_regression", lambda dataset: None)
     monkeypatch.setattr(analysis, "plot_curves", lambda log, path, *_: path.touch())
     monkeypatch.setattr(analysis, "draw_held_out", lambda model, dataset, path, *_: path.touch())
 
@@ -90,20 +90,20 @@ def pets(shelf):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_data_set_has_a_model_for_its_images_and_recipes(name):
-    config = ViTConfig(**preset(name).model)
+    config = ViTConfig(**get_preset(name).model)
     size, C, K = SHAPES[name]
     assert (config.image_size, config.channels, config.classes) == ((size, size), C, K)
-    assert recipe(name) == training.Recipe(**PRESETS[name].recipe)
+    assert make_recipe(name) == training.Recipe(**PRESETS[name].recipe)
     tuning = dataclasses.replace(training.FINE_TUNING, **PRESETS[name].tuning)
-    assert recipe(name, tuning=True) == tuning
-    assert recipe(name, tuning=True, rate=0.5).rate == 0.5
+    assert make_recipe(name, tuning=True) == tuning
+    assert make_recipe(name, tuning=True, learning_rate=0.5).rate == 0.5
 
 
 def test_a_folder_has_a_preset_whatever_it_is_called():
-    assert preset(Path("digits")) is OF_A_FOLDER
-    assert ViTConfig(**OF_A_FOLDER.model, classes=7).channels == 3
-    assert recipe(Path("digits")) == training.Recipe(**OF_A_FOLDER.recipe)
-    assert recipe(Path("digits"), tuning=True).optimiser == "sgd"
+    assert get_preset(Path("digits")) is FOLDER_PRESET
+    assert ViTConfig(**FOLDER_PRESET.model, classes=7).channels == 3
+    assert make_recipe(Path("digits")) == training.Recipe(**FOLDER_PRESET.recipe)
+    assert make_recipe(Path("digits"), tuning=True).optimiser == "sgd"
 
 
 def test_every_data_set_has_a_preset():
@@ -113,7 +113,7 @@ def test_every_data_set_has_a_preset():
 # --- --print-config --------------------------------------------------------------------------
 
 GIVEN = [
-    "--image-size", "56x112", "--hidden-head", 7, "--rate", 0.00217, "--no-flip", "--average", 0.75,
+    "--image-size", "56x112", "--hidden-head", 7, "--lr", 0.00217, "--no-flip", "--ema", 0.75,
     "--drop-path", 0.125, "--mixup", 0.5, "--freeze", "--threads", 3,
 ]  # fmt: skip
 
@@ -154,7 +154,7 @@ def test_a_printed_configuration_names_every_field_once(shelf):
 @pytest.mark.parametrize(
     ("option", "off", "on"),
     [
-        (["--magnitude", 3.5], ["--randaugment", 0], ["--randaugment", 1]),
+        (["--randaugment-magnitude", 3.5], ["--randaugment", 0], ["--randaugment", 1]),
         (["--stem-width", 32], ["--stem", "none"], ["--stem", "1"]),
     ],
 )
@@ -173,7 +173,7 @@ def test_what_is_given_after_a_file_of_options_counts(shelf, called):
     Path("config.txt").write_text(printed("train", "--data", "mnist", "--print-config"))
     assert run("train", "@config.txt", *TINY, "--epochs", 3, "--flip")[0] == 0
     ((model, _, how, _),) = called
-    assert how == recipe("mnist", epochs=3, flip=True)
+    assert how == make_recipe("mnist", epochs=3, flip=True)
     assert model.config.width == 8
 
 
@@ -207,7 +207,7 @@ OF_A_FILE = ["--image-size=16", "--resize=bicubic", "--gelu=erf", "--dropout=0.2
 @pytest.mark.parametrize("words", [[], OF_A_FILE], ids=["defaults", "overrides"])
 def test_a_printed_fine_tuning_given_back_is_the_same(shelf, called, words):
     shape = {"width": 8, "depth": 1, "heads": 2, "mlp_width": 8, "drop_path": 0.25}
-    old = ViTConfig(**preset("cifar10").model | shape, norm_eps=1e-5)
+    old = ViTConfig(**get_preset("cifar10").model | shape, norm_eps=1e-5)
     ViT.create(old).save("a model.npz")
     words = ["train", "--from", "a model.npz", "--data", "fashion-mnist", *words]
     text = printed(*words, "--print-config")
@@ -217,7 +217,7 @@ def test_a_printed_fine_tuning_given_back_is_the_same(shelf, called, words):
     assert run(*words)[0] == run("train", "@config.txt")[0] == 0
     (one, _, how, out), (other, _, how_, out_) = called
     assert (one.config, how, out) == (other.config, how_, out_)
-    assert how == recipe("fashion-mnist", tuning=True)
+    assert how == make_recipe("fashion-mnist", tuning=True)
     assert out == Path("runs/fashion-mnist-tuned")
     assert one.config.drop_path == (0.5 if len(words) > 5 else 0.0)
     for name, leaf in flatten(one.params).items():
@@ -238,7 +238,7 @@ def test_each_data_set_is_trained_on_by_its_own_recipe(shelf, called, name):
     assert run("train", "--data", name)[0] == 0
     ((model, dataset, how, out),) = called
     assert model.config == ViTConfig(**PRESETS[name].model)
-    assert (dataset.name, how, out) == (name, recipe(name), Path("runs") / name)
+    assert (dataset.name, how, out) == (name, make_recipe(name), Path("runs") / name)
 
 
 def test_an_interruption_before_the_end_is_gone_on_with_on_the_same_data_alone(
@@ -328,18 +328,18 @@ def test_without_weights_those_are_evaluated_that_a_training_on_the_data_left(sh
 
 
 def test_coloured_images_are_no_grey_model_s(shelf):
-    ViT.create(ViTConfig(**preset("mnist").model)).save("model.npz")
+    ViT.create(ViTConfig(**get_preset("mnist").model)).save("model.npz")
     line = refused("evaluate", "--weights", "model.npz", "--data", "cifar10")
     assert "have 3 channels: only grey images can be given 1" in line
 
 
 def test_few_shots_of_many_images_are_drawn_from_all_over(shelf, monkeypatch):
     evaluate = import_module("minivit.commands.evaluate")
-    ViT.create(ViTConfig(**preset("cifar10").model)).save("model.npz")
+    ViT.create(ViTConfig(**get_preset("cifar10").model)).save("model.npz")
     model, seen = ViT.load("model.npz"), []
     monkeypatch.setattr(evaluate, "POOL", 40)
     monkeypatch.setattr(
-        training, "few_shot",
+        training, "evaluate_few_shot",
         lambda features, labels, *rest: seen.append((features, labels)) or np.zeros((1, 3)),
     )  # fmt: skip
     dataset = small("cifar10", n=100)
@@ -464,7 +464,7 @@ def test_a_score_on_classes_of_other_names_comes_with_a_note(pets, quick):
 
 
 def test_attention_of_a_folder_names_its_classes(pets, monkeypatch):
-    drawing, drawn = import_module("minivit.analysis.drawing"), []
+    drawing, drawn = import_module("minivit.analysis.plots.model"), []
     monkeypatch.setattr(drawing, "plot_overlays", lambda *arguments: drawn.append(arguments))
     model = ViT.create(ViTConfig(image_size=16, patch_size=8, classes=3, width=8, depth=1, heads=2,
                                  mlp_width=8))  # fmt: skip

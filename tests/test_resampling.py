@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from on_device import xp
 
-from minivit.resampling import METHODS, resample, resampling_matrix
+from minivit.data.resampling import RESAMPLING_METHODS, resample, resampling_matrix
 from minivit.weights.positions import resize_positions
 
 SIZES = [(1, 1), (1, 5), (2, 3), (3, 2), (5, 1), (7, 12), (14, 24), (24, 14), (37, 16), (6, 12)]
@@ -54,13 +54,13 @@ def test_the_weights_are_those_of_pytorch(method, old, new):
     close(found[: len(expected)], expected, 1e-12)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESAMPLING_METHODS)
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_what_is_constant_stays_constant(method, old, new):
     close(resampling_matrix(old, new, method).sum(1), np.ones(new))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESAMPLING_METHODS)
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_neither_end_is_special(method, old, new):
     if method == "aligned" and new == 1:
@@ -69,7 +69,7 @@ def test_neither_end_is_special(method, old, new):
     close(matrix, matrix[::-1, ::-1])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESAMPLING_METHODS)
 @pytest.mark.parametrize("n", [1, 2, 5, 14])
 def test_the_same_size_changes_nothing(method, n):
     close(resampling_matrix(n, n, method), np.eye(n))
@@ -97,7 +97,7 @@ def test_only_what_widens_reads_every_point_when_shrinking():
     def unread(method):
         return int((resampling_matrix(48, 8, method) == 0).all(0).sum())
 
-    assert [unread(method) for method in METHODS] == [34, 32, 16, 0, 0]
+    assert [unread(method) for method in RESAMPLING_METHODS] == [34, 32, 16, 0, 0]
 
 
 def test_the_area_is_the_mean_of_what_lies_under_it():
@@ -127,7 +127,7 @@ def test_the_four_corners_become_nine_and_sixteen():
     close(resample(square, (4, 4), "aligned")[0, :, 0], [0, 1 / 3, 2 / 3, 1])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESAMPLING_METHODS)
 def test_rows_and_columns_are_resampled_apart(method):
     x = draw(2, 3, 7, 9, 4)
     rows, columns = resampling_matrix(7, 5, method), resampling_matrix(9, 12, method)
@@ -143,7 +143,7 @@ def test_the_dtype_is_kept(dtype):
     close(result, resample(draw(4, 6, 2), (7, 3), "antialiased"), 1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESAMPLING_METHODS)
 def test_it_runs_where_other_arrays_live(method):
     x = draw(2, 4, 6, 3).astype("float32")
     moved = resample(xp.asarray(x), (5, 3), method)
@@ -153,7 +153,7 @@ def test_it_runs_where_other_arrays_live(method):
 # --- positions -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESAMPLING_METHODS)
 def test_the_patches_are_resized_and_the_class_token_stays(method):
     table = draw(1 + 4 * 6, 5).astype("float32")
     resized = resize_positions(table, (4, 6), (7, 3), method)
@@ -175,7 +175,7 @@ def test_positions_are_resized_as_the_authors_do_unless_told_otherwise():
     assert abs(moved - expected).max() > 0.1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESAMPLING_METHODS)
 def test_the_same_grid_keeps_every_bit(method):
     table = draw(17, 4).astype("float32")
     assert np.array_equal(resize_positions(table, (4, 4), (4, 4), method), table)

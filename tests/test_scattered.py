@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from minivit import ViT, ViTConfig
-from minivit.analysis import shares_inside
-from minivit.data import SCATTERED_MODEL, digits, scattered
-from minivit.data.scattered import scenes
-from minivit.recipes import PRESETS
-from minivit.training import evaluate, logistic_regression
+from minivit.analysis import localisation_scores
+from minivit.data import SCATTERED_MODEL, load_digits, load_scattered
+from minivit.data.scattered import make_scenes
+from minivit.training import evaluate, fit_logistic_regression
+from minivit.training.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
 def d():
-    return scattered(n=300, held_out=200, seed=5)
+    return load_scattered(n=300, held_out=200, seed=5)
 
 
 def cut_out(image, box):
@@ -32,7 +32,7 @@ def test_shapes_and_kinds(d):
 
 
 def test_in_every_box_lies_a_whole_digit_of_its_own_part_and_class(d):
-    plain = digits()
+    plain = load_digits()
     parts = [
         (d.images, d.labels, d.boxes, plain.images, plain.labels),
         (d.held_out_images, d.held_out_labels, d.held_out_boxes,
@@ -52,8 +52,8 @@ def test_digits_lie_anywhere(d):
 
 
 def test_outside_the_box_lie_squares_out_of_digits():
-    plain = digits()
-    images, _, boxes = scenes(
+    plain = load_digits()
+    images, _, boxes = make_scenes(
         plain.images[:1], plain.labels[:1], 40, 24, 1, 4, np.random.default_rng(0)
     )
     digit = plain.images[0]
@@ -69,24 +69,24 @@ def test_outside_the_box_lie_squares_out_of_digits():
 
 
 def test_without_scraps_there_is_the_digit_alone():
-    d = scattered(n=20, held_out=1, scraps=0)
+    d = load_scattered(n=20, held_out=1, scraps=0)
     for image, box in zip(d.images, d.boxes, strict=True):
         cut_out(image, box)[:] = -1
         assert (image == -1).all()
 
 
 def test_scraps_put_ink_outside_the_box():
-    d = scattered(n=50, held_out=1, scraps=6)
+    d = load_scattered(n=50, held_out=1, scraps=6)
     for image, box in zip(d.images, d.boxes, strict=True):
         cut_out(image, box)[:] = -1
         assert (image > -1).any()
 
 
 def test_the_seed_decides_everything_and_n_nothing_of_what_is_held_out():
-    one, same, other = (scattered(n=30, held_out=30, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (load_scattered(n=30, held_out=30, seed=seed) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(one[1:5], same[1:5], strict=True))
     assert not np.array_equal(one.held_out_images, other.held_out_images)
-    more = scattered(n=31, held_out=30, seed=0)
+    more = load_scattered(n=31, held_out=30, seed=0)
     assert np.array_equal(one.held_out_images, more.held_out_images)
     assert not np.array_equal(one.boxes, one.held_out_boxes)
 
@@ -94,12 +94,12 @@ def test_the_seed_decides_everything_and_n_nothing_of_what_is_held_out():
 @pytest.mark.parametrize("fields", [{"size": 7}, {"scrap_size": 9}, {"scrap_size": 0}])
 def test_what_does_not_fit_is_refused(fields):
     with pytest.raises(ValueError, match="must fit into"):
-        scattered(n=1, held_out=1, **fields)
+        load_scattered(n=1, held_out=1, **fields)
 
 
 def test_a_linear_model_stays_near_chance():
     """One weight for each pixel cannot look for the digit first."""
-    assert 0.05 < logistic_regression(scattered(n=3000, held_out=1000), steps=100) < 0.25
+    assert 0.05 < fit_logistic_regression(load_scattered(n=3000, held_out=1000), steps=100) < 0.25
 
 
 # The checkpoint that comes with the package
@@ -107,7 +107,7 @@ def test_a_linear_model_stays_near_chance():
 
 @pytest.fixture(scope="module")
 def shipped():
-    return ViT.load(SCATTERED_MODEL), scattered(n=1)
+    return ViT.load(SCATTERED_MODEL), load_scattered(n=1)
 
 
 def test_the_shipped_model_finds_and_names_the_digit(shipped):
@@ -117,7 +117,7 @@ def test_the_shipped_model_finds_and_names_the_digit(shipped):
 
 def test_its_maps_lie_on_the_digit_at_twice_the_share_of_chance(shipped):
     model, d = shipped
-    shares = shares_inside(model, d.held_out_images[:500], d.held_out_boxes[:500])
+    shares = localisation_scores(model, d.held_out_images[:500], d.held_out_boxes[:500])
     assert shares["chance"] == pytest.approx(64 / 576)
     assert shares["rollout"] > 2 * shares["chance"]
     assert shares["gradient-weighted"] > 3 * shares["chance"]
@@ -127,7 +127,7 @@ def test_an_untrained_model_s_maps_lie_anywhere(shipped):
     model, d = shipped
     fresh = ViT.create(model.config, seed=0)
     fresh.params["head"] = model.params["head"]
-    shares = shares_inside(fresh, d.held_out_images[:200], d.held_out_boxes[:200])
+    shares = localisation_scores(fresh, d.held_out_images[:200], d.held_out_boxes[:200])
     assert shares["rollout"] < 1.5 * shares["chance"]
 
 

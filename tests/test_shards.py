@@ -15,8 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from minivit import shards
-from minivit.shards import cores, cut, map_shards, one_blas_thread, shard_count
+from minivit import parallel as shards
+from minivit.parallel import (
+    batch_slices,
+    choose_shard_count,
+    cpu_count,
+    map_shards,
+    single_threaded_blas,
+)
 
 DEADLINE = 20  # seconds after which a thread that waits for another gives up
 
@@ -38,7 +44,7 @@ def three_blas_threads():
 
 @given(st.integers(0, 300), st.integers(1, 40))
 def test_slices_cover_the_batch_in_order(batch, count):
-    slices = cut(batch, count)
+    slices = batch_slices(batch, count)
     assert [i for part in slices for i in range(batch)[part]] == list(range(batch))
     sizes = [part.stop - part.start for part in slices]
     assert len(sizes) == count
@@ -46,7 +52,7 @@ def test_slices_cover_the_batch_in_order(batch, count):
 
 
 def test_slices_are_as_written_here():
-    assert cut(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
+    assert batch_slices(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
 
 
 # --- shard_count -----------------------------------------------------------------------------
@@ -54,12 +60,12 @@ def test_slices_are_as_written_here():
 
 @given(st.integers(1, 2000), st.integers(1, 300), st.integers(1, 33))
 def test_no_shard_is_too_large_and_there_are_no_more_than_there_must_be(batch, at_most, threads):
-    count = shard_count(batch, at_most, threads)
+    count = choose_shard_count(batch, at_most, threads)
     assert 1 <= count <= batch  # none is empty
     assert count == batch or count % threads == 0  # every thread has as many
-    assert max(len(range(batch)[part]) for part in cut(batch, count)) <= at_most
+    assert max(len(range(batch)[part]) for part in batch_slices(batch, count)) <= at_most
     fewer = count - threads if count % threads == 0 else count // threads * threads
-    assert fewer <= 0 or max(len(range(batch)[part]) for part in cut(batch, fewer)) > at_most
+    assert fewer <= 0 or max(len(range(batch)[part]) for part in batch_slices(batch, fewer)) > at_most
 
 
 @pytest.mark.parametrize(
@@ -67,13 +73,13 @@ def test_no_shard_is_too_large_and_there_are_no_more_than_there_must_be(batch, a
     [(1, 10, 2, 1), (64, 100, 2, 2), (64, 20, 2, 4), (64, 20, 3, 6), (3, 1, 2, 3), (8, 1, 2, 8)],
 )
 def test_shard_counts_are_as_written_here(batch, at_most, threads, count):
-    assert shard_count(batch, at_most, threads) == count
+    assert choose_shard_count(batch, at_most, threads) == count
 
 
 def test_the_number_of_threads_is_that_of_the_cores(monkeypatch):
-    assert cores() >= 1
-    monkeypatch.setattr(shards, "cores", lambda: 5)
-    assert shard_count(100, 100) == 5
+    assert cpu_count() >= 1
+    monkeypatch.setattr(shards, "cpu_count", lambda: 5)
+    assert choose_shard_count(100, 100) == 5
 
 
 # --- map_shards: order, threads, memory ------------------------------------------------------
@@ -216,7 +222,7 @@ def test_blas_gets_its_threads_back_when_the_caller_stops_early(three_blas_threa
 
 
 def test_the_last_of_two_users_gives_the_threads_back(three_blas_threads):
-    first, second = one_blas_thread(), one_blas_thread()
+    first, second = single_threaded_blas(), single_threaded_blas()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -236,13 +242,13 @@ def two_users_in_two_threads():
     first_left = threading.Event()
 
     def second():
-        with one_blas_thread():
+        with single_threaded_blas():
             has_come.set()
             first_left.wait(DEADLINE)
             seen.append(blas_threads())
 
     has_come, seen = threading.Event(), []
-    with one_blas_thread():
+    with single_threaded_blas():
         thread = in_a_thread(second)
         has_come.wait(DEADLINE)
     first_left.set()
@@ -373,7 +379,7 @@ def test_two_maps_at_once_leave_blas_as_it_was(three_blas_threads):
 
 def test_the_limit_can_be_set_again_and_again(three_blas_threads):
     for _ in range(3):
-        with one_blas_thread():
+        with single_threaded_blas():
             assert blas_threads() == {1}
         assert blas_threads() == {3}
 

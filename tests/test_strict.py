@@ -25,17 +25,12 @@ from on_device import convert, xp
 from strict import StrictArray
 
 import minivit
-from minivit import ViTConfig, layers, proofs
+from minivit import ViTConfig, layers
 from minivit.arrays import array_module, to_host
+from minivit.checking import cases as proofs
 from minivit.models import infer, initialise, vit
 from minivit.models.config import GELUS, POOLINGS, POSITIONS
-from minivit.training import (
-    SGD,
-    AdamW,
-    clip_by_global_norm,
-    loss_and_gradients,
-    packed_gradients,
-)
+from minivit.training import SGD, AdamW, clip_by_global_norm, loss_and_gradients, packed_gradients
 from minivit.tree import map_tree, pack
 
 DTYPES = ("float32", "float64")
@@ -309,7 +304,7 @@ def run_on_both(f: Callable[..., Any], arguments: tuple[Any, ...], dtype: str) -
     assert_same(device_pullback(xp.asarray(dy)), pullback(dy), dtype)
 
 
-LAYERS = {proof.name: proof for proof in proofs.layer_proofs()}
+LAYERS = {proof.name: proof for proof in proofs.layer_cases()}
 
 
 def test_every_layer_is_in_the_list() -> None:
@@ -362,7 +357,7 @@ def kinds() -> dict[str, ViTConfig]:
 
 def images_and_params(config: ViTConfig) -> tuple[np.ndarray, dict[str, Any]]:
     rng = np.random.default_rng(1)
-    params = proofs.moved(initialise(config, dtype="float64"), rng)
+    params = proofs.to_device(initialise(config, dtype="float64"), rng)
     return rng.normal(size=(3, *config.image_size, config.channels)), params
 
 
@@ -407,7 +402,7 @@ def test_gradients_of_a_batch_in_shards_on_the_device(threads: int) -> None:
         model = minivit.ViT(config, tree)
         results.append(
             loss_and_gradients(
-                model, x, labels, smoothing=0.1, seed=(3,), shards=3, threads=threads
+                model, x, labels, label_smoothing=0.1, seed=(3,), shards=3, threads=threads
             )
         )
     (loss, gradients), (device_loss, device_gradients) = results
@@ -601,7 +596,7 @@ def a_training_step(xp: Any, config: ViTConfig) -> None:
     if xp is not np:
         images, params = upload((images, params))
     model = minivit.ViT(config, params)
-    optimiser = AdamW(model.params, decay=0.1)
+    optimiser = AdamW(model.params, weight_decay=0.1)
     labels = np.array([2, 0, 1])
     _, _, gradient = packed_gradients(model, images, labels, seed=(3,), shards=2, threads=1)
     clip_by_global_norm(gradient, 1.0)

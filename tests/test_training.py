@@ -17,32 +17,31 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from minivit import ViT, ViTConfig, data, flatten, weights
-from minivit.data.pixels import Pixels
+from minivit import optim as optimisers
+from minivit.data.pixels import ByteImages
 from minivit.layers import cross_entropy
 from minivit.training import (
+    EMA,
     SGD,
     AdamW,
-    Average,
     Recipe,
-    Unfinished,
+    ResumeError,
     baseline,
-    batches,
     clip_by_global_norm,
-    descend,
     evaluate,
+    fit_logistic_regression,
     is_unfinished,
-    learning_rate,
-    logistic_regression,
+    batches,
     loop,
     loss_and_gradients,
-    optimisers,
     packed_gradients,
     read_log,
     resume,
+    schedule_learning_rate,
     train,
+    train_sgd,
 )
-from minivit.training.step import is_kernel
-from minivit.tree import pack, unflatten
+from minivit.tree import is_kernel, pack, unflatten
 
 TINY = {
     "image_size": 8, "patch_size": 4, "channels": 1, "classes": 10,
@@ -83,7 +82,7 @@ def test_the_step_is_forward_loss_and_backward_of_the_whole_batch(shards, kind):
     expected_loss, loss_back = cross_entropy(logits, labels, smoothing)
     expected = flatten(model_back(loss_back())[1])
 
-    loss, tree = loss_and_gradients(model, images, labels, smoothing=smoothing, shards=shards)
+    loss, tree = loss_and_gradients(model, images, labels, label_smoothing=smoothing, shards=shards)
     assert isinstance(loss, float)
     assert loss == pytest.approx(float(expected_loss), abs=1e-12)
     gradients = flatten(tree)
@@ -289,9 +288,9 @@ def random_gradients(params, seed):
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("block", [7, optimisers.BLOCK])
+@pytest.mark.parametrize("block", [7, optimisers.BLOCK_SIZE])
 def test_an_optimiser_is_its_textbook_loop(name, threads, block, monkeypatch):
-    monkeypatch.setattr(optimisers, "BLOCK", block)
+    monkeypatch.setattr(optimisers, "BLOCK_SIZE", block)
     kind, plain = OPTIMISERS[name]
     model = moved(positions="2d", hidden_head=3)
     expected = {name: leaf.copy() for name, leaf in flatten(model.params).items()}
@@ -314,7 +313,7 @@ def test_only_kernels_are_decayed(name, positions):
     model = moved(positions=positions, hidden_head=3)
     before = {name: leaf.copy() for name, leaf in flatten(model.params).items()}
     optimiser = OPTIMISERS[name][0](model.params, decay=0.5)
-    optimiser.update(np.zeros_like(optimiser.vector), rate=0.5)
+    optimiser.update(np.zeros_like(optimiser.vector), learning_rate=0.5)
     decayed = set()
     for leaf_name, leaf in flatten(model.params).items():
         if not np.array_equal(leaf, before[leaf_name]):
@@ -343,13 +342,13 @@ def test_only_kernels_are_decayed(name, positions):
 
 @given(st.data())
 def test_blocks_cover_the_vector_and_never_mix(draw):
-    size = draw.draw(st.integers(0, 4 * optimisers.BLOCK))
+    size = draw.draw(st.integers(0, 4 * optimisers.BLOCK_SIZE))
     kernels = draw.draw(st.integers(0, size))
-    slices = optimisers.blocks(size, kernels)
+    slices = optimisers.block_slices(size, kernels)
     edges = [0] + [block.stop for block in slices]
     assert [block.start for block in slices] == edges[:-1]
     assert edges[-1] == size
-    assert all(0 < block.stop - block.start <= optimisers.BLOCK for block in slices)
+    assert all(0 < block.stop - block.start <= optimisers.BLOCK_SIZE for block in slices)
     assert all(block.stop <= kernels or block.start >= kernels for block in slices)
 
 
@@ -397,23 +396,23 @@ def test_clipping_is_by_the_norm_of_all_parameters_together():
     ],
 )
 def test_the_rate_climbs_and_then_falls(step_number, decay, share):
-    rate = learning_rate(step_number, steps=100, peak=0.3, warmup=20, decay=decay)
+    rate = schedule_learning_rate(step_number, steps=100, peak=0.3, warmup=20, schedule=decay)
     assert rate == pytest.approx(0.3 * share, rel=1e-12)
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
 def test_without_warm_up_the_first_rate_is_the_peak(decay):
-    assert learning_rate(0, steps=10, peak=0.3, decay=decay) == 0.3
+    assert schedule_learning_rate(0, steps=10, peak=0.3, schedule=decay) == 0.3
 
 
 def test_a_warm_up_longer_than_the_training_only_climbs():
-    rates = [learning_rate(step_number, 4, 1.0, warmup=8) for step_number in range(4)]
+    rates = [schedule_learning_rate(step_number, 4, 1.0, warmup=8) for step_number in range(4)]
     assert rates == [1 / 8, 2 / 8, 3 / 8, 4 / 8]
 
 
 def test_an_unknown_decay_is_refused():
     with pytest.raises(ValueError, match="unknown decay 'step': choose cosine, linear, constant"):
-        learning_rate(0, 10, 1.0, decay="step")
+        schedule_learning_rate(0, 10, 1.0, schedule="step")
 
 
 # --- the recipe ------------------------------------------------------------------------------
@@ -460,15 +459,15 @@ def test_a_recipe_that_makes_no_sense_is_refused(fields, message):
 
 EPOCHS, STEPS = 4, 5  # of a training here, and steps an epoch
 RECIPE = Recipe(
-    epochs=EPOCHS, batch=20, optimiser="adamw", rate=0.01, warmup=1, decay="cosine",
-    weight_decay=0.05, clip=1.0, smoothing=0.1, shift=1, seed=3, shards=3,
+    epochs=EPOCHS, batch_size=20, optimiser="adamw", learning_rate=0.01, warmup=1, schedule="cosine",
+    weight_decay=0.05, grad_clip=1.0, label_smoothing=0.1, shift=1, seed=3, shards=3,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def few_digits():
     """97 digits make five batches of 19 or 20."""
-    d = data.digits()
+    d = data.load_digits()
     return d._replace(
         images=d.images[:97],
         labels=d.labels[:97],
@@ -538,7 +537,7 @@ def test_the_log_has_a_row_for_each_epoch(uninterrupted, few_digits):
     rows = read_log(folder / "log.csv")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
-    rates = [learning_rate(STEPS * epoch - 1, 20, 0.01, warmup=STEPS) for epoch in (1, 2, 3, 4)]
+    rates = [schedule_learning_rate(STEPS * epoch - 1, 20, 0.01, warmup=STEPS) for epoch in (1, 2, 3, 4)]
     assert [row["rate"] for row in rows] == rates
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
@@ -646,18 +645,18 @@ def test_gradients_are_clipped_before_they_are_used_and_decay_is_set(
         real(self, gradient, rate, threads)
 
     monkeypatch.setattr(AdamW, "update", seen)
-    train(new_model(), few_digits, changed(epochs=2, clip=clip, weight_decay=0.25), tmp_path)
+    train(new_model(), few_digits, changed(epochs=2, grad_clip=clip, weight_decay=0.25), tmp_path)
     norms, rates, decays = zip(*used, strict=True)
     if clip:
         assert norms == pytest.approx([0.001] * 10, rel=1e-4)
     else:
         assert min(norms) > 0.01
-    assert rates == tuple(learning_rate(t, 10, 0.01, warmup=STEPS) for t in range(10))
+    assert rates == tuple(schedule_learning_rate(t, 10, 0.01, warmup=STEPS) for t in range(10))
     assert set(decays) == {0.25}
 
 
 def test_a_batch_larger_than_the_data_is_one_step_an_epoch(few_digits, tmp_path):
-    train(new_model(), few_digits, changed(epochs=2, batch=5000), tmp_path)
+    train(new_model(), few_digits, changed(epochs=2, batch_size=5000), tmp_path)
     assert [row["step"] for row in read_log(tmp_path / "log.csv")] == [1, 2]
 
 
@@ -679,7 +678,7 @@ class Unreadable:
 
 
 def epoch_of(few_digits, epoch=1, **fields):
-    return list(batches.batches(few_digits, changed(**fields), epoch))
+    return list(batches.iterate_batches(few_digits, changed(**fields), epoch))
 
 
 def test_an_epoch_begins_from_its_seed_and_number_alone(few_digits):
@@ -750,20 +749,20 @@ def test_what_cannot_be_read_is_left_out_of_its_batch(few_digits):
 @pytest.mark.parametrize("setting", [{"randaugment": 1}, {"erase": 0.5}])
 def test_colours_of_another_range_are_not_changed_as_if_they_were_in_this_one(few_digits, setting):
     recipe = Recipe(epochs=1, **setting)
-    in_range = data.fit(few_digits, (16, 16), 3)
-    assert next(batches.batches(in_range, recipe, 1))[0].shape[1:] == (16, 16, 3)
-    others = data.fit(few_digits, (16, 16), 3, "imagenet")
+    in_range = data.resize_dataset(few_digits, (16, 16), 3)
+    assert next(batches.iterate_batches(in_range, recipe, 1))[0].shape[1:] == (16, 16, 3)
+    others = data.resize_dataset(few_digits, (16, 16), 3, "imagenet")
     with pytest.raises(ValueError, match="a mean and a deviation of their own"):
-        next(batches.batches(others, recipe, 1))
-    assert next(batches.batches(others, Recipe(epochs=1, flip=True), 1))[0].max() > 1
+        next(batches.iterate_batches(others, recipe, 1))
+    assert next(batches.iterate_batches(others, Recipe(epochs=1, flip=True), 1))[0].max() > 1
 
 
 def test_what_cannot_begin_leaves_a_finished_training_as_it_is(few_digits, tmp_path):
     train(new_model(), few_digits, changed(epochs=1), tmp_path)
     before = (tmp_path / "model.npz").read_bytes()
-    others = data.fit(few_digits, (8, 8), 1, "imagenet")
+    others = data.resize_dataset(few_digits, (8, 8), 1, "imagenet")
     with pytest.raises(ValueError, match="a mean and a deviation of their own"):
-        train(new_model(), others, changed(epochs=1, erase=0.5), tmp_path)
+        train(new_model(), others, changed(epochs=1, random_erasing=0.5), tmp_path)
     with pytest.raises(ValueError, match="shift 9 is more than the 8 pixels"):
         train(new_model(), few_digits, changed(epochs=1, shift=9), tmp_path)
     assert (tmp_path / "model.npz").read_bytes() == before
@@ -772,10 +771,10 @@ def test_what_cannot_begin_leaves_a_finished_training_as_it_is(few_digits, tmp_p
 def test_what_comes_in_at_a_border_is_black_to_the_model(few_digits):
     white = few_digits._replace(images=np.ones_like(few_digits.images))
     for family in ("minivit", "imagenet"):
-        fitted = data.fit(white, (8, 8), 3, family)
-        images, _ = next(batches.batches(fitted, changed(shift=8), 1))
-        how = data.preprocessing_of(family, (8, 8))
-        black, paper = how.normalised(np.array([[0.0] * 3, [255.0] * 3]))
+        fitted = data.resize_dataset(white, (8, 8), 3, family)
+        images, _ = next(batches.iterate_batches(fitted, changed(shift=8), 1))
+        how = data.get_preprocessing(family, (8, 8))
+        black, paper = how.normalise(np.array([[0.0] * 3, [255.0] * 3]))
         found = np.unique(images.reshape(-1, 3), axis=0)
         np.testing.assert_allclose(found, [black, paper], rtol=0, atol=1e-6)
 
@@ -806,7 +805,7 @@ def test_a_training_of_which_nothing_can_be_read_ends_in_words(few_digits, tmp_p
 
 def test_images_kept_as_bytes_give_the_bits_of_the_same_images_as_floats(few_digits, tmp_path):
     parts = (few_digits.images, few_digits.held_out_images)
-    kept = [Pixels(np.round((part + 1) * 127.5).astype(np.uint8)) for part in parts]
+    kept = [ByteImages(np.round((part + 1) * 127.5).astype(np.uint8)) for part in parts]
     for name, (images, held_out) in {"bytes": kept, "floats": [part[:] for part in kept]}.items():
         some = few_digits._replace(images=images, held_out_images=held_out)
         train(new_model(), some, changed(epochs=2), tmp_path / name)
@@ -830,7 +829,7 @@ def counted(n, made, error=None):
 def test_while_a_batch_is_used_a_thread_makes_the_next_and_no_more():
     made, used = [], []
     before = threading.active_count()
-    coming = batches.ahead(counted(5, made))
+    coming = batches.prefetch(counted(5, made))
     for images, _ in coming:
         used.append(int(images[0]))
         wanted = min(len(used) + 1, 5)
@@ -854,7 +853,7 @@ def test_what_is_raised_while_a_batch_is_made_reaches_its_user(error):
     used, before = [], threading.active_count()
     kind = RuntimeError if isinstance(error, StopIteration) else type(error)
     with pytest.raises(kind) as caught:  # noqa: PT012
-        for images, _ in batches.ahead(counted(2, [], error)):
+        for images, _ in batches.prefetch(counted(2, [], error)):
             used.append(int(images[0]))
     assert used == [0, 1]
     assert kind is RuntimeError or caught.value is error
@@ -863,7 +862,7 @@ def test_what_is_raised_while_a_batch_is_made_reaches_its_user(error):
 
 def test_the_thread_ends_when_its_user_leaves():
     made, before = [], threading.active_count()
-    with contextlib.closing(batches.ahead(counted(100, made))) as coming:
+    with contextlib.closing(batches.prefetch(counted(100, made))) as coming:
         next(coming)
     assert threading.active_count() == before
     assert len(made) <= 2
@@ -901,11 +900,11 @@ def test_an_error_in_the_data_is_the_error_of_the_training(few_digits, tmp_path,
 
 def test_batches_made_ahead_are_those_made_in_turn(few_digits, tmp_path, monkeypatch):
     # Resized as they are read, by products: their last bits depend on how many threads BLAS has.
-    some = data.fit(few_digits, (16, 16), 3)
+    some = data.resize_dataset(few_digits, (16, 16), 3)
     model = {"image_size": 16, "channels": 3}
     recipe = changed(epochs=2, **RECIPES["everything"])
     train(moved("float32", **model), some, recipe, tmp_path / "ahead")
-    monkeypatch.setattr(loop, "ahead", lambda made: made)
+    monkeypatch.setattr(loop, "prefetch", lambda made: made)
     train(moved("float32", **model), some, recipe, tmp_path / "in turn")
     one, other = (tmp_path / name / "model.npz" for name in ("ahead", "in turn"))
     assert one.read_bytes() == other.read_bytes()
@@ -926,7 +925,7 @@ def test_a_single_shard_has_all_the_threads_of_blas(
 
 
 def gradient_in_pieces(pieces, batch, **fields):
-    model, recipe = moved(), changed(accumulate=pieces, **fields)
+    model, recipe = moved(), changed(grad_accumulation=pieces, **fields)
     run = loop._begin(model, None, recipe, None, threads=2)
     return loop._loss_and_gradient(run, *batch)
 
@@ -938,7 +937,7 @@ def test_a_batch_in_pieces_has_the_loss_and_the_gradient_of_the_whole(pieces, so
     if soft:
         labels = np.random.default_rng(3).dirichlet(np.ones(10), size=7)
     expected_loss, _, expected = packed_gradients(
-        moved(), images, labels, smoothing=0.1, shards=3
+        moved(), images, labels, label_smoothing=0.1, shards=3
     )
     loss, gradient = gradient_in_pieces(pieces, (images, labels))
     assert loss == pytest.approx(expected_loss, abs=1e-13)
@@ -970,7 +969,7 @@ def test_a_training_in_pieces_ends_where_one_in_whole_batches_does(
     models = []
     for pieces in (1, accumulate):
         model = moved()
-        train(model, few_digits, changed(optimiser="sgd", accumulate=pieces), tmp_path)
+        train(model, few_digits, changed(optimiser="sgd", grad_accumulation=pieces), tmp_path)
         models.append(flatten(model.params))
     for name, leaf in models[0].items():
         np.testing.assert_allclose(models[1][name], leaf, rtol=0, atol=1e-11, err_msg=name)
@@ -979,7 +978,7 @@ def test_a_training_in_pieces_ends_where_one_in_whole_batches_does(
 def test_shards_are_chosen_for_a_piece(few_digits, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(ViT, "shard_count", lambda self, *args: asked.append(args) or 2)
-    recipe = changed(epochs=1, shards=None, accumulate=3)
+    recipe = changed(epochs=1, shards=None, grad_accumulation=3)
     train(new_model(), few_digits, recipe, tmp_path, threads=2)
     assert asked[0] == (7, 2)
 
@@ -988,12 +987,12 @@ def test_shards_are_chosen_for_a_piece(few_digits, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("block", [7, optimisers.BLOCK])
+@pytest.mark.parametrize("block", [7, optimisers.BLOCK_SIZE])
 @pytest.mark.parametrize("decay", [0.5, 0.999])
 def test_the_average_is_its_formula(decay, block, threads, monkeypatch):
-    monkeypatch.setattr(optimisers, "BLOCK", block)
+    monkeypatch.setattr(optimisers, "BLOCK_SIZE", block)
     model, rng = moved(), np.random.default_rng(0)
-    optimiser, mean = SGD(model.params), Average(model.params, decay)
+    optimiser, mean = SGD(model.params), EMA(model.params, decay)
     expected = optimiser.vector.copy()
     for t in range(1, 31):
         optimiser.vector += rng.normal(size=expected.shape)
@@ -1010,7 +1009,7 @@ def test_the_average_is_its_formula(decay, block, threads, monkeypatch):
 
 def test_the_average_of_weights_that_stay_is_these_weights():
     model = moved("float32")
-    mean = Average(model.params, 0.9)
+    mean = EMA(model.params, 0.9)
     for t in range(1, 20):
         mean.update(SGD(model.params).vector, t)
     assert same_bits(mean.params, model.params)
@@ -1034,7 +1033,7 @@ def test_the_average_is_what_is_scored_saved_and_left_in_the_model(
     monkeypatch.setattr(loop, "_save", saving)
     model = new_model()
     mean = SGD(new_model().params).vector.astype(float)
-    score = train(model, few_digits, changed(epochs=2, average=0.8), tmp_path)
+    score = train(model, few_digits, changed(epochs=2, ema=0.8), tmp_path)
     for t, vector in enumerate(vectors, start=1):
         d = min(0.8, (1 + t) / (10 + t))
         mean = d * mean + (1 - d) * vector
@@ -1053,7 +1052,7 @@ def test_without_an_average_nothing_of_it_is_kept(interrupted):
 
 def test_an_average_over_a_frozen_body_is_of_the_head_alone(few_digits, tmp_path):
     model, first = moved("float32"), flatten(moved("float32").params)
-    train(model, few_digits, changed(epochs=2, average=0.8, freeze=True), tmp_path)
+    train(model, few_digits, changed(epochs=2, ema=0.8, freeze=True), tmp_path)
     saved = flatten(ViT.load(tmp_path / "model.npz").params)
     assert {name for name in first if not np.array_equal(saved[name], first[name])} == {
         "head/kernel",
@@ -1250,7 +1249,7 @@ def test_the_seconds_go_on_from_those_of_the_log(interrupted, few_digits):
 def test_a_finished_training_cannot_be_resumed(uninterrupted, few_digits):
     _, folder = uninterrupted
     before = (folder / "log.csv").read_bytes()
-    with pytest.raises(Unfinished, match=r"model\.npz is fully trained: there is nothing to go on"):
+    with pytest.raises(ResumeError, match=r"model\.npz is fully trained: there is nothing to go on"):
         resume(folder, ViT.load(folder / "model.npz"), few_digits)
     assert (folder / "log.csv").read_bytes() == before
 
@@ -1313,7 +1312,7 @@ def test_damaged_running_weights_are_refused(few_digits, tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         interrupt(patch, "evaluate", 2)
         with pytest.raises(KeyboardInterrupt):
-            train(new_model(), few_digits, changed(average=0.9), tmp_path)
+            train(new_model(), few_digits, changed(ema=0.9), tmp_path)
     path = tmp_path / "model.npz"
     config, params = weights.load(path)
     weights.save(path, config, params, damage[kind](weights.load_training(path)))
@@ -1334,7 +1333,7 @@ def test_a_diverging_training_stops_and_keeps_its_last_checkpoint(
     # only the score tells that the next ones are lost.
     model = moved("float32")
     recipe = changed(
-        epochs=2, optimiser=optimiser, batch=batch, rate=rate, warmup=0, weight_decay=0, clip=0
+        epochs=2, optimiser=optimiser, batch_size=batch, learning_rate=rate, warmup=0, weight_decay=0, grad_clip=0
     )
     first = {name: leaf.copy() for name, leaf in flatten(model.params).items()}
     with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch 1: the rate"):
@@ -1349,16 +1348,16 @@ def test_a_diverging_training_stops_and_keeps_its_last_checkpoint(
 
 
 def test_logistic_regression_reads_the_digits():
-    assert 0.96 <= logistic_regression(data.digits()) <= 1
+    assert 0.96 <= fit_logistic_regression(data.load_digits()) <= 1
 
 
 def test_logistic_regression_can_be_wrong(few_digits):
     wrong = few_digits._replace(held_out_labels=(few_digits.held_out_labels + 1) % 10)
-    assert logistic_regression(wrong, steps=20) < 0.3
+    assert fit_logistic_regression(wrong, steps=20) < 0.3
 
 
 def test_logistic_regression_reads_as_many_images_as_memory_should_hold(monkeypatch):
-    digits, seen = data.digits(), []
+    digits, seen = data.load_digits(), []
 
     class Watched(Unreadable):
         def read(self, chosen):
@@ -1367,17 +1366,17 @@ def test_logistic_regression_reads_as_many_images_as_memory_should_hold(monkeypa
 
     watched = digits._replace(images=Watched(digits.images, np.arange(100)))
     monkeypatch.setattr(baseline, "NUMBERS", 1200 * 64)
-    assert 0.95 <= logistic_regression(watched) <= 1
+    assert 0.95 <= fit_logistic_regression(watched) <= 1
     (chosen,) = seen
     assert len(set(chosen)) == 1200
     assert chosen.max() - chosen.min() > 1400  # from all over the set, which may be in order
     monkeypatch.setattr(baseline, "NUMBERS", 999 * 64)
-    assert logistic_regression(watched) is None
+    assert fit_logistic_regression(watched) is None
     assert len(seen) == 1
 
 
 def test_logistic_regression_in_parts_is_as_good_as_in_one_batch(monkeypatch):
-    digits, parts = data.digits(), []
+    digits, parts = data.load_digits(), []
     by_class = np.argsort(digits.labels)
     ordered = digits._replace(images=digits.images[by_class], labels=digits.labels[by_class])
     real = baseline.linear
@@ -1388,7 +1387,7 @@ def test_logistic_regression_in_parts_is_as_good_as_in_one_batch(monkeypatch):
 
     monkeypatch.setattr(baseline, "linear", seen)
     monkeypatch.setattr(baseline, "BATCH", 100)
-    assert 0.96 <= logistic_regression(ordered) <= 1
+    assert 0.96 <= fit_logistic_regression(ordered) <= 1
     assert set(parts[:-1]) == {95, 96}
 
 
@@ -1398,7 +1397,7 @@ def test_plain_descent_leaves_out_what_cannot_be_read(few_digits):
         return logits, lambda dy: (None, {"kernel": images.reshape(len(images), -1).T @ dy})
 
     def accuracies(some):
-        return descend(on_pixels, {"kernel": np.zeros((64, 10))}, some, epochs=3, batch=1)
+        return train_sgd(on_pixels, {"kernel": np.zeros((64, 10))}, some, epochs=3, batch_size=1)
 
     bad = np.arange(50, 97)
     some = few_digits._replace(

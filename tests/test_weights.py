@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from minivit import ViT, ViTConfig, flatten
+from minivit.checking.cases import perturb
 from minivit.cli import main
-from minivit.models import parameters
-from minivit.proofs import moved
-from minivit.training.optimisers import SGD
+from minivit.models import parameter_specs
+from minivit.optim import SGD
 from minivit.training.step import packed_gradients
 from minivit.tree import map_tree, unflatten
 from minivit.weights import LAYOUTS, CheckpointError, export, load, resize_positions
@@ -44,7 +44,7 @@ FIRST = "Transformer/encoderblock_0/"
 def tiny(**fields):
     config = ViTConfig(**TINY | fields)
     model = ViT.create(config)
-    params = moved(model.params, np.random.default_rng(1))
+    params = perturb(model.params, np.random.default_rng(1))
     return ViT(config, map_tree(lambda leaf: leaf.astype("float32"), params))
 
 
@@ -88,7 +88,7 @@ def no_copies(monkeypatch):
 
 def nothing(config):
     """A tree of the right shapes that takes no memory."""
-    leaves = flatten(parameters(config)).items()
+    leaves = flatten(parameter_specs(config)).items()
     return unflatten({name: np.broadcast_to(np.int8(0), p.shape) for name, p in leaves})
 
 
@@ -275,7 +275,7 @@ def numbered(config):
         table = 1000 * np.arange(rows)[:, None] + np.arange(columns)
         return table.reshape(p.shape).astype("float32")
 
-    return map_tree(places, parameters(config))
+    return map_tree(places, parameter_specs(config))
 
 
 def test_the_axes_of_queries_keys_and_values():
@@ -927,7 +927,7 @@ def test_the_authors_shapes_tell_the_heads_and_can_contradict(tmp_path):
 @pytest.mark.parametrize(("width", "heads"), [(192, 3), (384, 6), (768, 12), (1280, 16)])
 def test_the_papers_widths_tell_their_heads(width, heads):
     config = ViTConfig(**TINY | {"width": width, "heads": heads, "depth": 1})
-    zeros = map_tree(lambda p: np.zeros(p.shape, "f"), parameters(config))
+    zeros = map_tree(lambda p: np.zeros(p.shape, "f"), parameter_specs(config))
     arrays = export(zeros, config, "timm")
     found, _ = foreign_model(Path("theirs.npz"), arrays, None, {}, None)
     assert found.heads == heads

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from minivit import layers
-from minivit.arrays import row_dot, row_mean, sum_rows
+from minivit.arrays import dot_rows, mean_last, sum_leading
 from minivit.layers.gelu import erf
-from minivit.layers.padding import pad_same, places
+from minivit.layers.padding import pad_same, window_views
 from minivit.layers.patches import unfold
 
 rng = np.random.default_rng(0)
@@ -213,7 +213,7 @@ def kept_array_used_up(x):
     p, _ = layers.softmax(x)
 
     def pullback(dp):
-        inner = row_dot(p, dp)
+        inner = dot_rows(p, dp)
         np.multiply(p, dp - inner, out=p)
         return p.copy()
 
@@ -351,8 +351,8 @@ def layer_norm_with(gradient):
 
     def layer_norm(x, scale, bias, eps=1e-6):
         y, back = layers.layer_norm(x, scale, bias, eps)
-        centred = x - row_mean(x)
-        rstd = (row_dot(centred, centred) / x.shape[-1] + eps) ** -0.5
+        centred = x - mean_last(x)
+        rstd = (dot_rows(centred, centred) / x.shape[-1] + eps) ** -0.5
         x_hat = centred * rstd
         return y, lambda dy: (gradient(dy * scale, x_hat, rstd), back(dy)[1])
 
@@ -365,7 +365,7 @@ tokens = draw(3, 4, 5), draw(5), draw(5)
 @mistake(layers.layer_norm, *tokens, chapter=4)
 def norm_without_the_mean(x, scale, bias):
     """The mean is taken for a constant."""
-    return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - x_hat * row_mean(g * x_hat)))(
+    return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - x_hat * mean_last(g * x_hat)))(
         x, scale, bias
     )
 
@@ -373,7 +373,7 @@ def norm_without_the_mean(x, scale, bias):
 @mistake(layers.layer_norm, *tokens, chapter=4)
 def norm_without_the_variance(x, scale, bias):
     """The variance is taken for a constant, so the part along x_hat stays."""
-    return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - row_mean(g)))(x, scale, bias)
+    return layer_norm_with(lambda g, x_hat, rstd: rstd * (g - mean_last(g)))(x, scale, bias)
 
 
 @mistake(layers.layer_norm, *tokens, chapter=4)
@@ -403,7 +403,7 @@ def norm_scale_of_the_input(x, scale, bias):
 
     def pullback(dy):
         dx, dparams = back(dy)
-        return dx, {**dparams, "scale": sum_rows(dy * x)}
+        return dx, {**dparams, "scale": sum_leading(dy * x)}
 
     return y, pullback
 
@@ -647,7 +647,7 @@ def overlapping_windows_overwrite(x, kernel, stride):
     def pullback(dy):
         dpadded = pad_same(np.zeros(x.shape), sides, stride)
         by_place = kernel.reshape(-1, *kernel.shape[2:])
-        for dseen, one in zip(places(dpadded, sides, stride), by_place, strict=True):
+        for dseen, one in zip(window_views(dpadded, sides, stride), by_place, strict=True):
             dseen[:] = dy @ one.T
         return dpadded[:, : x.shape[1], : x.shape[2]], back(dy)[1]
 
@@ -852,7 +852,7 @@ def pool_with(gradient):
 
         def pullback(dy):
             dpadded = np.zeros(padded.shape)
-            windows = (places(a, (3, 3), 2) for a in (padded, dpadded))
+            windows = (window_views(a, (3, 3), 2) for a in (padded, dpadded))
             for seen, dseen in zip(*windows, strict=True):
                 dseen += gradient(dy, seen, y)
             return dpadded[:, : x.shape[1], : x.shape[2]]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from minivit.layers import attend
-from minivit.shards import one_blas_thread
+from minivit.parallel import single_threaded_blas
 
 SIDE, Dh = 224, 64
 FILE = Path(__file__).with_suffix(".csv")
@@ -31,7 +31,7 @@ def median_ms(N: int, rounds: int) -> float:
     return 1000 * float(np.median(times[1:]))
 
 
-with open(FILE, "w", newline="") as file, one_blas_thread():
+with open(FILE, "w", newline="") as file, single_threaded_blas():
     rows = csv.writer(file)
     rows.writerow(["patch_side", "tokens", "score_bytes", "milliseconds"])
     for P in (4, 7, 8, 14, 16, 28, 32, 56):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from minivit.layers import attend
-from minivit.shards import keep_freed_memory, one_blas_thread
+from minivit.parallel import configure_malloc, single_threaded_blas
 
 SIDES, ROUNDS, WINDOW = (8, 16, 24, 32, 40, 48, 56, 64), 15, 8
 KINDS = ("global", "axial", "windowed")
@@ -53,9 +53,9 @@ def run(kind, q, dy):
 
 
 def main():
-    keep_freed_memory()                                       # as training does
+    configure_malloc()                                       # as training does
     rng = np.random.default_rng(0)
-    with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file, one_blas_thread():
+    with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file, single_threaded_blas():
         table = csv.writer(file)
         table.writerow(["side", *(f"{kind}_{unit}" for kind in KINDS for unit in ("gflop", "ms"))])
         for G in SIDES:

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import minivit
 from minivit import ViT, ViTConfig
-from minivit.shards import one_blas_thread
+from minivit.parallel import single_threaded_blas
 from minivit.training import Recipe, read_log, train
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -52,8 +52,8 @@ def accuracies(digits, seed):
 
 
 def main():
-    digits, the_eight, rows = minivit.data.digits(), models(), []
-    with one_blas_thread():
+    digits, the_eight, rows = minivit.data.load_digits(), models(), []
+    with single_threaded_blas():
         for seed in SEEDS:
             for name, replacement in the_eight.items():
                 with patch.object(*replacement):

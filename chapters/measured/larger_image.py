@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from minivit import ViT, data
-from minivit.data.fit import fit
-from minivit.training import FINE_TUNING, evaluate, for_fine_tuning, read_log, train
+from minivit.data.fit import resize_dataset
+from minivit.training import FINE_TUNING, evaluate, read_log, replace_head, train
 from minivit.weights import resize_positions
 
 SEEDS = (0, 1, 2)
@@ -41,7 +41,7 @@ SHOWN = [
     ("wider", 36, (*RESIZED, *OTHERS)),
 ]
 TUNED = [("aligned", "body"), ("bicubic", "body"), ("anew", "body"), ("aligned", "head")]
-RECIPE = dataclasses.replace(FINE_TUNING, epochs=4, batch=64, rate=0.03, warmup=0.2, shards=2)
+RECIPE = dataclasses.replace(FINE_TUNING, epochs=4, batch_size=64, learning_rate=0.03, warmup=0.2, shards=2)
 
 
 def with_positions(size, positions, seed):
@@ -68,9 +68,9 @@ def right_away():
     """The rows of epoch 0."""
     for images, size, every in SHOWN:
         if images == "wider":
-            shown = data.scattered(n=1, size=size)
+            shown = data.load_scattered(n=1, size=size)
         else:
-            shown = fit(data.scattered(n=1), (size, size), 1)
+            shown = resize_dataset(data.load_scattered(n=1), (size, size), 1)
         for positions in every:
             for seed in SEEDS if positions in DRAWN else SEEDS[:1]:
                 model = with_positions(size, positions, seed)
@@ -80,10 +80,10 @@ def right_away():
 
 def tuned(seeds=SEEDS, size=36):
     """The rows of the fine-tunings."""
-    enlarged = fit(data.scattered(n=3200), (size, size), 1)
+    enlarged = resize_dataset(data.load_scattered(n=3200), (size, size), 1)
     for positions, trained in TUNED:
         for seed in seeds:
-            model = for_fine_tuning(with_positions(size, positions, seed), classes=10)
+            model = replace_head(with_positions(size, positions, seed), classes=10)
             recipe = dataclasses.replace(RECIPE, seed=seed, freeze=trained == "head")
             with tempfile.TemporaryDirectory() as folder:
                 train(model, enlarged, recipe, folder)

@@ -4,7 +4,7 @@
 
 Each variant is trained three times, with seeds 0, 1, 2 for the first parameters and the order of
 the images. "momentum SGD" has SGD in AdamW's place, without weight decay, at the best of the rates
-0.03, 0.1 and 0.3 (with seed 0). "plain descent" is `descend`: nothing of the recipe is left but
+0.03, 0.1 and 0.3 (with seed 0). "plain descent" is `train_sgd`: nothing of the recipe is left but
 its epochs and the size of its batches.
 
 A row is an epoch, with the accuracy on the held-out digits. After the last epoch, and empty before
@@ -21,8 +21,8 @@ import numpy as np
 import minivit
 from minivit import ViT, ViTConfig
 from minivit.models import vit
-from minivit.shards import one_blas_thread
-from minivit.training import Recipe, descend, read_log, train
+from minivit.parallel import single_threaded_blas
+from minivit.training import Recipe, read_log, train, train_sgd
 
 SEEDS = (0, 1, 2)
 CONFIG = ViTConfig(
@@ -51,7 +51,7 @@ def trained(settings, digits, seed):
         def f(images, params):
             return vit(images, params, CONFIG)
 
-        return descend(f, model.params, digits, epochs=20, batch=64, rate=0.1, seed=seed), model
+        return train_sgd(f, model.params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=seed), model
     with tempfile.TemporaryDirectory() as folder:
         train(model, digits, Recipe(**settings, seed=seed), folder)
         log = read_log(Path(folder) / "log.csv")
@@ -67,8 +67,8 @@ def sideways(images, pixels):
 
 
 def main():
-    digits = minivit.data.digits()
-    with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file, one_blas_thread():
+    digits = minivit.data.load_digits()
+    with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file, single_threaded_blas():
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["variant", "seed", "epoch", "accuracy", "moved_by_1", "moved_by_2"])
         for name, settings in VARIANTS.items():

@@ -29,7 +29,7 @@ def has_class_token(T: int, grid: tuple[int, int]) -> bool:
     return gh * gw != T
 
 
-def rollout(attention: Array) -> Array:
+def attention_rollout(attention: Array) -> Array:
     """How attention flows from the output back to the input, through all layers.
 
     attention (L, B, k, T, T)  ->  (B, T, T), each row summing to one.
@@ -45,36 +45,6 @@ def rollout(attention: Array) -> Array:
     return flow
 
 
-def mean_attention_distance(
-    attention: Array, grid: tuple[int, int], patch_size: int, renormalise: bool = False
-) -> Array:
-    """How far each head looks: the distance from query to key, weighted by the attention.
-
-    attention (L, B, k, T, T), grid (gh, gw), patch side P  ->  (L, k) in pixels.
-
-    Σ_j A_ij D_ij, with D_ij the distance between the centres of patches i and j; then the mean
-    over queries i and over images. The class token has no place: its row and its column are left
-    out. What a patch gives to the class token thus counts as distance zero, unless `renormalise`
-    lets each row sum to one again (a row that sums to nothing stays zero). Raises ValueError if
-    T does not fit the grid. (Figure 7 right and Figure 11; S. Kornblith's formula, as quoted in
-    the Keras examples)
-    """
-    xp = array_module(attention)
-    gh, gw = grid
-    start = int(has_class_token(attention.shape[-1], grid))
-    place = xp.arange(gh * gw)
-    rows, columns = place // gw, place % gw                   # (N,) each
-    squares = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
-    distances = patch_size * xp.sqrt(squares.astype(attention.dtype))  # (N, N)
-    layers = []
-    for every in attention:                                   # (B, k, T, T)
-        A = every[..., start:, start:]                        # (B, k, N, N)
-        if renormalise:
-            A = divided(A, A.sum(-1, keepdims=True))
-        layers.append((A * distances).sum(-1).mean((0, 2)))   # (k,)
-    return xp.stack(layers)
-
-
-def divided(x: Array, total: Array) -> Array:
+def safe_divide(x: Array, total: Array) -> Array:
     """x / total, and zero where the total, and with it all that was added up, is zero."""
     return x / (total + (total == 0))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .. import data, devices
-from ..model import ViT
+from ..api import ViT
 from ..options.parts import READING, WEIGHTS, as_written
-from ..recipes import PRESETS, preset
+from ..training.presets import PRESETS, get_preset
 
 CLASSES = "classes.txt"  # beside a model: what its classes are called, one on each line
 
@@ -28,9 +28,9 @@ def at_work(args: argparse.Namespace) -> None:
         args.usage_error("--precision is of a GPU's products: it goes with --device gpu or auto")
     if not getattr(args, "measure", True):
         return
-    args.device = devices.chosen(asked)
+    args.device = devices.resolve_device(asked)
     if precision and args.device == "gpu":
-        devices.multiply_in(precision)
+        devices.set_matmul_precision(precision)
 
 
 def load(path: Path, **fields: Any) -> ViT:
@@ -92,7 +92,7 @@ def must_classify(model: ViT, path: Path) -> None:
 def fit(dataset: data.Dataset, model: ViT) -> data.Dataset:
     """The data set with its images as the model takes them."""
     c = model.config
-    return data.fit(dataset, c.image_size, c.channels, c.preprocessing)
+    return data.resize_dataset(dataset, c.image_size, c.channels, c.preprocessing)
 
 
 def data_name(model: ViT) -> str | None:
@@ -101,7 +101,7 @@ def data_name(model: ViT) -> str | None:
     Where several have images of this size, it is the one of as many classes.
     """
     c, takes = model.config, (*model.config.image_size, model.config.channels)
-    shapes = {name: preset(name).model for name in PRESETS}
+    shapes = {name: get_preset(name).model for name in PRESETS}
     fitting = [
         name
         for name, shape in shapes.items()
@@ -133,7 +133,7 @@ def read_data(name: str | Path, model: ViT, n: int | None = None) -> data.Datase
     """
     if isinstance(name, Path):
         c = model.config
-        found = data.folder(name, c.image_size, c.channels, preprocessing=c.preprocessing)
+        found = data.load_folder(name, c.image_size, c.channels, preprocessing=c.preprocessing)
         return found._replace(source=str(name.resolve()))
     found = data.DATASETS[name]() if n is None else data.DATASETS[name](n=n)
     return found._replace(source=name)
@@ -147,11 +147,11 @@ def takes_photographs(model: ViT) -> bool:
 def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
     """The image files of the command line, as the model takes them."""
     size, channels = model.config.image_size, model.config.channels
-    how = data.preprocessing_of(model.config.preprocessing, size)
+    how = data.get_preprocessing(model.config.preprocessing, size)
     if args.short_side is not None:
         how = dataclasses.replace(how, short_side=args.short_side)
     images = np.stack([data.read_image(path, size, channels, how) for path in args.images])
-    return how.inverted(images) if args.invert else images
+    return how.invert(images) if args.invert else images
 
 
 def labels_of(model: ViT, args: argparse.Namespace) -> list[str] | None:

@@ -5,8 +5,8 @@ import argparse
 import numpy as np
 
 from .. import analysis, data
+from ..api import ViT
 from ..layers import softmax
-from ..model import ViT
 from .arguments import (
     dataset_for,
     fail,
@@ -31,7 +31,7 @@ def attention(args: argparse.Namespace) -> int:
     layer -= layer > 0
     named = args.images or args.data
     if kind in analysis.OF_IMAGES and not named and takes_photographs(model):
-        args.images = [data.portrait()]
+        args.images = [data.sample_photograph()]
     without = [f"--{name.replace('_', '-')}" for name in OF_FILES if getattr(args, name)]
     if without and not args.images:
         args.usage_error(f"{', '.join(without)}: of image files, and there are none")
@@ -42,7 +42,7 @@ def attention(args: argparse.Namespace) -> int:
         dataset = dataset_for(model, args)
         must_fit(model, dataset, args.weights)
         analysis.draw_held_out(model, dataset, args.out, kind, layer)
-        fitted = isinstance(dataset.held_out_images, data.Fitted)  # large ones: it would take long
+        fitted = isinstance(dataset.held_out_images, data.ResizedImages)  # large ones: it would take long
         if dataset.held_out_boxes is not None and kind in analysis.OF_A_LAYER and not fitted:
             report_boxes(model, dataset)
     print(args.out)
@@ -65,7 +65,7 @@ def check_usage(args: argparse.Namespace, depth: int) -> None:
 def report_boxes(model: ViT, dataset: data.Dataset) -> None:
     """How much of the maps lies on the digits, over all held-out images."""
     images = dataset.held_out_images
-    shares = analysis.shares_inside(model, images, dataset.held_out_boxes)
+    shares = analysis.localisation_scores(model, images, dataset.held_out_boxes)
     chance = shares.pop("chance")
     for name, share in shares.items():
         print(

@@ -4,9 +4,9 @@ import argparse
 
 from .. import cost as ledger
 from .. import devices
-from ..model import ViT
+from ..api import ViT
 from ..models import ViTConfig
-from ..shards import cores
+from ..parallel import cpu_count
 from .arguments import fail, given
 
 
@@ -19,10 +19,10 @@ def cost(args: argparse.Namespace) -> int:
         config = ViTConfig.named(args.model, **fields)
     except ValueError as error:
         args.usage_error(str(error))
-    rows = ledger.rows(config, args.batch, args.dtype)
-    needs = predict(args, config, args.batch)
+    rows = ledger.rows(config, args.batch_size, args.dtype)
+    needs = predict(args, config, args.batch_size)
     print(title(args, config), ledger.LEGEND, "", ledger.predicted(rows), "", sep="\n")
-    print(work(rows, args.batch), ledger.summary(needs, args.dtype, args.optimiser), sep="\n")
+    print(work(rows, args.batch_size), ledger.summary(needs, args.dtype, args.optimiser), sep="\n")
     if args.csv:                                              # before minutes of measuring
         ledger.write_csv(args.csv, rows)
     if not args.measure:
@@ -40,7 +40,7 @@ def title(args: argparse.Namespace, config: ViTConfig) -> str:
     """What the ledger is of."""
     H, W = config.image_size
     tells = f"{config.classes:,} classes" if config.classes else "no classifier"
-    shape = f"{args.batch:,} x {H} x {W} x {config.channels}"
+    shape = f"{args.batch_size:,} x {H} x {W} x {config.channels}"
     return f"{args.model}, {tells}, {args.dtype}; images {shape}, {config.tokens:,} tokens each\n"
 
 
@@ -69,11 +69,11 @@ def refusal(args: argparse.Namespace, config: ViTConfig, needs: ledger.Memory) -
     on_gpu = args.device == "gpu"
     if args.dtype == "float16" and not on_gpu:
         return "NumPy has no fast products of float16: --measure takes float32 or float64"
-    available = devices.device_memory() if on_gpu else ledger.available_memory()
+    available = devices.available_gpu_memory() if on_gpu else ledger.available_memory()
     if available is None or needs.measuring <= available:
         return None
-    most = ledger.fits(available, args.batch, lambda B: predict(args, config, B).measuring)
-    fits = f"--batch {most} fits" if most else "not even one image fits"
+    most = ledger.fits(available, args.batch_size, lambda B: predict(args, config, B).measuring)
+    fits = f"--batch-size {most} fits" if most else "not even one image fits"
     figures = [ledger.figure(size, "B") for size in (needs.measuring, available)]
     return f"--measure would need {figures[0]} of memory, of which {figures[1]} are free: {fits}"
 
@@ -85,7 +85,7 @@ def measured(
     needs: ledger.Memory,
 ) -> list[ledger.Measured]:
     """Print the table of what each layer took, line by line, then the model as a whole."""
-    model, batch = ViT.create(config, dtype=args.dtype, device=args.device), args.batch
+    model, batch = ViT.create(config, dtype=args.dtype, device=args.device), args.batch_size
     where = "on the GPU" if args.device == "gpu" else "on one thread"
     print(f"\nmeasured here, the batch in one piece, {where}; rate: FLOP or entries a second")
     print(f"\n{ledger.measured_head()}")
@@ -121,8 +121,8 @@ def step(
     args: argparse.Namespace, model: ViT, rows: list[ledger.Row], needs: ledger.Memory
 ) -> str:
     """How long a step in shards took, at what rate, and how much memory beside the parameters."""
-    seconds, peak = ledger.measure_step(model, args.batch, args.shards, args.threads)
-    total, threads = ledger.totals(rows), args.threads or cores()
+    seconds, peak = ledger.measure_step(model, args.batch_size, args.shards, args.threads)
+    total, threads = ledger.totals(rows), args.threads or cpu_count()
     rate = ledger.figure((total.forward + total.backward) / seconds, "FLOP/s")
     side_by_side = "" if args.device == "gpu" else f" on {threads} threads"
     cut = f"{needs.shards} shards{side_by_side}" if needs.shards > 1 else "one piece"

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from .. import data, training
+from ..api import ViT
 from ..arrays import Array
 from ..data.dataset import read
-from ..model import ViT
-from ..training.evaluate import answers
+from ..training.evaluate import predict_batches
 from .arguments import dataset_for, load, must_fit, reading, usual_weights
 
 POOL = 10_000  # images, at most, from which the few shots are drawn
@@ -37,8 +37,8 @@ def report_score(model: ViT, dataset: data.Dataset) -> None:
     n = len(images) - len(getattr(images, "unreadable", ()))
     print(f"{round(score.accuracy * n)} of {n} held-out images right: {score.accuracy:.2%}")
     print(f"cross-entropy {score.loss:.4f} nats")
-    if data.unreadable(dataset):
-        print(data.unreadable(dataset))
+    if data.describe_unreadable(dataset):
+        print(data.describe_unreadable(dataset))
 
 
 def report_few_shot(model: ViT, dataset: data.Dataset, shots: Sequence[int]) -> None:
@@ -48,8 +48,8 @@ def report_few_shot(model: ViT, dataset: data.Dataset, shots: Sequence[int]) -> 
         chosen = np.random.default_rng(0).choice(chosen, POOL, replace=False)
     pool = Some(dataset.images, chosen), dataset.labels[chosen]
     test = dataset.held_out_images, dataset.held_out_labels
-    known, unknown = (answers(model.features, *part) for part in (pool, test))
-    accuracies = training.few_shot(*known, *unknown, shots)
+    known, unknown = (predict_batches(model.features, *part) for part in (pool, test))
+    accuracies = training.evaluate_few_shot(*known, *unknown, shots)
     for n, some in zip(shots, accuracies, strict=True):
         low, high = some.min(), some.max()
         spread = f"from {low:.2%} to {high:.2%} in {len(some)} draws"

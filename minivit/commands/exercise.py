@@ -2,8 +2,8 @@
 
 import argparse
 
-from .. import exercise as grader
-from .. import exercises
+from ..exercises import catalog as exercises
+from ..exercises import grader
 
 
 def exercise(args: argparse.Namespace) -> int:

@@ -2,14 +2,14 @@
 
 import argparse
 
-from .. import proofs
-from ..checker import PASS
+from ..checking import cases as proofs
+from ..checking.gradcheck import TOLERANCE
 
 
 def gradcheck(args: argparse.Namespace) -> int:
     """Check every gradient, or those whose names have the given words."""
     worst, wrong, line = -1.0, [], "{:34} {:38} {}"
-    for proof in proofs.all_proofs():
+    for proof in proofs.all_cases():
         if not all(word in proof.name for word in args.words):
             continue
         if worst < 0:
@@ -21,10 +21,10 @@ def gradcheck(args: argparse.Namespace) -> int:
         wrong += [f"{proof.name}, {text}" for text in errors.explanation.splitlines()]
     if worst < 0:
         args.usage_error(f"no function's name has all of: {' '.join(args.words)}")
-    print(f"worst error {worst:.1e}; up to {PASS:.0e} is rounding")
+    print(f"worst error {worst:.1e}; up to {TOLERANCE:.0e} is rounding")
     for text in wrong:
         print(text)
-    return int(not worst <= PASS)
+    return int(not worst <= TOLERANCE)
 
 
 def by_part(errors: dict[str, float]) -> dict[str, float]:

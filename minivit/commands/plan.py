@@ -5,12 +5,12 @@ import dataclasses
 import shlex
 from typing import Any
 
-from ..model import ViT
+from ..api import ViT
 from ..models import ViTConfig
 from ..options.parts import as_written, option
 from ..options.train import OF_A_FILE
 from ..training import Recipe
-from ..tree import count
+from ..tree import count_parameters
 
 
 def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
@@ -30,12 +30,12 @@ def as_options(args: argparse.Namespace, model: ViT, recipe: Recipe) -> str:
     known = {name: fields[name] for name in fields if name in sayable} | settings
     lines += ["# " * (name in unheard) + said(name, value) for name, value in known.items()]
     lines += [f"# {name} {fields[name]}" for name in fields if name not in sayable]
-    return "\n".join([*lines, f"# parameters {count(model.params):,}"])
+    return "\n".join([*lines, f"# parameters {count_parameters(model.params):,}"])
 
 
 def idle(config: ViTConfig, recipe: Recipe) -> dict[str, str]:
     """Fields that say more of something which is off, and the option that turns it on."""
-    unheard = {} if recipe.randaugment else {"magnitude": "--randaugment"}
+    unheard = {} if recipe.randaugment else {"randaugment_magnitude": "--randaugment"}
     return unheard if config.stem is not None else unheard | {"stem_width": "--stem"}
 
 

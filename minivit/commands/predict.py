@@ -15,7 +15,7 @@ def predict(args: argparse.Namespace) -> int:
     must_classify(model, args.weights)
     if not args.images and not takes_photographs(model):
         args.usage_error("name the image files")
-    args.images = args.images or [data.portrait()]
+    args.images = args.images or [data.sample_photograph()]
     names = labels_of(model, args)
     probabilities, _ = softmax(model(read_images(model, args)))
     for path, p in zip(args.images, probabilities, strict=True):

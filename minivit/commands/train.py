@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import analysis, cost, data, devices, training
-from ..model import ViT
+from ..api import ViT
 from ..models import ViTConfig
 from ..options.parts import as_written, option
 from ..options.train import OF_A_FILE
-from ..recipes import PRESETS, preset, recipe
-from ..tree import count
+from ..training.presets import PRESETS, get_preset, make_recipe
+from ..tree import count_parameters
 from .arguments import CLASSES, fail, fit, given, load, name_of, read_data, reading
 from .plan import as_options, idle
 
@@ -29,10 +29,10 @@ def train(args: argparse.Namespace) -> int:
     named = name_of(args.data or USUAL)
     args.out = args.out or Path("runs") / (named + "-tuned" * bool(args.origin))
     args.data = args.data or (begun(args.out) if args.resume else USUAL)
-    shape = preset(args.data).model | {"classes": class_count(args.data)}
+    shape = get_preset(args.data).model | {"classes": class_count(args.data)}
     try:
         config = ViTConfig(**shape if args.origin else shape | fields)
-        how = recipe(args.data, tuning=bool(args.origin), **settings)
+        how = make_recipe(args.data, tuning=bool(args.origin), **settings)
     except ValueError as error:
         args.usage_error(str(error))
     for name, needed in idle(config, how).items():
@@ -60,7 +60,7 @@ def model_for(args: argparse.Namespace, config: ViTConfig, seed: int) -> ViT:
     if args.origin:
         model = load(args.origin, **reading(args))
         dropout, drop_path = args.dropout or 0.0, args.drop_path or 0.0
-        return training.for_fine_tuning(model, config.classes, dropout, drop_path)
+        return training.replace_head(model, config.classes, dropout, drop_path)
     return ViT.create(config, seed=seed)
 
 
@@ -82,7 +82,7 @@ def carry_out(
         report(model, dataset, args.out)
     except MemoryError as error:
         going_on = args.resume and training.is_unfinished(args.out)
-        if not devices.is_of_device(error) or going_on != args.resume:
+        if not devices.is_gpu_out_of_memory(error) or going_on != args.resume:
             raise
         how = training.begun_with(args.out) if going_on else how
         return fail(what_fits(model, how, "in a training begun anew " * going_on))
@@ -103,8 +103,8 @@ def carry_out(
 def what_fits(model: ViT, how: training.Recipe, where: str = "") -> str:
     """That the GPU's memory does not do for a training, and for how many images it would."""
     H, W = model.config.image_size
-    batches = 2 * how.batch * H * W * model.config.channels * model.dtype.itemsize
-    vectors = 2 + bool(how.average)                           # sums of pieces; the mean weights
+    batches = 2 * how.batch_size * H * W * model.config.channels * model.dtype.itemsize
+    vectors = 2 + bool(how.ema)                           # sums of pieces; the mean weights
 
     def needs(images: int) -> int:
         foreseen = cost.memory(
@@ -112,14 +112,14 @@ def what_fits(model: ViT, how: training.Recipe, where: str = "") -> str:
         )
         return foreseen.training + vectors * foreseen.parameters + batches
 
-    piece, available = -(-how.batch // how.accumulate), devices.device_memory()
+    piece, available = -(-how.batch_size // how.grad_accumulation), devices.available_gpu_memory()
     most = cost.fits(int(USABLE * available), piece, needs)
     said = f"out of device memory ({cost.figure(available, 'B')}) with {piece} images at once"
     if most == piece:
         return f"{said}, though they should fit: does something else use the GPU?"
     if not most:
         return f"{said}: not even one would fit, take a smaller model"
-    options = f"--batch {most} or --accumulate {-(-how.batch // most)}"
+    options = f"--batch-size {most} or --grad-accumulation {-(-how.batch_size // most)}"
     return f"{said}: {most} would fit, {where}with {options}"
 
 
@@ -156,8 +156,8 @@ def begun(folder: Path) -> str | Path:
 
 def class_count(named: str | Path) -> int:
     """How many classes a data set has; of a folder the names of its files are looked at."""
-    known = preset(named).model.get("classes")
-    return known or len(data.folder(named, (1, 1)).classes)
+    known = get_preset(named).model.get("classes")
+    return known or len(data.load_folder(named, (1, 1)).classes)
 
 
 def must_go_on(model: ViT, dataset: data.Dataset, path: Path) -> None:
@@ -182,10 +182,10 @@ def name_classes(dataset: data.Dataset, folder: Path) -> None:
 
 def summary(model: ViT, dataset: data.Dataset, freeze: bool) -> str:
     """How large the model is, how much of it is trained, and on what."""
-    trained = f", {count(model.params['head']):,} of them trained" if freeze else ""
+    trained = f", {count_parameters(model.params['head']):,} of them trained" if freeze else ""
     n, H, W, _ = dataset.images.shape
     return (
-        f"{count(model.params):,} parameters{trained}; {n:,} images of {H} x {W} to train on, "
+        f"{count_parameters(model.params):,} parameters{trained}; {n:,} images of {H} x {W} to train on, "
         f"{len(dataset.held_out_images):,} held out"
     )
 
@@ -221,14 +221,14 @@ def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     for name in FIGURES:                                      # those of a training before
         (folder / name).unlink(missing_ok=True)
     log = whole_log(folder)
-    baseline = training.logistic_regression(dataset)
+    baseline = training.fit_logistic_regression(dataset)
     analysis.plot_curves(log, folder / "curves.png", baseline)
     analysis.draw_held_out(model, fit(dataset, model), folder / "attention.png")
     accuracy, seconds = log[-1]["held_out_accuracy"], log[-1]["seconds"]
     print(f"{accuracy:.2%} of the held-out images right, after {seconds:.0f} s of training")
     if baseline is not None:
         print(f"{baseline:.2%} by logistic regression on the raw pixels")
-    if data.unreadable(dataset):
-        print(data.unreadable(dataset))
+    if data.describe_unreadable(dataset):
+        print(data.describe_unreadable(dataset))
     names = ["model.npz", *[CLASSES] * (folder / CLASSES).exists(), "log.csv", *FIGURES]
     print(f"in {folder}: {', '.join(names)}")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..api import ViT
 from ..arrays import Array, Pullback, matmul
 from ..devices import synchronise
 from ..layers import (
@@ -25,11 +26,10 @@ from ..layers import (
 )
 from ..layers.dropout import drop_path
 from ..layers.positions import relative_positions
-from ..model import ViT
 from ..models import ViTConfig, bottleneck, vit
-from ..models.hybrid import root
+from ..models.resnet import resnet_root
 from ..models.vit import positions
-from ..shards import keep_freed_memory, one_blas_thread
+from ..parallel import configure_malloc, single_threaded_blas
 from ..training import loss_and_gradients
 from .watch import bytes_alive, peak
 
@@ -65,9 +65,9 @@ def measure(model: ViT, batch: int, rounds: int = ROUNDS) -> Iterator[Measured]:
     BLAS has one thread, as in a shard of a step: with more, small products wait for each other.
     A model on a GPU is measured there.
     """
-    keep_freed_memory()
+    configure_malloc()
     for trial in trials(model.config, model.params, batch):
-        with one_blas_thread():
+        with single_threaded_blas():
             found = run(trial, rounds, model.dtype, model.xp)
         yield found
 
@@ -148,7 +148,7 @@ def stem_trials(config: ViTConfig, params: Params, B: int) -> Iterator[Trial]:
     if config.stem is None:
         return
     (H, W), C = config.image_size, config.channels
-    yield Trial("stem: root", lambda x: root(x, params["stem"]), ((B, H, W, C),))
+    yield Trial("stem: root", lambda x: resnet_root(x, params["stem"]), ((B, H, W, C),))
     h, w, C = -(-H // 4), -(-W // 4), config.stem_width
     for stage, units in enumerate(params["stem"].get("stages", [])):
         stride, name = 2 if stage else 1, f"stem: stage {stage + 1}, unit"

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import arrays
-from ..model import ViT
+from ..api import ViT
 from ..models import ViTConfig
-from ..models.initialise import parameters
-from ..shards import cores
+from ..models.initialise import parameter_specs
+from ..parallel import cpu_count
 from ..tree import map_tree
 from .formulas import rows, totals
 
@@ -24,7 +24,7 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 class Memory(NamedTuple):
     """Bytes, but for the three numbers that say how a step cuts its batch."""
 
-    parameters: int
+    parameter_specs: int
     gradients: int
     state: int  # of the optimiser
     kept: int  # by the pullbacks, if the batch is one piece
@@ -66,7 +66,7 @@ def memory(
 
     It is an upper bound: shards do not reach their peaks at one moment.
     """
-    threads = threads or cores()
+    threads = threads or cpu_count()
     S = min(shards or hollow(config, dtype).shard_count(batch, threads), batch)
     f, images = min(S, threads), -(-batch // S)
     scalars = totals(rows(config, batch, dtype)).parameters * np.dtype(dtype).itemsize
@@ -103,7 +103,7 @@ def passing(config: ViTConfig, batch: int, dtype: str) -> int:
     n = batch * T
     sizes = [
         batch * 3 * k * T * T + 8 * n * D,
-        2 * n * M + 2 * n * D + 2 * min(n * M, arrays.BLOCK),
+        2 * n * M + 2 * n * D + 2 * min(n * M, arrays.BLOCK_SIZE),
     ]
     if c.stem is not None:
         sizes.append(6 * batch * -(-H // 2) * -(-W // 2) * c.stem_width)
@@ -113,7 +113,7 @@ def passing(config: ViTConfig, batch: int, dtype: str) -> int:
 def hollow(config: ViTConfig, dtype: str) -> ViT:
     """A model whose parameters have shapes but no memory: each is one zero, seen many times."""
     zero = np.zeros((), dtype)
-    params: dict[str, Any] = map_tree(lambda p: np.broadcast_to(zero, p.shape), parameters(config))
+    params: dict[str, Any] = map_tree(lambda p: np.broadcast_to(zero, p.shape), parameter_specs(config))
     return ViT(config, params)
 
 

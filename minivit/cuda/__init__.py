@@ -8,7 +8,8 @@ one when it is first used.
 
 import cupy
 
-from . import arrays, gelu, layer_norm, linear, losses, mlp, optimisers, softmax
+from . import arrays, gelu, layer_norm, linear, losses, mlp, softmax
+from . import optim as optimisers
 
 __all__ = [
     "arrays",

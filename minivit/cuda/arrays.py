@@ -12,7 +12,7 @@ from itertools import product as places_in
 import cupy
 import numpy as np
 
-from ..arrays import Array, matmul, sum_rows
+from ..arrays import Array, matmul, sum_leading
 from .kernel import WARP, Kernel, replaces, rows_of
 
 cublas, runtime = cupy.cuda.cublas, cupy.cuda.runtime
@@ -38,7 +38,7 @@ ALPHA["float64"] = np.ones(1, np.float64)
 BETA = {dtype: 0 * one for dtype, one in ALPHA.items()}
 
 
-def multiply_in(precision: str) -> None:
+def set_matmul_precision(precision: str) -> None:
     """From now on products of float32 arrays read them so: see `devices.multiply_in`."""
     if precision not in READ_AS:
         raise ValueError(f"unknown precision {precision!r}: choose {', '.join(READ_AS)}")
@@ -151,7 +151,7 @@ __global__ void column_sums(const T* x, T* sums, long long rows, long long n) {
 STRIPES = 64  # of rows, each summed up by itself
 
 
-@replaces(sum_rows)
+@replaces(sum_leading)
 def column_sums(x: Array) -> Array:
     """(..., n)  ->  (n,): first stripe by stripe, then the sums of all stripes."""
     rows = rows_of(x)

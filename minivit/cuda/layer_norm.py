@@ -7,7 +7,7 @@ is one array less to write.
 
 import cupy
 
-from ..arrays import Array, Pullback, sum_rows
+from ..arrays import Array, Pullback, sum_leading
 from ..layers.layer_norm import layer_norm
 from .kernel import Kernel, read_with, replaces, rows_of
 
@@ -72,6 +72,6 @@ def layer_norm_of_rows(
         drows = read_with(x, dy, x.shape).reshape(rows, D)
         dx, product = cupy.empty_like(given), cupy.empty_like(given)
         BACKWARD.by_rows(rows, given, s, drows, dx, product, mean, rstd, rows, D)
-        return dx.reshape(dy.shape), {"scale": sum_rows(product), "bias": sum_rows(drows)}
+        return dx.reshape(dy.shape), {"scale": sum_leading(product), "bias": sum_leading(drows)}
 
     return y.reshape(x.shape), pullback

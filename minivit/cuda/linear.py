@@ -1,6 +1,6 @@
 """y = x W + b, whose products all go through cuBLAS as `multiply_in` has it."""
 
-from ..arrays import Array, Pullback, matmul, sum_rows
+from ..arrays import Array, Pullback, matmul, sum_leading
 from ..layers.linear import linear
 from .kernel import replaces
 
@@ -20,7 +20,7 @@ def linear_by_cublas(
         drows = dy.reshape(-1, E)
         dparams = {"kernel": matmul(rows.T, drows)}
         if bias is not None:
-            dparams["bias"] = sum_rows(drows)
+            dparams["bias"] = sum_leading(drows)
         return matmul(drows, kernel.T).reshape(x.shape), dparams
 
     return y.reshape(*x.shape[:-1], E), pullback

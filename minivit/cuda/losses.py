@@ -3,7 +3,7 @@
 import cupy
 
 from ..arrays import Array, Pullback
-from ..layers.losses import cross_entropy, soft_targets
+from ..layers.losses import cross_entropy, make_targets
 from .kernel import Kernel, replaces
 
 FORWARD = Kernel("cross_entropy", r"""
@@ -32,16 +32,16 @@ __global__ void cross_entropy(const T* logits, const T* targets, T* losses, T* s
 
 @replaces(cross_entropy)
 def cross_entropy_of_rows(
-    logits: Array, labels: Array, smoothing: float = 0.0
+    logits: Array, labels: Array, label_smoothing: float = 0.0
 ) -> tuple[Array, Pullback]:
     """logits (B, K), labels (B,) integers or (B, K) soft  ->  a scalar, in nats.
 
     The gradient, softmax - target, is made on the way forth: logits are few.
     """
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"label smoothing is a share from 0 to 1, not {smoothing}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label smoothing is a share from 0 to 1, not {label_smoothing}")
     B, K = logits.shape
-    targets = cupy.ascontiguousarray(soft_targets(logits, labels, smoothing))
+    targets = cupy.ascontiguousarray(make_targets(logits, labels, label_smoothing))
     given = cupy.ascontiguousarray(logits)
     losses, slopes = cupy.empty(B, dtype=logits.dtype), cupy.empty_like(given)
     FORWARD.by_rows(B, given, targets, losses, slopes, B, K)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..arrays import Array, Pullback, sum_rows
+from ..arrays import Array, Pullback, sum_leading
 from ..layers.dropout import dropout
 from ..layers.linear import linear
 from ..layers.mlp import mlp
@@ -32,7 +32,7 @@ def mlp_with_biases_inside(
         dh = gelu_back(middle_drop_back(da))
         dx, dhidden = product_back(dh)
         if bias is not None:
-            dhidden["bias"] = sum_rows(dh)
+            dhidden["bias"] = sum_leading(dh)
         return dx, {"hidden": dhidden, "out": dout}
 
     return y_kept, pullback

@@ -10,7 +10,7 @@ PER_THREAD = 2  # CUDA's handle of the stream that each thread has for itself, i
 VARIABLE = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
 
 
-class Sender:
+class Uploader:
     """Copies arrays of the host to the GPU, on a stream of its own: `begin()`, then `send(array)`.
 
     They go through pinned memory, from which the GPU fetches them by itself. It is made by the

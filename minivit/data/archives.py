@@ -10,14 +10,14 @@ DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 def unpack(archive: Path, sizes: dict[str, int | None], folder: Path) -> None:
-    """Write the entries named in `sizes` into a folder, each under the last part of its name.
+    """Write the entries named in `file_sizes` into a folder, each under the last part of its name.
 
     sizes: the bytes that each must have, None for any. Raises ValueError if the archive is
     damaged, lacks one of them, or holds a link or a name that leads out of the folder; then the
     folder may hold some of the files.
     """
     lacking = set(sizes)
-    for name, content in entries(archive):
+    for name, content in iterate_entries(archive):
         if name not in sizes:
             continue
         if sizes[name] not in (None, len(content)):
@@ -30,19 +30,19 @@ def unpack(archive: Path, sizes: dict[str, int | None], folder: Path) -> None:
         raise ValueError(f"{archive.name} is not whole: it lacks {', '.join(sorted(lacking))}")
 
 
-def entries(archive: Path) -> Iterator[tuple[str, bytes]]:
+def iterate_entries(archive: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each file in a .tar.gz. Raises ValueError, see `unpack`."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for entry in tar:
-                must_stay_inside(entry, archive)
+                check_entry(entry, archive)
                 if entry.isfile():
                     yield str(PurePosixPath(entry.name)), tar.extractfile(entry).read()
     except (tarfile.TarError, *DAMAGED_GZIP) as error:
         raise ValueError(f"{archive.name} is damaged or truncated: {error}") from None
 
 
-def must_stay_inside(entry: tarfile.TarInfo, archive: Path) -> None:
+def check_entry(entry: tarfile.TarInfo, archive: Path) -> None:
     """Raise ValueError for what is no plain file or folder, and for a name that leads outside."""
     path = PurePosixPath(entry.name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..layers.losses import check_labels
-from .randaugment import pixels_at, randaugmented
+from .randaugment import apply_randaugment, gather_pixels
 
 AREA = (0.02, 0.33)  # of a box that is erased, as a share of its image
 ASPECT = (0.3, 1 / 0.3)  # its height over its width
@@ -26,8 +26,8 @@ def augment(
     border: Array | float = -1.0,
     flip: bool = False,
     randaugment: int = 0,
-    magnitude: float = 9.0,
-    erase: float = 0.0,
+    randaugment_magnitude: float = 9.0,
+    random_erasing: float = 0.0,
 ) -> Array:
     """Change each image at random, in ways that leave its class alone; in this order:
 
@@ -40,20 +40,20 @@ def augment(
     """
     if shift < 0 or randaugment < 0:
         raise ValueError(f"shift and randaugment count from 0 up: not {shift} and {randaugment}")
-    if not 0 <= erase <= 1:
-        raise ValueError(f"erase is a chance from 0 to 1, not {erase}")
+    if not 0 <= random_erasing <= 1:
+        raise ValueError(f"random_erasing is a chance from 0 to 1, not {random_erasing}")
     if shift:
-        images = shifted(images, shift, generator, border)
+        images = random_shift(images, shift, generator, border)
     if flip:
-        images = flipped(images, generator)
+        images = random_flip(images, generator)
     if randaugment:
-        images = randaugmented(images, randaugment, magnitude, generator)
-    if erase:
-        images = erased(images, erase, generator)
+        images = apply_randaugment(images, randaugment, randaugment_magnitude, generator)
+    if random_erasing:
+        images = random_erase(images, random_erasing, generator)
     return images
 
 
-def shifted(
+def random_shift(
     images: Array, pixels: int, generator: np.random.Generator, border: Array | float = -1.0
 ) -> Array:
     """Move each image by up to so many pixels in each direction, at random.
@@ -68,10 +68,10 @@ def shifted(
     down, right = generator.integers(0, 2 * pixels + 1, size=(2, B, 1, 1, 1))
     rows = down + np.arange(H)[:, None, None]                 # (B, H, 1, 1)
     columns = right + np.arange(W)[:, None]                   # (B, 1, W, 1)
-    return pixels_at(padded, rows, columns)
+    return gather_pixels(padded, rows, columns)
 
 
-def flipped(images: Array, generator: np.random.Generator) -> Array:
+def random_flip(images: Array, generator: np.random.Generator) -> Array:
     """Each image (B, H, W, C) as it is, or left and right exchanged, with chance 1/2 each."""
     mirrored = generator.random(len(images)) < 0.5            # (B,)
     images = images.copy()
@@ -79,7 +79,7 @@ def flipped(images: Array, generator: np.random.Generator) -> Array:
     return images
 
 
-def erased(images: Array, chance: float, generator: np.random.Generator) -> Array:
+def random_erase(images: Array, chance: float, generator: np.random.Generator) -> Array:
     """Random erasing: with this chance, a box of the image is lost to noise.
 
     images (B, H, W, C)  ->  the same shape. The box covers 2 to 33 % of its image, is 0.3 to 3.3
@@ -91,15 +91,15 @@ def erased(images: Array, chance: float, generator: np.random.Generator) -> Arra
     hit = generator.random(B) < chance                        # (B,)
     area = generator.uniform(*AREA, size=B) * (H * W)         # in pixels
     aspect = generator.uniform(*ASPECT, size=B)
-    rows = random_stretch(np.sqrt(area * aspect), H, generator)
-    columns = random_stretch(np.sqrt(area / aspect), W, generator)
+    rows = random_interval(np.sqrt(area * aspect), H, generator)
+    columns = random_interval(np.sqrt(area / aspect), W, generator)
     lost = rows[:, :, None] & columns[:, None, :] & hit[:, None, None]
     images = images.copy()
     images[lost] = generator.uniform(-1, 1, size=(np.count_nonzero(lost), C))
     return images
 
 
-def random_stretch(length: Array, side: int, generator: np.random.Generator) -> Array:
+def random_interval(length: Array, side: int, generator: np.random.Generator) -> Array:
     """For each length (B,) a stretch of about so many pixels, at a random place on a side.
 
     Returns a mask (B, side); the lengths are rounded to whole pixels that fit, at least one.
@@ -135,18 +135,18 @@ def mix(
     for name, beta in {"mixup": mixup, "cutmix": cutmix}.items():
         if not 0 <= beta < math.inf:
             raise ValueError(f"{name} is a parameter of the Beta distribution, not {beta}")
-    targets = as_soft_labels(labels, len(images), classes)    # (B, K)
+    targets = to_soft_labels(labels, len(images), classes)    # (B, K)
     if not mixup and not cutmix:
         return images, targets
     if cutmix and (not mixup or generator.random() < 0.5):
-        kept = cutmix_mask(images, cutmix, generator)
+        kept = sample_cutmix_mask(images, cutmix, generator)
     else:
-        kept = mixup_share(images, mixup, generator)
+        kept = sample_mixup_weight(images, mixup, generator)
     share = kept.mean(dtype=np.float64).astype(np.float32)
-    return with_partner(images, kept), with_partner(targets, share)
+    return mix_with_neighbour(images, kept), mix_with_neighbour(targets, share)
 
 
-def with_partner(x: Array, kept: Array) -> Array:
+def mix_with_neighbour(x: Array, kept: Array) -> Array:
     """What is kept of each entry of a batch, the rest from the entry before it.
 
     Zeros and ones in `kept` give exact copies; for a number from 1/2 up, 1 - kept is exact, and so
@@ -158,7 +158,7 @@ def with_partner(x: Array, kept: Array) -> Array:
     return mixed
 
 
-def mixup_share(images: Array, beta: float, generator: np.random.Generator) -> Array:
+def sample_mixup_weight(images: Array, beta: float, generator: np.random.Generator) -> Array:
     """mixup: every pixel keeps the same share λ of itself. (Zhang et al., 2018, section 2)
 
     λ is drawn from Beta(beta, beta), then replaced by the larger of λ and 1 - λ: the distribution
@@ -168,7 +168,7 @@ def mixup_share(images: Array, beta: float, generator: np.random.Generator) -> A
     return np.asarray(max(share, 1 - share), images.dtype)
 
 
-def cutmix_mask(images: Array, beta: float, generator: np.random.Generator) -> Array:
+def sample_cutmix_mask(images: Array, beta: float, generator: np.random.Generator) -> Array:
     """CutMix: pixels are kept, but for those in a box. (Yun et al., 2019, section 3.1)
 
     λ is drawn from Beta(beta, beta), the box has the sides H √(1-λ) and W √(1-λ) and its centre
@@ -185,7 +185,7 @@ def cutmix_mask(images: Array, beta: float, generator: np.random.Generator) -> A
     return kept
 
 
-def as_soft_labels(labels: Array, B: int, K: int) -> Array:
+def to_soft_labels(labels: Array, B: int, K: int) -> Array:
     """Labels (B,) as one-hot rows (B, K) float32; labels that are such rows stay what they are."""
     if labels.shape == (B, K):
         return labels.astype(np.float32)

@@ -23,7 +23,7 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else user_cache_path("minivit", appauthor=False)
 
 
-def must_be_free(folder: Path) -> None:
+def check_cache_path(folder: Path) -> None:
     """Raise NotADirectoryError if something else than a folder stands there, or on the way."""
     for step in (folder, *folder.parents):
         if step.exists() and not step.is_dir():
@@ -33,7 +33,7 @@ def must_be_free(folder: Path) -> None:
 
 
 @contextmanager
-def own_folder(root: Path) -> Iterator[Path]:
+def temporary_folder(root: Path) -> Iterator[Path]:
     """A folder in the cache that no other process uses; when the block ends, it is gone.
 
     One that a killed process has left goes, too, once nothing was written there for a day. Raises
@@ -41,7 +41,7 @@ def own_folder(root: Path) -> Iterator[Path]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        sweep(root)
+        remove_stale_folders(root)
         own = tempfile.mkdtemp(prefix=OWN, dir=root)
     except OSError as error:
         raise OSError(
@@ -54,7 +54,7 @@ def own_folder(root: Path) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def sweep(root: Path) -> None:
+def remove_stale_folders(root: Path) -> None:
     """Remove the folders that killed processes have left, once they are a day old."""
     for left in root.glob(f"{OWN}*"):
         with suppress(OSError):                               # another process is sweeping, too
@@ -63,7 +63,7 @@ def sweep(root: Path) -> None:
 
 
 @contextmanager
-def writing(name: str, size: int, root: Path) -> Iterator[None]:
+def report_write_errors(name: str, size: int, root: Path) -> Iterator[None]:
     """Whatever keeps a file from being written: raised as an OSError that tells the room it needs.
 
     A ConnectionError, which is no fault of the disk, passes.

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..arrays import Array
 from .archives import unpack
-from .cache import AGAIN, cache_folder, must_be_free, own_folder, writing
+from .cache import AGAIN, cache_folder, check_cache_path, report_write_errors, temporary_folder
 from .dataset import Dataset
-from .download import Published, by_hand, downloaded, md5
-from .images import must_be_file
-from .pixels import Pixels
+from .download import Published, compute_md5, download, manual_instructions
+from .images import check_file
+from .pixels import ByteImages
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/"
 TRAIN = 50_000
@@ -69,7 +69,7 @@ CIFAR100 = Records(
 )
 
 
-def cifar10(n: int = TRAIN, root: Path | None = None) -> Dataset:
+def load_cifar10(n: int = TRAIN, root: Path | None = None) -> Dataset:
     """CIFAR-10, the first n images to train on; downloaded if it is not there.
 
     root: the cache, if it is not the usual one. Raises OSError or ValueError, see `load_records`.
@@ -77,7 +77,7 @@ def cifar10(n: int = TRAIN, root: Path | None = None) -> Dataset:
     return load_records(CIFAR10, n, root)
 
 
-def cifar100(n: int = TRAIN, root: Path | None = None) -> Dataset:
+def load_cifar100(n: int = TRAIN, root: Path | None = None) -> Dataset:
     """CIFAR-100 with its 100 fine classes; the arguments are the same."""
     return load_records(CIFAR100, n, root)
 
@@ -90,47 +90,47 @@ def load_records(published: Records, n: int, root: Path | None = None) -> Datase
     """
     root = cache_folder() if root is None else Path(root)
     folder = root / published.folder
-    must_be_free(folder)
-    if not all((folder / name).exists() for name in sizes(published)):
-        obtain(published, root)
-    images, labels = read_part(published, published.train, folder)
-    held_out_images, held_out_labels = read_part(published, published.test, folder)
+    check_cache_path(folder)
+    if not all((folder / name).exists() for name in file_sizes(published)):
+        download_or_unpack(published, root)
+    images, labels = read_split(published, published.train, folder)
+    held_out_images, held_out_labels = read_split(published, published.test, folder)
     return Dataset(
         published.name,
-        Pixels(images[:n]),
+        ByteImages(images[:n]),
         labels[:n],
-        Pixels(held_out_images),
+        ByteImages(held_out_images),
         held_out_labels,
         read_names(folder / published.names, published.K),
     )
 
 
-def obtain(published: Records, root: Path) -> None:
+def download_or_unpack(published: Records, root: Path) -> None:
     """Unpack the archive that lies in the cache, or else one that is downloaded."""
     archive = root / published.archive.name
     if archive.exists():
-        must_be_published(archive, published.archive)
-        place(published, archive, root)
+        check_archive(archive, published.archive)
+        unpack_into_cache(published, archive, root)
         return
-    with downloaded(published.archive, root, by_hand([published.archive], root)) as came:
-        place(published, came, root)
+    with download(published.archive, root, manual_instructions([published.archive], root)) as came:
+        unpack_into_cache(published, came, root)
 
 
-def sizes(published: Records) -> dict[str, int | None]:
+def file_sizes(published: Records) -> dict[str, int | None]:
     """The files that are wanted, and their bytes; those of the names nobody knows."""
     files = published.train | published.test
     return {name: published.bytes_of(n) for name, n in files.items()} | {published.names: None}
 
 
-def place(published: Records, archive: Path, root: Path) -> None:
+def unpack_into_cache(published: Records, archive: Path, root: Path) -> None:
     """Unpack beside the data set's folder, and when all is there move the files into it.
 
     All are replaced: those of an older layout may have the images in another order. The names of
     the classes go first and come last, so that a folder of which some are old lacks them.
     """
-    wanted = sizes(published)
+    wanted = file_sizes(published)
     folder, room = root / published.folder, sum(filter(None, wanted.values()))
-    with own_folder(root) as own, writing(archive.name, room, root):
+    with temporary_folder(root) as own, report_write_errors(archive.name, room, root):
         entries = {f"{published.folder}/{name}": size for name, size in wanted.items()}
         unpack(archive, entries, own)
         folder.mkdir(exist_ok=True)
@@ -139,16 +139,16 @@ def place(published: Records, archive: Path, root: Path) -> None:
             os.replace(own / name, folder / name)
 
 
-def must_be_published(archive: Path, published: Published) -> None:
+def check_archive(archive: Path, published: Published) -> None:
     """Raise ValueError if an archive is another than the published one, or not whole."""
-    if md5(archive) != published.md5:
+    if compute_md5(archive) != published.md5:
         raise ValueError(
             f"{archive} is not the file published at {published.address}, or not all of it: "
             f"{AGAIN}"
         )
 
 
-def read_part(published: Records, files: dict[str, int], folder: Path) -> tuple[Array, Array]:
+def read_split(published: Records, files: dict[str, int], folder: Path) -> tuple[Array, Array]:
     """Images (n, 32, 32, 3) as bytes and labels (n,) from some files, in their order."""
     parts = [read_records(published, folder / name, n) for name, n in files.items()]
     images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -160,7 +160,7 @@ def read_records(published: Records, path: Path, n: int) -> tuple[Array, Array]:
 
     Raises ValueError for a file of another size, or a label that there is not.
     """
-    must_be_file(path)
+    check_file(path)
     table = np.fromfile(path, np.uint8)
     if table.size != published.bytes_of(n):
         raise ValueError(

@@ -49,7 +49,7 @@ def take(images: Any, labels: Array, chosen: slice | Array) -> tuple[Array, Arra
 
 
 def read(images: Any, chosen: slice | Array) -> tuple[Array, Array]:
-    """Those of the chosen images that can be read, and which they are: a mask over `chosen`."""
+    """Those of the chosen images that can be read, and which they are: a mask over `resolve_device`."""
     if hasattr(images, "read"):
         return images.read(chosen)
     some = images[chosen]

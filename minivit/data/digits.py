@@ -15,7 +15,7 @@ FILE = Path(__file__).with_name("digits.npz")
 TRAIN = 1437  # the remaining 360 are held out
 
 
-def digits(n: int = TRAIN) -> Dataset:
+def load_digits(n: int = TRAIN) -> Dataset:
     """The handwritten digits: n, at most 1,437, for training, 360 held out; 8 x 8 in [-1, 1]."""
     with np.load(FILE, allow_pickle=False) as file:
         ink, labels = file["images"], file["labels"].astype(np.int64)

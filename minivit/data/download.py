@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from .cache import own_folder, writing
+from .cache import report_write_errors, temporary_folder
 
 TIMEOUT = 30  # seconds without a byte
 PIECE = 1 << 16  # bytes read at once
@@ -34,41 +34,41 @@ class Published(NamedTuple):
 
 
 @contextmanager
-def downloaded(published: Published, root: Path, instead: str) -> Iterator[Path]:
+def download(published: Published, root: Path, instead: str) -> Iterator[Path]:
     """A published file, whole, in a folder of our own: move it away before the block ends.
 
-    What has come before the network failed for good, or Ctrl-C, stays in the cache `root` as
+    What has come before the network failed for good, or Ctrl-C, stays in the cache `resnet_root` as
     NAME.MD5.part, and the next call goes on from it.
     instead: what can be done without a network, for the end of the error's line.
     Raises ConnectionError, ValueError for another file than was published, and OSError if it
     cannot be written.
     """
     left = root / f"{published.name}.{published.md5[:8]}.part"
-    with own_folder(root) as own:
+    with temporary_folder(root) as own:
         file = own / published.name
         with suppress(FileNotFoundError):
             os.replace(left, file)                            # of two processes one gets it
         try:
-            with writing(published.name, published.size, root):
-                complete(file, published)
+            with report_write_errors(published.name, published.size, root):
+                complete_download(file, published)
             yield file
         except ConnectionError as error:
-            kept = leave(file, left)
+            kept = save_partial(file, left)
             raise ConnectionError(
                 f"{published.address} cannot be downloaded: {error}{kept}; {instead}"
             ) from None
         except KeyboardInterrupt:
-            print(f"\n{published.name}: interrupted{leave(file, left)}", file=sys.stderr)
+            print(f"\n{published.name}: interrupted{save_partial(file, left)}", file=sys.stderr)
             raise
 
 
-def by_hand(files: Sequence[Published], folder: Path) -> str:
+def manual_instructions(files: Sequence[Published], folder: Path) -> str:
     """What to do without a network, in words."""
     addresses = " ".join(published.address for published in files)
     return f"without a network, put into {folder} what lies at {addresses}"
 
 
-def leave(file: Path, left: Path) -> str:
+def save_partial(file: Path, left: Path) -> str:
     """Leave to the next call what has come so far; says so, after a comma."""
     if not file.exists() or not file.stat().st_size:
         return ""
@@ -76,7 +76,7 @@ def leave(file: Path, left: Path) -> str:
     return f", {left} keeps {left.stat().st_size:,} bytes to go on from"
 
 
-def complete(file: Path, published: Published) -> None:
+def complete_download(file: Path, published: Published) -> None:
     """Bring a file, of which a part may be there, to its published end, and check it.
 
     Raises ConnectionError, or ValueError if it is another; then it is empty.
@@ -86,7 +86,7 @@ def complete(file: Path, published: Published) -> None:
         begun = file.stat().st_size
         if begun < published.size:
             transfer(file, published)
-        if md5(file) == published.md5:
+        if compute_md5(file) == published.md5:
             return
         file.write_bytes(b"")
         if not begun:                                         # else the part was to blame
@@ -111,7 +111,7 @@ def transfer(file: Path, published: Published) -> None:
                     unit="B", unit_scale=True, leave=False, disable=None,
                 ) as bar,
             ):  # fmt: skip
-                for place, piece in pieces(published, begun):
+                for place, piece in read_response(published, begun):
                     out.seek(place)
                     out.write(piece)
                     bar.update(out.tell() - bar.n)
@@ -123,7 +123,7 @@ def transfer(file: Path, published: Published) -> None:
                 raise
 
 
-def pieces(published: Published, begun: int) -> Iterator[tuple[int, bytes]]:
+def read_response(published: Published, begun: int) -> Iterator[tuple[int, bytes]]:
     """What lies at its address from a byte on, in pieces, each with its place in the file.
 
     A server that knows no ranges sends all of it: the places then begin at 0. Raises
@@ -152,7 +152,7 @@ def pieces(published: Published, begun: int) -> Iterator[tuple[int, bytes]]:
         raise ConnectionError(" ".join(said.split())) from None  # one line, whatever was sent
 
 
-def md5(file: Path) -> str:
+def compute_md5(file: Path) -> str:
     """The MD5 of a file: against accidents, as its publisher gives it, not against forgers."""
     digest = hashlib.md5(usedforsecurity=False)
     with file.open("rb") as content:

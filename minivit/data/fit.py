@@ -3,12 +3,12 @@
 import numpy as np
 
 from ..arrays import Array, array_module
-from ..resampling import resample
 from .dataset import Dataset, read
-from .preprocessing import HALF, Preprocessing, preprocessing_of
+from .preprocessing import HALF, Preprocessing, get_preprocessing
+from .resampling import resample
 
 
-class Fitted:
+class ResizedImages:
     """Images (n, h, w, c) that are read as (n, H, W, C): what is taken out is resized then.
 
     All of them at once may be many times what they are made of (100,000 of 24 x 24 grey pixels
@@ -30,7 +30,7 @@ class Fitted:
         return self._fitted(self.images[chosen])
 
     def read(self, chosen: slice | Array) -> tuple[Array, Array]:
-        """Those of the images that can be read, and which they are: a mask over `chosen`."""
+        """Those of the images that can be read, and which they are: a mask over `resolve_device`."""
         images, good = read(self.images, chosen)
         return self._fitted(images), good
 
@@ -45,10 +45,10 @@ class Fitted:
             images = array_module(images).repeat(images, C, axis=-1)
         if self.how.mean == HALF:                             # from -1 to 1, as they are
             return images
-        return self.how.normalised((images + 1) * 127.5)
+        return self.how.normalise((images + 1) * 127.5)
 
 
-def fit(
+def resize_dataset(
     dataset: Dataset,
     image_size: tuple[int, int],
     channels: int,
@@ -57,12 +57,12 @@ def fit(
     """The data set with images as a model takes them: resized, grey in all channels, boxes scaled.
 
     preprocessing: the model's, whose mean and deviation the colours are to have. Both parts are
-    then `Fitted`; a data set that fits already comes back as it is. Raises ValueError for
+    then `ResizedImages`; a data set that fits already comes back as it is. Raises ValueError for
     coloured images where another number of channels is wanted.
     """
     h, w, c = dataset.images.shape[1:]
     H, W = image_size
-    how = preprocessing_of(preprocessing, image_size)
+    how = get_preprocessing(preprocessing, image_size)
     if (h, w, c) == (H, W, channels) and how.mean == HALF:
         return dataset
     if c not in (1, channels):
@@ -75,8 +75,8 @@ def fit(
         for boxes in (dataset.boxes, dataset.held_out_boxes)
     )
     return dataset._replace(
-        images=Fitted(dataset.images, image_size, channels, how),
-        held_out_images=Fitted(dataset.held_out_images, image_size, channels, how),
+        images=ResizedImages(dataset.images, image_size, channels, how),
+        held_out_images=ResizedImages(dataset.held_out_images, image_size, channels, how),
         boxes=boxes,
         held_out_boxes=held_out_boxes,
     )

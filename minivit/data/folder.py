@@ -13,10 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..arrays import Array
-from ..shards import cores
+from ..parallel import cpu_count
 from .dataset import Dataset
-from .images import OF_THE_SYSTEM, read_image
-from .preprocessing import HALF, preprocessing_of
+from .images import SYSTEM_ERRORS, read_image
+from .preprocessing import HALF, get_preprocessing
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
@@ -32,8 +32,8 @@ class FolderImages:
     """Image files as (n, H, W, C), float32 in [-1, 1], each read when it is asked for.
 
     A picture is resized and cropped as `preprocessing` says; colours other than from -1 to 1 are
-    left to `fit`. Only the names of the files are held. Those that cannot be read are named on
-    stderr, once, and are not tried again; `unreadable` is the set of them.
+    left to `resize_dataset`. Only the names of the files are held. Those that cannot be read are named on
+    stderr, once, and are not tried again; `describe_unreadable` is the set of them.
 
     threads: how many files are read at a time (None: one for each core); Pillow releases Python's
     lock while it decodes.
@@ -49,9 +49,9 @@ class FolderImages:
     ) -> None:
         self.files = np.array(files, dtype=object)            # (n,), to be indexed by arrays
         self.shape = (len(files), *image_size, channels)
-        family = preprocessing_of(preprocessing, image_size)
-        self.how = dataclasses.replace(family, mean=HALF, deviation=HALF)
-        self.threads = threads or cores()
+        family = get_preprocessing(preprocessing, image_size)
+        self.how = dataclasses.replace(family, mean=HALF, std=HALF)
+        self.threads = threads or cpu_count()
         self.unreadable: set[str] = set()
         Image.init()  # Pillow learns its formats here: threads that did would miss some
 
@@ -59,7 +59,7 @@ class FolderImages:
         return len(self.files)
 
     def __getitem__(self, chosen: int | slice | Array) -> Array:
-        """These images, all of them. Raises ValueError if one cannot be read; `read` skips it."""
+        """These images, all of them. Raises ValueError if one cannot be read; `read_arrays` skips it."""
         if isinstance(chosen, (int, np.integer)):
             return self[[chosen]][0]
         images, good = self.read(chosen)
@@ -68,7 +68,7 @@ class FolderImages:
         return images
 
     def read(self, chosen: slice | Array) -> tuple[Array, Array]:
-        """Those of the images that can be read, and which they are: a mask over `chosen`.
+        """Those of the images that can be read, and which they are: a mask over `resolve_device`.
 
         Raises ValueError once it is known that none of all the files can be read.
         """
@@ -94,13 +94,13 @@ class FolderImages:
         try:
             image[:] = read_image(file, (H, W), C, self.how)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in OF_THE_SYSTEM:
+            if getattr(error, "errno", None) in SYSTEM_ERRORS:
                 raise
             return str(error)
         return ""
 
 
-def folder(
+def load_folder(
     path: str | Path,
     image_size: tuple[int, int],
     channels: int = 3,
@@ -115,14 +115,14 @@ def folder(
     valid, validation or test. Without the two parts a tenth of each class, drawn with the seed, is
     held out. The classes are the folders' names, in order; hidden files and those that are no
     images by their names do not count. Both parts are `FolderImages`, whose pictures are brought
-    to the size by the rules of a family of `preprocessing_of`. Raises FileNotFoundError,
+    to the size by the rules of a family of `get_preprocessing`. Raises FileNotFoundError,
     NotADirectoryError, or ValueError, for a folder that is not laid out so.
     """
     path = Path(path)
-    must_be_folder(path)
+    check_folder(path)
     if channels not in (1, 3):
         raise ValueError(f"{path}: pictures have 1 or 3 channels, not {channels}")
-    training, held_out = parts_of(path, seed)
+    training, held_out = find_splits(path, seed)
     names = list(training)
 
     def images_and_labels(files: Files) -> tuple[FolderImages, Array]:
@@ -137,7 +137,7 @@ def folder(
     return Dataset(name, *images_and_labels(training), *images_and_labels(held_out), classes)
 
 
-def unreadable(dataset: Dataset) -> str:
+def describe_unreadable(dataset: Dataset) -> str:
     """"3 of 1,200 images could not be read", of both parts so far; "" if all could be."""
     parts = (dataset.images, dataset.held_out_images)
     bad = sum(len(getattr(images, "unreadable", ())) for images in parts)
@@ -145,7 +145,7 @@ def unreadable(dataset: Dataset) -> str:
     return f"{bad:,} of {n:,} images could not be read" if bad else ""
 
 
-def must_be_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
     """Raise FileNotFoundError or NotADirectoryError if it is none."""
     if not path.exists():
         raise FileNotFoundError(f"there is no folder {path}")
@@ -153,33 +153,33 @@ def must_be_folder(path: Path) -> None:
         raise NotADirectoryError(f"{path} is a file: a folder of images by class is wanted")
 
 
-def parts_of(path: Path, seed: int) -> tuple[Files, Files]:
+def find_splits(path: Path, seed: int) -> tuple[Files, Files]:
     """The files to train on and those held out: as the folder parts them, or else the seed.
 
     Raises ValueError if nothing is held out, a class has no images, or there is only one class.
     """
-    parts = {name.lower(): path / name for name in folders_in(path)}
-    if "train" not in parts or not folders_in(parts["train"]):  # "train" may be a class, too
-        files = files_of(path)
-        must_be_several(files, path)
-        return split(files, path, seed)
+    parts = {name.lower(): path / name for name in list_folders(path)}
+    if "train" not in parts or not list_folders(parts["train"]):  # "train" may be a class, too
+        files = list_class_files(path)
+        check_several_classes(files, path)
+        return split_classes(files, path, seed)
     first = next((parts[name] for name in HELD_OUT if name in parts), None)
     if first is None:
         raise ValueError(
             f"{path} has images to train on, but none held out: those lie in {path / HELD_OUT[0]}, "
             f"or give {parts['train']}, and a tenth of it will be"
         )
-    training, held_out = files_of(parts["train"]), files_of(first)
-    must_be_several(training, parts["train"])
+    training, held_out = list_class_files(parts["train"]), list_class_files(first)
+    check_several_classes(training, parts["train"])
     for name in held_out:
         if name not in training:
             raise ValueError(f"{first / name}: {parts['train']} has no class of this name")
     return training, held_out
 
 
-def files_of(path: Path) -> Files:
+def list_class_files(path: Path) -> Files:
     """The image files in each folder that lies in this one. Raises ValueError if there are none."""
-    files = {name: images_in(path / name) for name in folders_in(path)}
+    files = {name: list_images(path / name) for name in list_folders(path)}
     if not files:
         raise ValueError(f"{path} has no classes: the images of each lie in a folder of its own")
     for name, some in files.items():
@@ -188,14 +188,14 @@ def files_of(path: Path) -> Files:
     return files
 
 
-def must_be_several(files: Files, path: Path) -> None:
+def check_several_classes(files: Files, path: Path) -> None:
     """Raise ValueError if there is but one class."""
     if len(files) == 1:
         (name,) = files
         raise ValueError(f"{path} has only one class, '{name}': there is nothing to tell apart")
 
 
-def split(files: Files, path: Path, seed: int) -> tuple[Files, Files]:
+def split_classes(files: Files, path: Path, seed: int) -> tuple[Files, Files]:
     """A tenth of each class, one image at least, goes to the second part, the last one never.
 
     A class is drawn from as before when others grow. Raises ValueError if nothing is held out.
@@ -212,13 +212,13 @@ def split(files: Files, path: Path, seed: int) -> tuple[Files, Files]:
     return training, held_out
 
 
-def folders_in(path: Path) -> list[str]:
+def list_folders(path: Path) -> list[str]:
     """The names of the folders in this one, in the order of their letters' codes."""
     with os.scandir(path) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def images_in(path: Path | str) -> list[str]:
+def list_images(path: Path | str) -> list[str]:
     """The paths of the files that are images by their names, in this folder and those within.
 
     A folder's names in the order of their letters' codes. A link to a file counts wherever it
@@ -230,7 +230,7 @@ def images_in(path: Path | str) -> list[str]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                found += images_in(entry.path)
+                found += list_images(entry.path)
             elif entry.name.lower().endswith(SUFFIXES) and (entry.is_symlink() or entry.is_file()):
                 found.append(entry.path)
     return found

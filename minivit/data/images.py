@@ -10,9 +10,9 @@ from matplotlib import cbook
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..arrays import Array
-from .preprocessing import Preprocessing, prepare, preprocessing_of
+from .preprocessing import Preprocessing, get_preprocessing, preprocess
 
-OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file that was opened
+SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file that was opened
 
 
 def read_image(
@@ -32,28 +32,28 @@ def read_image(
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise ValueError(f"{path}: a picture has 1 or 3 channels, the model takes {channels}")
-    must_be_file(path)
+    check_file(path)
     named = isinstance(preprocessing, str)
-    how = preprocessing_of(preprocessing, size) if named else preprocessing
-    hush_pillow()
+    how = get_preprocessing(preprocessing, size) if named else preprocessing
+    silence_pillow_warnings()
     try:
         with Image.open(path) as picture:
             picture.load()
-            picture = on_white(eight_bits(upright(picture))).convert(modes[channels])
+            picture = remove_transparency(to_eight_bits(apply_orientation(picture))).convert(modes[channels])
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read as an image: cannot identify its kind") from None
     except Exception as reason:  # each of Pillow's readers has its own kinds
-        if isinstance(reason, MemoryError) or getattr(reason, "errno", None) in OF_THE_SYSTEM:
+        if isinstance(reason, MemoryError) or getattr(reason, "errno", None) in SYSTEM_ERRORS:
             raise
         said = getattr(reason, "strerror", None) or reason    # without the path once more
         raise ValueError(f"{path} cannot be read as an image: {said}") from None
     try:
-        return prepare(picture, size, how)
+        return preprocess(picture, size, how)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
 
 
-def hush_pillow() -> None:
+def silence_pillow_warnings() -> None:
     """No warnings of damaged or large files: they are read, or refused in words of our own.
 
     For good: a filter set for one file and taken back would, where several threads read, be taken
@@ -64,7 +64,7 @@ def hush_pillow() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def must_be_file(path: str | Path) -> None:
+def check_file(path: str | Path) -> None:
     """Raise FileNotFoundError if it is a folder, or nothing."""
     if Path(path).is_dir():
         raise FileNotFoundError(f"{path} is a folder: a file is wanted")
@@ -72,12 +72,12 @@ def must_be_file(path: str | Path) -> None:
         raise FileNotFoundError(f"there is no file {path}")
 
 
-def portrait() -> Path:
+def sample_photograph() -> Path:
     """A photograph that needs no download: Grace Hopper, 1985, from matplotlib's sample data."""
     return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
-def upright(picture: Image.Image) -> Image.Image:
+def apply_orientation(picture: Image.Image) -> Image.Image:
     """The picture turned as the camera was held, if it noted that in a way that can be read."""
     try:
         return ImageOps.exif_transpose(picture)
@@ -85,7 +85,7 @@ def upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
+def to_eight_bits(picture: Image.Image) -> Image.Image:
     """A grey picture of 16 bits a pixel as one of 8: Pillow would clip it, to white.
 
     Raises ValueError for one of floats.
@@ -97,7 +97,7 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
 
 
-def on_white(picture: Image.Image) -> Image.Image:
+def remove_transparency(picture: Image.Image) -> Image.Image:
     """Without its transparency: the colours that lie under it are not meant to be seen."""
     if picture.getbands()[-1] != "A" and "transparency" not in picture.info:
         return picture

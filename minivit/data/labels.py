@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .images import must_be_file
+from .images import check_file
 
 
 def read_labels(path: str | Path, classes: int) -> list[str]:
@@ -10,7 +10,7 @@ def read_labels(path: str | Path, classes: int) -> list[str]:
 
     Raises FileNotFoundError, or ValueError if the file is no text, or of another number of lines.
     """
-    must_be_file(path)
+    check_file(path)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

@@ -15,11 +15,11 @@ import numpy as np
 
 from ..arrays import Array
 from .archives import DAMAGED_GZIP
-from .cache import AGAIN, cache_folder, must_be_free, writing
+from .cache import AGAIN, cache_folder, check_cache_path, report_write_errors
 from .dataset import Dataset
-from .download import Published, by_hand, downloaded
-from .images import must_be_file
-from .pixels import Pixels
+from .download import Published, download, manual_instructions
+from .images import check_file
+from .pixels import ByteImages
 
 NAMES = (
     "train-images-idx3-ubyte.gz",
@@ -77,7 +77,7 @@ FASHION = IdxFiles(
 )  # fmt: skip
 
 
-def mnist(n: int = TRAIN, root: Path | None = None) -> Dataset:
+def load_mnist(n: int = TRAIN, root: Path | None = None) -> Dataset:
     """MNIST's digits, the first n of them to train on; downloaded if they are not there.
 
     root: the cache, if it is not the usual one. Raises OSError or ValueError, see `load_idx`.
@@ -85,7 +85,7 @@ def mnist(n: int = TRAIN, root: Path | None = None) -> Dataset:
     return load_idx(MNIST, n, root)
 
 
-def fashion_mnist(n: int = TRAIN, root: Path | None = None) -> Dataset:
+def load_fashion_mnist(n: int = TRAIN, root: Path | None = None) -> Dataset:
     """Zalando's pictures of clothes, drop-in for MNIST; the arguments are the same."""
     return load_idx(FASHION, n, root)
 
@@ -98,33 +98,33 @@ def load_idx(published: IdxFiles, n: int, root: Path | None = None) -> Dataset:
     """
     root = cache_folder() if root is None else Path(root)
     folder = root / published.folder
-    must_be_free(folder)
-    missing = [file for file in published.files if path_of(file, folder) is None]
+    check_cache_path(folder)
+    missing = [file for file in published.files if find_file(file, folder) is None]
     for i, file in enumerate(missing):
-        instead = by_hand(missing[i:], folder)
-        with downloaded(file, root, instead) as came, writing(file.name, file.size, root):
+        instead = manual_instructions(missing[i:], folder)
+        with download(file, root, instead) as came, report_write_errors(file.name, file.size, root):
             folder.mkdir(parents=True, exist_ok=True)
             os.replace(came, folder / file.name)
     arrays = [
-        read_idx(path_of(file, folder), shape)
+        read_idx(find_file(file, folder), shape)
         for file, shape in zip(published.files, published.shapes, strict=True)
     ]
     images, labels, held_out_images, held_out_labels = arrays
     K = len(published.classes)
     for file, some in zip(published.files[1::2], arrays[1::2], strict=True):
         if some.max() >= K:
-            raise ValueError(f"{path_of(file, folder)} has a label {some.max()}, of {K}: {AGAIN}")
+            raise ValueError(f"{find_file(file, folder)} has a label {some.max()}, of {K}: {AGAIN}")
     return Dataset(
         published.name,
-        Pixels(images[:n, :, :, None]),
+        ByteImages(images[:n, :, :, None]),
         labels[:n].astype(np.int64),
-        Pixels(held_out_images[..., None]),
+        ByteImages(held_out_images[..., None]),
         held_out_labels.astype(np.int64),
         published.classes,
     )
 
 
-def path_of(file: Published, folder: Path) -> Path | None:
+def find_file(file: Published, folder: Path) -> Path | None:
     """Where a file lies: as it was published, or unpacked, as torchvision leaves it; or None."""
     both = folder / file.name, folder / file.name.removesuffix(".gz")
     return next((path for path in both if path.exists()), None)
@@ -136,7 +136,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Array:
     The head is two zeros, 8 for bytes, the number of dimensions, and each of them in four bytes.
     Raises ValueError if the file is damaged, truncated, or of another shape.
     """
-    must_be_file(path)
+    check_file(path)
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content

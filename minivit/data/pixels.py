@@ -5,7 +5,7 @@ import numpy as np
 from ..arrays import Array
 
 
-class Pixels:
+class ByteImages:
     """Images (n, H, W, C) of colours from 0 to 255: what is taken out goes from -1 to 1, float32.
 
     60,000 of 32 x 32 in three channels take 0.18 GB as bytes, and 0.74 GB as floats.

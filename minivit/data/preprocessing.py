@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image
 
 from ..arrays import Array
-from ..resampling import resample
+from .resampling import resample
 
 HALF = (0.5, 0.5, 0.5)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-MOST = 100_000_000  # pixels of a picture that has been resized and not yet cropped
+MAX_PIXELS = 100_000_000  # pixels of a picture that has been resized and not yet cropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Preprocessing:
     filter: str = "bilinear"
     antialias: bool = True
     mean: tuple[float, float, float] = HALF
-    deviation: tuple[float, float, float] = HALF
+    std: tuple[float, float, float] = HALF
 
     def __post_init__(self) -> None:
         if self.filter not in (*FILTERS, "area"):
@@ -46,29 +46,29 @@ class Preprocessing:
         """Whether Pillow resizes, from bytes to bytes; else it is done here, in floats."""
         return self.antialias and self.filter != "area"
 
-    def normalised(self, pixels: Array) -> Array:
+    def normalise(self, pixels: Array) -> Array:
         """(..., C) of colours from 0 to 255  ->  (..., C) as the model takes them, float32."""
         mean, deviation = self._of_channels(pixels.shape[-1])
         return pixels.astype(np.float32) / (255 * deviation) - mean / deviation
 
-    def colours(self, images: Array) -> Array:
+    def denormalise(self, images: Array) -> Array:
         """Back again: (..., C) as the model takes them  ->  (..., C) from -1, black, to 1."""
         mean, deviation = self._of_channels(images.shape[-1])
         return images * (2 * deviation) + (2 * mean - 1)
 
-    def inverted(self, images: Array) -> Array:
+    def invert(self, images: Array) -> Array:
         """The negative: dark where it was light."""
         mean, deviation = self._of_channels(images.shape[-1])
         return (1 - 2 * mean) / deviation - images
 
     def _of_channels(self, C: int) -> tuple[Array, Array]:
         """The mean and the deviation of C channels, float32; one that is grey has the average."""
-        both = np.array([self.mean, self.deviation], dtype=np.float32)
+        both = np.array([self.mean, self.std], dtype=np.float32)
         mean, deviation = both if C == 3 else both.mean(1, keepdims=True)
         return mean, deviation
 
 
-def preprocessing_of(family: str, image_size: tuple[int, int]) -> Preprocessing:
+def get_preprocessing(family: str, image_size: tuple[int, int]) -> Preprocessing:
     """The rules of one of the families in `ViTConfig.preprocessing`, for images of (H, W).
 
     minivit      squashed by Pillow, [-1, 1]; Hugging Face's processor does the same
@@ -83,7 +83,7 @@ def preprocessing_of(family: str, image_size: tuple[int, int]) -> Preprocessing:
     """
     side = min(image_size)
     large = side >= 384
-    imagenet = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
+    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     families = {
         "minivit": Preprocessing(),
         "google": Preprocessing(antialias=False),
@@ -99,23 +99,23 @@ def preprocessing_of(family: str, image_size: tuple[int, int]) -> Preprocessing:
     return families[family]
 
 
-def prepare(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> Array:
+def preprocess(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> Array:
     """A picture, grey or RGB  ->  (H, W, C) float32 as a model takes it, size being (H, W).
 
     Raises ValueError if the short side is too short for the image, or the picture too narrow.
     """
     if how.short_side is None:
-        return how.normalised(resized(picture, size, how))
-    (H, W), (h, w) = size, covering(picture, size, how)
-    whole = resized(picture, (h, w), how)
+        return how.normalise(resize_picture(picture, size, how))
+    (H, W), (h, w) = size, size_before_crop(picture, size, how)
+    whole = resize_picture(picture, (h, w), how)
     if how.by_pillow:                                         # torchvision's corner, to the pixel
         top, left = round((h - H) / 2), round((w - W) / 2)
     else:
         top, left = (h - H) // 2, (w - W) // 2
-    return how.normalised(whole[top : top + H, left : left + W])
+    return how.normalise(whole[top : top + H, left : left + W])
 
 
-def covering(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+def size_before_crop(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
     """(h, w) of the picture just before the crop: of its own shape, and covering the image."""
     (H, W), (width, height) = size, picture.size
     if how.short_side < min(size):
@@ -124,7 +124,7 @@ def covering(picture: Image.Image, size: tuple[int, int], how: Preprocessing) ->
             f"whose short side has {how.short_side}"
         )
     scale = max(H / height, W / width) * how.short_side / min(size)
-    if height * width * scale**2 > MOST:
+    if height * width * scale**2 > MAX_PIXELS:
         raise ValueError(
             f"with a short side of {how.short_side} pixels the picture, "
             f"which has {height} x {width}, would be too long"
@@ -138,7 +138,7 @@ def covering(picture: Image.Image, size: tuple[int, int], how: Preprocessing) ->
     return rounded(h), rounded(w)
 
 
-def resized(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> Array:
+def resize_picture(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> Array:
     """(height, width, C), colours from 0 to 255."""
     if how.by_pillow:
         pixels = np.asarray(picture.resize(size[::-1], FILTERS[how.filter]))

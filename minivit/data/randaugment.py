@@ -28,10 +28,10 @@ LEVELS = 256
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
 
 
-def randaugmented(
+def apply_randaugment(
     images: Array, count: int, magnitude: float, generator: np.random.Generator
 ) -> Array:
-    """Apply `count` operations to each image one after the other, drawn with replacement.
+    """Apply `count_parameters` operations to each image one after the other, drawn with replacement.
 
     images (B, H, W, C) in [-1, 1]  ->  the same shape, type and range.
     Raises ValueError for a magnitude outside [0, 10].
@@ -61,36 +61,36 @@ def identity(images: Array, m: Array) -> Array:
 
 def rotate(images: Array, m: Array) -> Array:
     """Turn about the middle, counter-clockwise for m > 0."""
-    down, right = places(images)
+    down, right = centred_coordinates(images)
     cos, sin = np.cos(np.radians(DEGREES * m)), np.sin(np.radians(DEGREES * m))
-    return read_at(images, cos * down + sin * right, cos * right - sin * down)
+    return sample_pixels(images, cos * down + sin * right, cos * right - sin * down)
 
 
 def shear_x(images: Array, m: Array) -> Array:
     """Push the upper rows to the right and the lower ones to the left, for m > 0."""
-    down, right = places(images)
-    return read_at(images, down, right + SHEAR * m * down)
+    down, right = centred_coordinates(images)
+    return sample_pixels(images, down, right + SHEAR * m * down)
 
 
 def shear_y(images: Array, m: Array) -> Array:
     """Push the left columns down and the right ones up, for m > 0."""
-    down, right = places(images)
-    return read_at(images, down + SHEAR * m * right, right)
+    down, right = centred_coordinates(images)
+    return sample_pixels(images, down + SHEAR * m * right, right)
 
 
 def translate_x(images: Array, m: Array) -> Array:
     """Move by whole pixels, to the left for m > 0."""
-    down, right = places(images)
-    return read_at(images, down, right + np.rint(TRANSLATION * m * images.shape[2]))
+    down, right = centred_coordinates(images)
+    return sample_pixels(images, down, right + np.rint(TRANSLATION * m * images.shape[2]))
 
 
 def translate_y(images: Array, m: Array) -> Array:
     """Move by whole pixels, up for m > 0."""
-    down, right = places(images)
-    return read_at(images, down + np.rint(TRANSLATION * m * images.shape[1]), right)
+    down, right = centred_coordinates(images)
+    return sample_pixels(images, down + np.rint(TRANSLATION * m * images.shape[1]), right)
 
 
-def places(images: Array) -> tuple[Array, Array]:
+def centred_coordinates(images: Array) -> tuple[Array, Array]:
     """How far each pixel lies below the middle (H, 1, 1), and how far to its right (W, 1)."""
     _, H, W, _ = images.shape
     down = np.arange(H, dtype=images.dtype) - (H - 1) / 2
@@ -98,7 +98,7 @@ def places(images: Array) -> tuple[Array, Array]:
     return down[:, None, None], right[:, None]
 
 
-def read_at(images: Array, down: Array, right: Array) -> Array:
+def sample_pixels(images: Array, down: Array, right: Array) -> Array:
     """New images, whose pixels are read from the old ones so far below and right of the middle.
 
     down and right broadcast to (B, H, W, 1). Between the middles of pixels the values change
@@ -111,12 +111,12 @@ def read_at(images: Array, down: Array, right: Array) -> Array:
     top, left = y.astype(int), x.astype(int)
     bottom, end = np.minimum(top + 1, H - 1), np.minimum(left + 1, W - 1)
     across, along = x - np.floor(x), y - np.floor(y)
-    above = between(pixels_at(images, top, left), pixels_at(images, top, end), across)
-    below = between(pixels_at(images, bottom, left), pixels_at(images, bottom, end), across)
-    return between(above, below, along) * inside
+    above = interpolate(gather_pixels(images, top, left), gather_pixels(images, top, end), across)
+    below = interpolate(gather_pixels(images, bottom, left), gather_pixels(images, bottom, end), across)
+    return interpolate(above, below, along) * inside
 
 
-def pixels_at(images: Array, rows: Array, columns: Array) -> Array:
+def gather_pixels(images: Array, rows: Array, columns: Array) -> Array:
     """The pixels in these rows and columns, which broadcast to (B, H, W, 1).
 
     Numbering all pixels of the batch in a row and taking by that number is five times as fast as
@@ -128,7 +128,7 @@ def pixels_at(images: Array, rows: Array, columns: Array) -> Array:
     return images.reshape(-1, C).take(number[..., 0], axis=0)
 
 
-def between(a: Array, b: Array, share: Array) -> Array:
+def interpolate(a: Array, b: Array, share: Array) -> Array:
     """a at share 0, b at 1, a straight line through both, also beyond them."""
     return a + share * (b - a)
 
@@ -153,41 +153,41 @@ def equalise(images: Array, m: Array) -> Array:
     as in Pillow; a channel of one level stays as it is.
     """
     B, _, _, C = images.shape
-    level = levels(images)                                    # (B, H, W, C)
+    level = to_levels(images)                                    # (B, H, W, C)
     table = np.arange(B * C).reshape(B, 1, 1, C) * LEVELS + level
     pixels = np.bincount(table.ravel(), minlength=B * C * LEVELS).reshape(B, C, LEVELS)
     darker = pixels.cumsum(-1) - pixels                       # (B, C, LEVELS)
     step = np.where(pixels, darker, 0).max(-1, keepdims=True) // (LEVELS - 1)
     equal = ((darker + step // 2) // np.maximum(step, 1)).clip(0, LEVELS - 1)
     equal = np.where(step > 0, equal, np.arange(LEVELS))
-    return tones(equal.ravel()[table], images)
+    return from_levels(equal.ravel()[table], images)
 
 
 def posterise(images: Array, m: Array) -> Array:
     """Set the lowest bits of each level to zero: 4 of 8 at the most."""
     dropped = np.rint(BITS * abs(m)).astype(int)
-    return tones(levels(images) >> dropped << dropped, images)
+    return from_levels(to_levels(images) >> dropped << dropped, images)
 
 
 def solarise(images: Array, m: Array) -> Array:
     """Invert what is brighter than a threshold, which falls from above white to below black."""
-    threshold = tones(LEVELS * (1 - abs(m)) - 0.5, images)    # between two levels
+    threshold = from_levels(LEVELS * (1 - abs(m)) - 0.5, images)    # between two levels
     return np.where(images >= threshold, -images, images)
 
 
 def brightness(images: Array, m: Array) -> Array:
     """Away from black, or towards it."""
-    return enhanced(images, np.full_like(images[:, :1, :1], -1), m)
+    return enhance(images, np.full_like(images[:, :1, :1], -1), m)
 
 
 def contrast(images: Array, m: Array) -> Array:
     """Away from the mean grey of the image, or towards it."""
-    return enhanced(images, grey(images).mean((1, 2), keepdims=True), m)
+    return enhance(images, luminance(images).mean((1, 2), keepdims=True), m)
 
 
 def colour(images: Array, m: Array) -> Array:
     """Away from the image without its colours, or towards it; grey images stay as they are."""
-    return enhanced(images, grey(images), m)
+    return enhance(images, luminance(images), m)
 
 
 def sharpness(images: Array, m: Array) -> Array:
@@ -196,27 +196,27 @@ def sharpness(images: Array, m: Array) -> Array:
     square = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = images.copy()
     smooth[:, 1:-1, 1:-1] = (square + 4 * images[:, 1:-1, 1:-1]) / 13
-    return enhanced(images, smooth, m)
+    return enhance(images, smooth, m)
 
 
-def enhanced(images: Array, poor: Array, m: Array) -> Array:
+def enhance(images: Array, poor: Array, m: Array) -> Array:
     """Images moved away from their poor version (m > 0) or towards it, what leaves [-1, 1] cut."""
-    return between(poor, images, 1 + FACTOR * m).clip(-1, 1)
+    return interpolate(poor, images, 1 + FACTOR * m).clip(-1, 1)
 
 
-def grey(images: Array) -> Array:
+def luminance(images: Array) -> Array:
     """How bright each pixel looks, (B, H, W, 1)."""
     if images.shape[-1] == 3:
         return (images @ np.asarray(LUMA, images.dtype))[..., None]
     return images.mean(-1, keepdims=True)
 
 
-def levels(images: Array) -> Array:
+def to_levels(images: Array) -> Array:
     """Values in [-1, 1] as the nearest of 256 levels, integers."""
     return np.rint((images + 1) * ((LEVELS - 1) / 2)).astype(int)
 
 
-def tones(level: Array, like: Array) -> Array:
+def from_levels(level: Array, like: Array) -> Array:
     """Levels as values in [-1, 1] again, of the type of `like`."""
     return (level / ((LEVELS - 1) / 2) - 1).astype(like.dtype)
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from ..arrays import Array
 from .dataset import Dataset
-from .digits import digits
+from .digits import load_digits
 
 SIDE = 8  # of a digit, in pixels
 SCATTERED_MODEL = Path(__file__).with_name("scattered.npz")  # `train --data scattered` made it
 
 
-def scattered(
+def load_scattered(
     n: int = 100_000,
     held_out: int = 2_000,
     size: int = 24,
@@ -36,15 +36,15 @@ def scattered(
             f"a digit of {SIDE} pixels must fit into an image of {size}, and a scrap of "
             f"{scrap_size} into a digit"
         )
-    plain = digits()
+    plain = load_digits()
     shape = (size, scraps, scrap_size)
     first, second = (np.random.default_rng([seed, part]) for part in range(2))
-    train = scenes(plain.images, plain.labels, n, *shape, first)
-    test = scenes(plain.held_out_images, plain.held_out_labels, held_out, *shape, second)
+    train = make_scenes(plain.images, plain.labels, n, *shape, first)
+    test = make_scenes(plain.held_out_images, plain.held_out_labels, held_out, *shape, second)
     return Dataset("scattered digits", *train[:2], *test[:2], plain.classes, train[2], test[2])
 
 
-def scenes(
+def make_scenes(
     images: Array,
     labels: Array,
     n: int,
@@ -60,30 +60,30 @@ def scenes(
     canvas = np.full((n, size, size, 1), -1, dtype=images.dtype)
     for _ in range(scraps):
         other = generator.integers(len(images), size=n)
-        piece = squares(images[other], corners(n, SIDE - scrap_size, generator), scrap_size)
-        paste(canvas, piece, corners(n, size - scrap_size, generator))
+        piece = extract_squares(images[other], random_corners(n, SIDE - scrap_size, generator), scrap_size)
+        paste(canvas, piece, random_corners(n, size - scrap_size, generator))
     chosen = generator.integers(len(images), size=n)
-    place = corners(n, size - SIDE, generator)
+    place = random_corners(n, size - SIDE, generator)
     paste(canvas, images[chosen], place)                      # last: no scrap lies on the digit
     return canvas, labels[chosen], np.concatenate([place, place + SIDE], axis=1)
 
 
-def corners(n: int, largest: int, generator: np.random.Generator) -> Array:
+def random_corners(n: int, largest: int, generator: np.random.Generator) -> Array:
     """n random places (row, column), each from 0 to `largest`."""
     return generator.integers(largest + 1, size=(n, 2))
 
 
-def squares(images: Array, places: Array, side: int) -> Array:
+def extract_squares(images: Array, places: Array, side: int) -> Array:
     """The square at its place in each image, (n, side, side, C)."""
-    return images[where(places, side)]
+    return images[square_index(places, side)]
 
 
 def paste(canvas: Array, pieces: Array, places: Array) -> None:
     """Write each piece (n, side, side, C) at its place over the canvas."""
-    canvas[where(places, pieces.shape[1])] = pieces
+    canvas[square_index(places, pieces.shape[1])] = pieces
 
 
-def where(places: Array, side: int) -> tuple[Array, Array, Array]:
+def square_index(places: Array, side: int) -> tuple[Array, Array, Array]:
     """The index of a square with its corner at each place: image, row, column."""
     along = np.arange(side)
     rows = places[:, 0, None, None] + along[:, None]          # (n, side, 1)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..checker import CALLED_TWICE, NOT_REPEATABLE, gradcheck
-from ..hints import explain, explain_shape
+from ..checking.explain import explain, explain_shape
+from ..checking.gradcheck import CALLED_TWICE, NOT_REPEATABLE, gradcheck
 from ..tree import Tree, flatten
 
 TOLERANCE = 1e-10  # of a value and of a gradient, relative to the largest entry

@@ -13,12 +13,7 @@ from .losses import cross_entropy, mean_squared_error
 from .max_pool import max_pool
 from .mlp import mlp
 from .patches import patchify, unpatchify
-from .positions import (
-    add_positions,
-    add_positions_2d,
-    add_positions_sincos2d,
-    relative_positions,
-)
+from .positions import add_positions, add_positions_2d, add_positions_sincos2d, relative_positions
 from .relu import relu
 from .softmax import softmax
 

@@ -2,7 +2,7 @@
 
 from ..arrays import Array, Pullback, array_module
 from .linear import linear
-from .padding import crop_same, pad_same, places
+from .padding import crop_same, pad_same, window_views
 
 
 def convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullback]:
@@ -13,12 +13,12 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullba
     """
     kh, kw, C, E = kernel.shape
     shape = x.shape
-    windows = gather(x, (kh, kw), stride)                     # (B, h, w, kh kw C)
+    windows = extract_windows(x, (kh, kw), stride)                     # (B, h, w, kh kw C)
     y, linear_back = linear(windows, kernel.reshape(kh * kw * C, E))
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
         dwindows, dparams = linear_back(dy)
-        dx = scatter(dwindows, shape, (kh, kw), stride)
+        dx = accumulate_windows(dwindows, shape, (kh, kw), stride)
         return dx, {"kernel": dparams["kernel"].reshape(kh, kw, C, E)}
 
     return y, pullback
@@ -71,11 +71,11 @@ def standardised_convolution(
     return y, pullback
 
 
-def gather(x: Array, sides: tuple[int, int], stride: int) -> Array:
+def extract_windows(x: Array, sides: tuple[int, int], stride: int) -> Array:
     """What each window sees, in the kernel's order: x (B, H, W, C)  ->  (B, h, w, kh kw C)"""
     if sides == (1, 1):
         return x[:, ::stride, ::stride]                       # no copy where the stride is 1
-    views = list(places(pad_same(x, sides, stride), sides, stride))
+    views = list(window_views(pad_same(x, sides, stride), sides, stride))
     B, h, w, C = views[0].shape
     windows = array_module(x).empty((B, h, w, len(views), C), dtype=x.dtype)
     for n, seen in enumerate(views):
@@ -83,7 +83,7 @@ def gather(x: Array, sides: tuple[int, int], stride: int) -> Array:
     return windows.reshape(B, h, w, -1)
 
 
-def scatter(
+def accumulate_windows(
     dwindows: Array, shape: tuple[int, ...], sides: tuple[int, int], stride: int
 ) -> Array:
     """The way back, (B, H, W, C): each number adds up what the windows that saw it hand down."""
@@ -93,6 +93,6 @@ def scatter(
     h, w = dwindows.shape[1:3]
     by_place = dwindows.reshape(B, h, w, -1, C)
     dpadded = pad_same(array_module(dwindows).zeros(shape, dtype=dwindows.dtype), sides, stride)
-    for n, dseen in enumerate(places(dpadded, sides, stride)):
+    for n, dseen in enumerate(window_views(dpadded, sides, stride)):
         dseen += by_place[:, :, :, n]
     return crop_same(dpadded, H, W, sides, stride)

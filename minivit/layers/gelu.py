@@ -18,7 +18,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from ..arrays import Array, Pullback, array_module, by_blocks
+from ..arrays import Array, Pullback, array_module, map_blocks
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 TANH = (SQRT_2_OVER_PI, SQRT_2_OVER_PI * 0.044715)
@@ -67,7 +67,7 @@ def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
         slope *= 0.5
         xp.multiply(slope, dy, out=dx)
 
-    return by_blocks(value, x), lambda dy: by_blocks(gradient, x, dy)
+    return map_blocks(value, x), lambda dy: map_blocks(gradient, x, dy)
 
 
 def gelu_erf(x: Array) -> tuple[Array, Pullback]:
@@ -80,11 +80,11 @@ def gelu_erf(x: Array) -> tuple[Array, Pullback]:
         else:
             xp.multiply(x, 0.5 * (1 + erf(x / math.sqrt(2))), out=y)
 
-    y = by_blocks(value, x)
+    y = map_blocks(value, x)
 
     def gradient(dx: Array, x: Array, y: Array, dy: Array) -> None:
         # dΦ/dx is the normal density, so y' = Φ + x exp(-x²/2) / √(2π).
-        cdf = normal(x, y, dx)
+        cdf = normal_cdf(x, y, dx)
         slope = x * x
         slope *= -0.5
         xp.exp(slope, out=slope)
@@ -93,10 +93,10 @@ def gelu_erf(x: Array) -> tuple[Array, Pullback]:
         slope += cdf
         xp.multiply(slope, dy, out=dx)
 
-    return y, lambda dy: by_blocks(gradient, x, y, dy)
+    return y, lambda dy: map_blocks(gradient, x, y, dy)
 
 
-def normal(x: Array, y: Array, out: Array) -> Array:
+def normal_cdf(x: Array, y: Array, out: Array) -> Array:
     """Φ(x), read off the value: y / x, and a half where both are 0."""
     xp = array_module(x)
     with np.errstate(invalid="ignore"):

@@ -1,6 +1,6 @@
 """The norm of the hybrid's ResNet: as layer norm is, and batch norm is not, an image's own."""
 
-from ..arrays import Array, Pullback, array_module, matmul, row_sum
+from ..arrays import Array, Pullback, array_module, matmul, sum_last
 
 
 def group_norm(
@@ -49,5 +49,5 @@ def channel_sums(flat: Array) -> Array:
 def mean_of_group(sums: Array, groups: int, places: int) -> Array:
     """From sums of channels over so many places, (B, 1, C), for each the mean of its group."""
     B, _, C = sums.shape
-    means = row_sum(sums.reshape(B, groups, C // groups)) / (places * (C // groups))
+    means = sum_last(sums.reshape(B, groups, C // groups)) / (places * (C // groups))
     return array_module(sums).broadcast_to(means, (B, groups, C // groups)).reshape(B, 1, C)

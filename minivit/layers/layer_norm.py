@@ -2,7 +2,7 @@
 
 from functools import singledispatch
 
-from ..arrays import Array, Pullback, array_module, row_dot, row_mean, rows_dot, sum_rows
+from ..arrays import Array, Pullback, array_module, dot_rows, dot_vector, mean_last, sum_leading
 
 
 @singledispatch
@@ -15,8 +15,8 @@ def layer_norm(
     """
     xp = array_module(x)
     D = x.shape[-1]
-    centred = x - row_mean(x)                                 # (..., D)
-    rstd = (row_dot(centred, centred) / D + eps) ** -0.5      # (..., 1)
+    centred = x - mean_last(x)                                 # (..., D)
+    rstd = (dot_rows(centred, centred) / D + eps) ** -0.5      # (..., 1)
     x_hat = xp.multiply(centred, rstd, out=centred)           # centred has done its work
     y = x_hat * scale
     y += bias
@@ -26,8 +26,8 @@ def layer_norm(
         # forgets. So those two parts are taken out of g = dy * scale, and the rest is scaled by
         # 1/σ. Their lengths, mean(g) and mean(g * x_hat), are products with the vector `scale`.
         product = dy * x_hat                                  # (..., D)
-        dparams = {"scale": sum_rows(product), "bias": sum_rows(dy)}
-        along_1, along_x_hat = rows_dot(dy, scale) / D, rows_dot(product, scale) / D
+        dparams = {"scale": sum_leading(product), "bias": sum_leading(dy)}
+        along_1, along_x_hat = dot_vector(dy, scale) / D, dot_vector(product, scale) / D
         dx = dy * scale                                       # g, (..., D)
         dx -= along_1
         dx -= xp.multiply(x_hat, along_x_hat, out=product)

@@ -2,7 +2,7 @@
 
 from functools import singledispatch
 
-from ..arrays import Array, Pullback, sum_rows
+from ..arrays import Array, Pullback, sum_leading
 
 
 @singledispatch
@@ -21,7 +21,7 @@ def linear(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, P
         drows = dy.reshape(-1, E)
         dparams = {"kernel": rows.T @ drows}                  # each token adds x^T dy
         if bias is not None:
-            dparams["bias"] = sum_rows(drows)
+            dparams["bias"] = sum_leading(drows)
         return (drows @ kernel.T).reshape(x.shape), dparams
 
     return y.reshape(*x.shape[:-1], E), pullback

@@ -9,20 +9,20 @@ from ..arrays import Array, Pullback, array_module
 
 @singledispatch
 def cross_entropy(
-    logits: Array, labels: Array, smoothing: float = 0.0
+    logits: Array, labels: Array, label_smoothing: float = 0.0
 ) -> tuple[Array, Pullback]:
     """The mean over the batch of -Σ_c target_c log softmax(logits)_c.
 
     logits (B, K); labels (B,) integers from 0 to K - 1, or soft targets (B, K)  ->  a scalar, in
-    nats. `smoothing` s moves the targets to (1 - s) target + s / K. Only logits get a gradient.
+    nats. `label_smoothing` s moves the targets to (1 - s) target + s / K. Only logits get a gradient.
     Raises ValueError for labels of another shape, or out of range, and for s outside [0, 1];
     TypeError for labels that are neither.
     """
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"label smoothing is a share from 0 to 1, not {smoothing}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label smoothing is a share from 0 to 1, not {label_smoothing}")
     xp = array_module(logits)
     B = len(logits)
-    targets = soft_targets(logits, labels, smoothing)         # (B, K)
+    targets = make_targets(logits, labels, label_smoothing)         # (B, K)
     mass = targets.sum(-1, keepdims=True)                     # (B, 1), ones unless the caller's own
     shifted = logits - logits.real.max(-1, keepdims=True)
     exps = xp.exp(shifted)
@@ -35,7 +35,7 @@ def cross_entropy(
     return losses.sum() / B, pullback
 
 
-def soft_targets(logits: Array, labels: Array, smoothing: float) -> Array:
+def make_targets(logits: Array, labels: Array, label_smoothing: float) -> Array:
     """Labels as probabilities (B, K), of the dtype of the logits, smoothed."""
     xp = array_module(logits)
     B, K = logits.shape
@@ -47,7 +47,7 @@ def soft_targets(logits: Array, labels: Array, smoothing: float) -> Array:
     else:
         check_labels(labels, K)
         targets = (xp.asarray(labels)[:, None] == xp.arange(K)).astype(kind)
-    return targets * (1 - smoothing) + smoothing / K if smoothing else targets
+    return targets * (1 - label_smoothing) + label_smoothing / K if label_smoothing else targets
 
 
 def check_labels(labels: Array, K: int) -> None:

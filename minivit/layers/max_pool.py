@@ -3,7 +3,7 @@
 import math
 
 from ..arrays import Array, Pullback, array_module
-from .padding import crop_same, pad_same, places
+from .padding import crop_same, pad_same, window_views
 
 
 def max_pool(x: Array, side: int = 3, stride: int = 2) -> tuple[Array, Pullback]:
@@ -16,12 +16,12 @@ def max_pool(x: Array, side: int = 3, stride: int = 2) -> tuple[Array, Pullback]
     B, H, W, C = x.shape
     sides = side, side
     padded = pad_same(x, sides, stride, -math.inf)
-    y, place = first_largest(list(places(padded, sides, stride)))
+    y, place = first_largest(list(window_views(padded, sides, stride)))
 
     def pullback(dy: Array) -> Array:
         xp = array_module(dy)
         dpadded = pad_same(xp.zeros((B, H, W, C), dtype=dy.dtype), sides, stride)
-        for n, dseen in enumerate(places(dpadded, sides, stride)):
+        for n, dseen in enumerate(window_views(dpadded, sides, stride)):
             dseen += dy * (place == n)
         return crop_same(dpadded, H, W, sides, stride)
 

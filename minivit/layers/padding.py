@@ -37,7 +37,7 @@ def crop_same(padded: Array, H: int, W: int, sides: tuple[int, int], stride: int
     return padded[:, top : top + H, left : left + W]
 
 
-def places(padded: Array, sides: tuple[int, int], stride: int) -> Iterator[Array]:
+def window_views(padded: Array, sides: tuple[int, int], stride: int) -> Iterator[Array]:
     """For each place in a window, row by row, what all windows see there: a view (B, h, w, C)."""
     Hp, Wp = padded.shape[1:3]
     kh, kw = sides

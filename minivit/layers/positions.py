@@ -93,7 +93,7 @@ def relative_positions(q: Array, table: Array, class_token: bool) -> tuple[Array
     xp = array_module(q)
     k, T, Dh = q.shape[1:]
     R = len(table)
-    offset = offsets(xp, T, class_token)                      # (T, T)
+    offset = relative_offsets(xp, T, class_token)                      # (T, T)
     keys = table.reshape(R, k, Dh).swapaxes(0, 1)             # (k, R, Dh)
     query = xp.arange(T)[:, None]
     every = q @ keys.swapaxes(1, 2)                           # (B, k, T, R)
@@ -109,7 +109,7 @@ def relative_positions(q: Array, table: Array, class_token: bool) -> tuple[Array
     return every[:, :, query, offset], pullback
 
 
-def offsets(xp: Any, T: int, class_token: bool) -> Array:
+def relative_offsets(xp: Any, T: int, class_token: bool) -> Array:
     """The row of the relative table for each query and key, (T, T) integers."""
     N = T - 1 if class_token else T
     between = xp.arange(N)[:, None] - xp.arange(N) + N - 1    # (N, N), from 0 to 2N - 2

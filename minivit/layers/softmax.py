@@ -2,7 +2,7 @@
 
 from functools import singledispatch
 
-from ..arrays import Array, Pullback, array_module, row_sum
+from ..arrays import Array, Pullback, array_module, sum_last
 
 
 @singledispatch
@@ -15,12 +15,12 @@ def softmax(x: Array, out: Array | None = None) -> tuple[Array, Pullback]:
     shift = x.real.max(-1, keepdims=True)                     # it avoids overflow, no more
     exps = xp.subtract(x, shift, out=out)
     xp.exp(exps, out=exps)
-    p = xp.divide(exps, row_sum(exps), out=exps)
+    p = xp.divide(exps, sum_last(exps), out=exps)
 
     def pullback(dp: Array) -> Array:
         # What all of a row's weights would gain together, none can: they still sum to one.
         dx = p * dp
-        dx -= p * row_sum(dx)
+        dx -= p * sum_last(dx)
         return dx
 
     return p, pullback

@@ -1,9 +1,9 @@
 """The model as pure functions of images and parameters."""
 
 from .config import HYBRIDS, PREPROCESSINGS, SIZES, ViTConfig
-from .hybrid import bottleneck, resnet_stem
-from .initialise import initialise, parameter_count, parameters
-from .vit import classify, embed, encoder_block, infer, represent, vit
+from .initialise import initialise, parameter_count, parameter_specs
+from .resnet import bottleneck, resnet_stem
+from .vit import classify, embed, encoder_block, forward_features, infer, vit
 
 __all__ = [
     "HYBRIDS",
@@ -17,8 +17,8 @@ __all__ = [
     "infer",
     "initialise",
     "parameter_count",
-    "parameters",
-    "represent",
+    "parameter_specs",
+    "forward_features",
     "resnet_stem",
     "vit",
 ]

@@ -10,14 +10,14 @@ from ..arrays import Array
 from ..tree import flatten, map_tree
 from .config import ViTConfig
 
-Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
+Initialiser = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
-class Parameter(NamedTuple):
+class ParameterSpec(NamedTuple):
     """A parameter to be: its shape, and how its first value is drawn."""
 
     shape: tuple[int, ...]
-    draw: Draw
+    draw: Initialiser
 
 
 def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict[str, Any]:
@@ -28,22 +28,22 @@ def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"parameters are floats, not {dtype}")
     rng = np.random.default_rng(seed)
-    return map_tree(lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameters(config))
+    return map_tree(lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameter_specs(config))
 
 
 def parameter_count(config: ViTConfig) -> int:
     """The number of parameters, counted without making them."""
-    return sum(math.prod(p.shape) for p in flatten(parameters(config)).values())
+    return sum(math.prod(p.shape) for p in flatten(parameter_specs(config)).values())
 
 
-def parameters(config: ViTConfig) -> dict[str, Any]:
+def parameter_specs(config: ViTConfig) -> dict[str, Any]:
     """The tree of parameters that a configuration asks for: at each leaf, shape and draw."""
     C, P, D, K = config.feature_channels, config.patch_size, config.width, config.classes
     tree = {} if config.stem is None else {"stem": _stem(config)}
     patch_bias = zeros if config.patch_bias else None
     tree["patch_embedding"] = _linear(P * P * C, D, lecun_normal, patch_bias)
     if config.pooling == "class":
-        tree["class_token"] = Parameter((D,), zeros)
+        tree["class_token"] = ParameterSpec((D,), zeros)
     if config.positions in ("1d", "2d"):
         tree["positions"] = _positions(config)
     tree["blocks"] = [_block(config) for _ in range(config.depth)]
@@ -83,14 +83,14 @@ def _unit(C: int, f: int, first: bool = False) -> dict[str, Any]:
     return unit
 
 
-def _positions(config: ViTConfig) -> dict[str, Parameter]:
+def _positions(config: ViTConfig) -> dict[str, ParameterSpec]:
     D, draw = config.width, normal(config.position_std)
     gh, gw = config.grid
     if config.positions == "1d":
-        return {"table": Parameter((config.tokens, D), draw)}
-    tables = {"rows": Parameter((gh, D // 2), draw), "columns": Parameter((gw, D // 2), draw)}
+        return {"table": ParameterSpec((config.tokens, D), draw)}
+    tables = {"rows": ParameterSpec((gh, D // 2), draw), "columns": ParameterSpec((gw, D // 2), draw)}
     if config.pooling == "class":
-        tables["class_token"] = Parameter((D,), draw)
+        tables["class_token"] = ParameterSpec((D,), draw)
     return tables
 
 
@@ -103,7 +103,7 @@ def _block(config: ViTConfig) -> dict[str, Any]:
     if config.positions == "relative":
         N = math.prod(config.grid)
         R = 2 * N - 1 + 3 * (config.pooling == "class")
-        attention["relative"] = {"table": Parameter((R, D), normal(config.position_std))}
+        attention["relative"] = {"table": ParameterSpec((R, D), normal(config.position_std))}
     mlp = {
         "hidden": _linear(D, M, xavier_uniform, normal(1e-6)),
         "out": _linear(M, D, xavier_uniform, normal(1e-6)),
@@ -121,7 +121,7 @@ def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.ones(shape, dtype=np.float32)
 
 
-def normal(std: float) -> Draw:
+def normal(std: float) -> Initialiser:
     """Normal of this deviation: for positions and, almost zero, for the biases of the MLP."""
     return lambda rng, shape: rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
@@ -149,17 +149,17 @@ def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> A
 
 
 def _linear(
-    D: int, E: int, kernel: Draw, bias: Draw | None = zeros
-) -> dict[str, Parameter]:
-    layer = {"kernel": Parameter((D, E), kernel)}
+    D: int, E: int, kernel: Initialiser, bias: Initialiser | None = zeros
+) -> dict[str, ParameterSpec]:
+    layer = {"kernel": ParameterSpec((D, E), kernel)}
     if bias is not None:
-        layer["bias"] = Parameter((E,), bias)
+        layer["bias"] = ParameterSpec((E,), bias)
     return layer
 
 
-def _convolution(side: int, C: int, E: int) -> dict[str, Parameter]:
-    return {"kernel": Parameter((side, side, C, E), lecun_normal)}
+def _convolution(side: int, C: int, E: int) -> dict[str, ParameterSpec]:
+    return {"kernel": ParameterSpec((side, side, C, E), lecun_normal)}
 
 
-def _norm(D: int, scale: Draw = ones) -> dict[str, Parameter]:
-    return {"scale": Parameter((D,), scale), "bias": Parameter((D,), zeros)}
+def _norm(D: int, scale: Initialiser = ones) -> dict[str, ParameterSpec]:
+    return {"scale": ParameterSpec((D,), scale), "bias": ParameterSpec((D,), zeros)}

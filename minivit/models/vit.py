@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, Pullback, Watch, prefixed
+from ..arrays import Array, Pullback, Watch, add_prefix
 from ..layers import (
     add_positions,
     add_positions_2d,
@@ -29,7 +29,7 @@ from ..layers import (
     self_attention,
 )
 from .config import ViTConfig
-from .hybrid import infer_stem, resnet_stem
+from .resnet import infer_stem, resnet_stem
 
 Params = dict[str, Any]
 
@@ -43,18 +43,18 @@ def vit(
 ) -> tuple[Array, Pullback]:
     """From pixels to logits, keeping what the way back needs.
 
-    images (B, H, W, C)  ->  logits (B, K), or for a model without classes what `represent`
+    images (B, H, W, C)  ->  logits (B, K), or for a model without classes what `forward_features`
     gives; the pullback gives (dimages, dparams). Dropout is on if a generator is given.
     `watch` is shown "embedding", "blocks/0/attention/probabilities", in the pullback
     "blocks/0/attention/dprobabilities", "blocks/0/output", and so on; of a hybrid also
     "stem/root", "stem/stages/0/0/output", and so on.
     """
-    z, embed_back = embed(images, params, config, generator, prefixed(watch, "stem"))
+    z, embed_back = embed(images, params, config, generator, add_prefix(watch, "stem"))
     if watch:
         watch("embedding", z)
     blocks_back = []
     for i, block in enumerate(params["blocks"]):
-        own, shown = config.of_block(i), prefixed(watch, f"blocks/{i}")
+        own, shown = config.of_block(i), add_prefix(watch, f"blocks/{i}")
         z, block_back = encoder_block(z, block, own, generator, shown)
         blocks_back.append(block_back)
     logits, classify_back = classify(z, params, config)
@@ -77,14 +77,14 @@ def infer(
     """From pixels to logits, keeping nothing: each block's pullback is dropped at once."""
     x = images
     if config.stem is not None:
-        x = infer_stem(x, params["stem"], prefixed(watch, "stem"))
+        x = infer_stem(x, params["stem"], add_prefix(watch, "stem"))
     z, _ = embed_map(x, params, config)
     for i, block in enumerate(params["blocks"]):
-        z, _ = encoder_block(z, block, config, watch=prefixed(watch, f"blocks/{i}"))
+        z, _ = encoder_block(z, block, config, watch=add_prefix(watch, f"blocks/{i}"))
     return classify(z, params, config)[0]
 
 
-def represent(images: Array, params: Params, config: ViTConfig) -> Array:
+def forward_features(images: Array, params: Params, config: ViTConfig) -> Array:
     """What the classifier is given, keeping nothing: y or, from the hidden layer, tanh(...).
 
     images (B, H, W, C)  ->  (B, D), or (B, R) if there is a hidden layer of R
@@ -180,7 +180,7 @@ def encoder_block(
         class_token=config.pooling == "class",
         rate=config.dropout,
         generator=generator,
-        watch=prefixed(watch, "attention"),
+        watch=add_prefix(watch, "attention"),
     )
     mixed, path1_back = drop_path(mixed, config.drop_path, generator)
     mid = z + mixed                                           # (2)

@@ -18,15 +18,15 @@ def cost(commands: Any) -> None:
         "cost",
         "Tell what each layer of a model costs: parameters, products and memory.",
         [
-            "cost", "cost ViT-Ti/4 --image-size 32 --classes 10 --batch 64 --measure",
-            "cost R50+ViT-B/16 --batch 1 --csv cost.csv",
+            "cost", "cost ViT-Ti/4 --image-size 32 --classes 10 --batch-size 64 --measure",
+            "cost R50+ViT-B/16 --batch-size 1 --csv cost.csv",
             "cost ViT-B/16 --depth 6 --width 192 --heads 3 --mlp-width 768",
         ],
     )  # fmt: skip
     add = sub.add_argument
     text = "ViT-{Ti,S,B,L,H}/PATCH or a hybrid such as R50+ViT-B/16 (ViT-B/16)"
     add("model", nargs="?", default="ViT-B/16", metavar="NAME", help=text)
-    add("--batch", type=positive, default=64, metavar="N", help="images at a time (64)")
+    add("--batch-size", type=positive, default=64, metavar="N", help="images at a time (64)")
     add("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of all arrays ({DTYPES[0]})")
     text = "run the layers as well, and a step, and see how long they take and what they keep"
     add("--measure", action="store_true", help=text)

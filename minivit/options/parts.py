@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..data.resampling import RESAMPLING_METHODS
 from ..devices import DEVICES, PRECISIONS
 from ..models.config import GELUS, POSITIONS, PREPROCESSINGS
-from ..recipes import PRESETS
-from ..resampling import METHODS
+from ..training.presets import PRESETS
 
 READING = ("image_size", "resize", "heads", "positions", "gelu", "norm_eps", "preprocessing")
 WEIGHTS = Path("runs/digits/model.npz")
@@ -32,7 +32,8 @@ def command(
 
 def option(name: str) -> str:
     """The option that sets a field."""
-    return "--preprocess" if name == "preprocessing" else "--" + name.replace("_", "-")
+    renamed = {"preprocessing": "--preprocess", "learning_rate": "--lr"}
+    return renamed.get(name, "--" + name.replace("_", "-"))
 
 
 def weights(
@@ -86,7 +87,7 @@ def reading(sub: argparse.ArgumentParser) -> None:
 
 def resize(add: Callable[..., Any]) -> None:
     """How positions become those of another size."""
-    choices = [method for method in METHODS if method != "area"]
+    choices = [method for method in RESAMPLING_METHODS if method != "area"]
     add("--resize", choices=choices, help="the method for positions (aligned, as the authors do)")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from .. import training
 from ..models import ViTConfig
 from ..models.config import GELUS, POOLINGS, POSITIONS
-from ..recipes import DIGITS
+from ..training.presets import DIGITS
 from .parts import (
     DATA,
     READING,
@@ -96,23 +96,23 @@ def _recipe(sub: argparse.ArgumentParser) -> None:
     text = f"{NOT_OF_THE_DIGITS},\nwith --from too"
     group = sub.add_argument_group("the recipe", text)
     _field(group, recipe, "epochs", positive, "times through all images")
-    _field(group, recipe, "batch", positive, "images a step")
+    _field(group, recipe, "batch_size", positive, "images a step")
     _choice(group, recipe, "optimiser", training.OPTIMISERS)
-    _field(group, recipe, "rate", float, "the learning rate's peak")
+    _field(group, recipe, "learning_rate", float, "the learning rate's peak")
     _field(group, recipe, "warmup", float, "epochs until it is reached")
-    _choice(group, recipe, "decay", training.DECAYS)
+    _choice(group, recipe, "schedule", training.SCHEDULES)
     _field(group, recipe, "weight_decay", float, "decoupled, kernels only")
-    _field(group, recipe, "clip", float, "largest norm of the gradient, 0 for any")
-    _field(group, recipe, "smoothing", float, "of the labels")
+    _field(group, recipe, "grad_clip", float, "largest norm of the gradient, 0 for any")
+    _field(group, recipe, "label_smoothing", float, "of the labels")
     _field(group, recipe, "shift", int, "pixels to move images about by")
     _switch(group, recipe, "flip", "exchange left and right in half of the images")
     _field(group, recipe, "randaugment", int, "operations drawn at random for each image")
-    _field(group, recipe, "magnitude", float, "of these operations, 0 to 10")
-    _field(group, recipe, "erase", float, "the chance of an image to lose a box")
+    _field(group, recipe, "randaugment_magnitude", float, "of these operations, 0 to 10")
+    _field(group, recipe, "random_erasing", float, "the chance of an image to lose a box")
     _field(group, recipe, "mixup", float, "the Beta distribution's parameter, 0 for none")
     _field(group, recipe, "cutmix", float, "the Beta distribution's parameter, 0 for none")
-    _field(group, recipe, "average", float, "decay of an average of the weights, 0 for none")
-    _field(group, recipe, "accumulate", positive, "pieces a batch is done in, to save memory")
+    _field(group, recipe, "ema", float, "decay of an average of the weights, 0 for none")
+    _field(group, recipe, "grad_accumulation", positive, "pieces a batch is done in, to save memory")
     _field(group, recipe, "seed", int, "of all random numbers")
     _field(group, recipe, "shards", positive, "of a piece; None, as the cache suggests")
     _switch(group, recipe, "freeze", "train the head alone")
@@ -120,7 +120,7 @@ def _recipe(sub: argparse.ArgumentParser) -> None:
 
 def _field(group: Any, defaults: Any, name: str, kind: Callable[[str], Any], text: str) -> None:
     text = f"{text} ({getattr(defaults, name)})"
-    group.add_argument(option(name), type=kind, metavar="X", help=text)
+    group.add_argument(option(name), dest=name, type=kind, metavar="X", help=text)
 
 
 def _choice(group: Any, defaults: Any, name: str, choices: Any) -> None:

@@ -1,40 +1,40 @@
 """Training: the step, the optimisers and schedules, the loop, the score; fine-tuning, few-shot."""
 
-from .average import Average
-from .baseline import logistic_regression
-from .descent import descend
-from .evaluate import Score, evaluate, in_batches
-from .fewshot import few_shot
-from .finetune import FINE_TUNING, for_fine_tuning
+from ..optim import SGD, AdamW, clip_by_global_norm
+from .baseline import fit_logistic_regression
+from .descent import train_sgd
+from .ema import EMA
+from .evaluate import Score, evaluate, map_batches
+from .fewshot import evaluate_few_shot
+from .finetune import FINE_TUNING, replace_head
 from .interrupted import begun_on, begun_with, epochs_done, is_unfinished
-from .loop import Unfinished, read_log, resume, train
-from .optimisers import SGD, AdamW, clip_by_global_norm
+from .loop import ResumeError, read_log, resume, train
 from .recipe import OPTIMISERS, Recipe
-from .schedules import DECAYS, learning_rate
+from .schedules import SCHEDULES, schedule_learning_rate
 from .step import loss_and_gradients, packed_gradients
 
 __all__ = [
-    "DECAYS",
+    "SCHEDULES",
     "FINE_TUNING",
     "OPTIMISERS",
     "SGD",
     "AdamW",
-    "Average",
+    "EMA",
     "Recipe",
     "Score",
-    "Unfinished",
+    "ResumeError",
     "begun_on",
     "begun_with",
     "clip_by_global_norm",
-    "descend",
+    "train_sgd",
     "epochs_done",
     "evaluate",
-    "few_shot",
-    "for_fine_tuning",
-    "in_batches",
+    "evaluate_few_shot",
+    "replace_head",
+    "map_batches",
     "is_unfinished",
-    "learning_rate",
-    "logistic_regression",
+    "schedule_learning_rate",
+    "fit_logistic_regression",
     "loss_and_gradients",
     "packed_gradients",
     "read_log",

@@ -8,15 +8,15 @@ from ..arrays import Array
 from ..data import Dataset
 from ..data.dataset import take
 from ..layers import cross_entropy, linear
-from ..shards import one_blas_thread
-from .optimisers import AdamW
+from ..optim import AdamW
+from ..parallel import single_threaded_blas
 
 NUMBERS = 1 << 26  # pixels times channels of the images of each part that are in memory: 268 MB
 BATCH = 5_000  # images a step: a large data set would take minutes at once, and learn no more
 FEWEST = 1_000  # images that still tell something of a data set which is larger
 
 
-def logistic_regression(data: Dataset, steps: int = 300, rate: float = 0.03) -> float | None:
+def fit_logistic_regression(data: Dataset, steps: int = 300, rate: float = 0.03) -> float | None:
     """The held-out accuracy (0 to 1) of logistic regression, trained by AdamW.
 
     A step is on all images; where there are more than 5,000, on so many at a time, and the rate
@@ -30,8 +30,8 @@ def logistic_regression(data: Dataset, steps: int = 300, rate: float = 0.03) -> 
     test, test_labels = rows(data.held_out_images, data.held_out_labels)
     K, parts = len(data.classes), math.ceil(len(x) / BATCH)
     head = {"kernel": np.zeros((x.shape[1], K), x.dtype), "bias": np.zeros(K, x.dtype)}
-    optimiser = AdamW(head, decay=0.01)
-    with one_blas_thread():  # these products are too small for two
+    optimiser = AdamW(head, weight_decay=0.01)
+    with single_threaded_blas():  # these products are too small for two
         for step in range(steps):
             part = slice(step % parts, None, parts)           # a data set may be in order of class
             logits, head_back = linear(x[part], **head)

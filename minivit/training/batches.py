@@ -13,40 +13,40 @@ from ..data.augment import augment, mix
 from ..data.dataset import take
 from ..data.preprocessing import HALF
 from ..layers.losses import check_labels
-from ..shards import cut, one_blas_thread
+from ..parallel import batch_slices, single_threaded_blas
 from .recipe import Recipe
 
 SHUFFLE = 2**31  # in the place of a shard's number, so that no shard draws the same numbers
 
 if TYPE_CHECKING:
-    from ..cuda.transfer import Sender
+    from ..cuda.transfer import Uploader
 
 Batch = tuple[Array, Array]  # images (B, H, W, C), labels (B,) or, if mixed, (B, K)
 
 
-def batch_count(data: Dataset, recipe: Recipe) -> int:
+def count_batches(data: Dataset, recipe: Recipe) -> int:
     """How many batches an epoch has."""
-    return math.ceil(len(data.images) / recipe.batch)
+    return math.ceil(len(data.images) / recipe.batch_size)
 
 
-def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
+def iterate_batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
     """All training images once, in the order of this epoch and changed as the recipe says.
 
     What is random depends on the seed and the epoch alone: a training that goes on after an
     interruption sees what it would have seen. A batch of which nothing can be read is left out.
     Raises ValueError for changes that do not suit the images.
     """
-    must_suit(data, recipe)
+    check_augmentation(data, recipe)
     n = len(data.images)
     generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
     order = generator.permutation(n)
-    for part in cut(n, batch_count(data, recipe)):
+    for part in batch_slices(n, count_batches(data, recipe)):
         images, labels = take(data.images, data.labels, order[part])
         if len(images):
-            yield changed(images, labels, data, recipe, generator)
+            yield augment_batch(images, labels, data, recipe, generator)
 
 
-def must_suit(data: Dataset, recipe: Recipe) -> None:
+def check_augmentation(data: Dataset, recipe: Recipe) -> None:
     """Raise ValueError for a shift of more than the images, and for changes of colours in [-1, 1]
     where the model wants them in a range of its own.
     """
@@ -54,20 +54,20 @@ def must_suit(data: Dataset, recipe: Recipe) -> None:
     if recipe.shift > side:
         raise ValueError(f"shift {recipe.shift} is more than the {side} pixels of an image's side")
     how = getattr(data.images, "how", None)
-    if how is not None and how.mean != HALF and (recipe.randaugment or recipe.erase):
+    if how is not None and how.mean != HALF and (recipe.randaugment or recipe.random_erasing):
         raise ValueError(
             "RandAugment and random erasing change colours in [-1, 1], and this model's have a "
             "mean and a deviation of their own: train it without them"
         )
 
 
-def black(data: Dataset) -> Array | float:
+def black_pixel(data: Dataset) -> Array | float:
     """The colour black as the model sees it: -1, or by the mean and deviation of each channel."""
     how = getattr(data.images, "how", None)
-    return -1.0 if how is None else how.normalised(np.zeros(data.images.shape[-1]))
+    return -1.0 if how is None else how.normalise(np.zeros(data.images.shape[-1]))
 
 
-def changed(
+def augment_batch(
     images: Array, labels: Array, data: Dataset, recipe: Recipe, generator: np.random.Generator
 ) -> Batch:
     """A batch as the model is to see it: augmented, then mixed, if the recipe says so."""
@@ -75,11 +75,11 @@ def changed(
         images,
         generator,
         shift=recipe.shift,
-        border=black(data),
+        border=black_pixel(data),
         flip=recipe.flip,
         randaugment=recipe.randaugment,
-        magnitude=recipe.magnitude,
-        erase=recipe.erase,
+        randaugment_magnitude=recipe.randaugment_magnitude,
+        random_erasing=recipe.random_erasing,
     )
     if not recipe.mixup and not recipe.cutmix:
         return images, labels
@@ -88,8 +88,8 @@ def changed(
     )
 
 
-def sent(batches: Iterator[Batch], classes: int, send: "Sender") -> Iterator[Batch]:
-    """The same batches on the GPU. Made `ahead`, they travel while the last one is at work.
+def upload_batches(batches: Iterator[Batch], classes: int, send: "Uploader") -> Iterator[Batch]:
+    """The same batches on the GPU. Made `prefetch`, they travel while the last one is at work.
 
     Raises ValueError for labels that are none of the classes: later, nobody reads them.
     """
@@ -101,14 +101,14 @@ def sent(batches: Iterator[Batch], classes: int, send: "Sender") -> Iterator[Bat
         send.begin()
 
 
-def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches: while the caller works on one, a thread makes the next.
 
     What is raised there is raised here. The thread ends with the last batch, or when this is
     closed. All the while BLAS has one thread: if it depended on what the caller is doing, so
     would the last bits of an image that is resized as it is read.
     """
-    with one_blas_thread(), ThreadPoolExecutor(1) as thread:
+    with single_threaded_blas(), ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, batches, None)
         while (batch := coming.result()) is not None:
             coming = thread.submit(next, batches, None)

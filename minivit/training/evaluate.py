@@ -1,18 +1,16 @@
 """How good is a model on images it was not trained on?"""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..api import ViT
 from ..arrays import Array
 from ..data.dataset import take
 from ..layers import cross_entropy
-from ..shards import cut
-from .step import must_classify
-
-if TYPE_CHECKING:
-    from ..model import ViT
+from ..parallel import batch_slices
+from .step import check_has_head
 
 BATCH = 256  # images at a time: where they are fitted to the model, no more are in memory
 
@@ -24,18 +22,18 @@ class Score(NamedTuple):
     accuracy: float  # 0 to 1
 
 
-def evaluate(model: "ViT", images: Array, labels: Array) -> Score:
+def evaluate(model: ViT, images: Array, labels: Array) -> Score:
     """Loss and accuracy on images (n, H, W, C) with labels (n,), as many of them as can be read.
 
     Raises ValueError for a model without a classifier, and if no image can be read.
     """
-    must_classify(model)
-    logits, labels = answers(model, images, labels)
+    check_has_head(model)
+    logits, labels = predict_batches(model, images, labels)
     loss, _ = cross_entropy(logits, labels)
     return Score(float(loss), float(np.mean(logits.argmax(-1) == labels)))
 
 
-def answers(
+def predict_batches(
     function: Callable[[Array], Array], images: Array, labels: Array
 ) -> tuple[Array, Array]:
     """function(images) of many images, a batch at a time, and their labels.
@@ -45,7 +43,7 @@ def answers(
     """
     n = len(images)
     outputs, known = [], []
-    for part in cut(n, max(1, -(-n // BATCH))):
+    for part in batch_slices(n, max(1, -(-n // BATCH))):
         batch, its_labels = take(images, labels, part)
         if len(batch):
             outputs.append(function(batch))
@@ -56,7 +54,7 @@ def answers(
     return np.concatenate(outputs), np.concatenate(known)
 
 
-def in_batches(function: Callable[[Array], Array], images: Array) -> Array:
+def map_batches(function: Callable[[Array], Array], images: Array) -> Array:
     """function(images) of many images, a batch at a time, where all of them can be read."""
-    outputs, _ = answers(function, images, np.arange(len(images)))
+    outputs, _ = predict_batches(function, images, np.arange(len(images)))
     return outputs

@@ -16,7 +16,7 @@ L2 = 2.0**10
 CONSTANT = 100.0  # the feature that makes the bias: its weight stays small, so it costs little
 
 
-def few_shot(
+def evaluate_few_shot(
     features: Array,
     labels: Array,
     test_features: Array,
@@ -38,14 +38,14 @@ def few_shot(
     K = int(labels.max()) + 1
 
     def accuracy(n: int, seed: int) -> float:
-        chosen = choose(labels, n, seed)
-        scores = least_squares(features[chosen], labels[chosen], K)
+        chosen = sample_shots(labels, n, seed)
+        scores = fit_least_squares(features[chosen], labels[chosen], K)
         return float(np.mean(scores(test_features).argmax(-1) == test_labels))
 
     return np.array([[accuracy(n, seed) for seed in seeds] for n in shots])
 
 
-def choose(labels: Array, shots: int, seed: int) -> Array:
+def sample_shots(labels: Array, shots: int, seed: int) -> Array:
     """The places of `shots` images of each class, drawn at random; a class's lie together.
 
     Raises ValueError if a class has fewer.
@@ -58,7 +58,7 @@ def choose(labels: Array, shots: int, seed: int) -> Array:
     return np.concatenate([order[:shots] for order in orders])
 
 
-def least_squares(
+def fit_least_squares(
     features: Array, labels: Array, K: int, l2: float = L2
 ) -> Callable[[Array], Array]:
     """The linear model with the least squared error on targets of -1 and 1, plus l2 |weights|².
@@ -76,12 +76,12 @@ def least_squares(
 
     X = whitened(features)                                    # (n, D + 1)
     Y = 2.0 * (labels[:, None] == np.arange(K)) - 1           # (n, K)
-    solve = by_features if X.shape[0] >= X.shape[1] else by_points
+    solve = solve_primal if X.shape[0] >= X.shape[1] else solve_dual
     W = solve(X, Y, l2)                                       # (D + 1, K)
     return lambda some: whitened(some) @ W
 
 
-def by_features(X: Array, Y: Array, l2: float) -> Array:
+def solve_primal(X: Array, Y: Array, l2: float) -> Array:
     """(XᵀX + l2 I)⁻¹ XᵀY by the eigenvectors of XᵀX: the smaller one if there are many points.
 
     X (n, D), Y (n, K)  ->  (D, K)
@@ -90,7 +90,7 @@ def by_features(X: Array, Y: Array, l2: float) -> Array:
     return Q @ ((Q.T @ (X.T @ Y)) / (values + l2)[:, None])
 
 
-def by_points(X: Array, Y: Array, l2: float) -> Array:
+def solve_dual(X: Array, Y: Array, l2: float) -> Array:
     """The same as Xᵀ (XXᵀ + l2 I)⁻¹ Y, by the eigenvectors of XXᵀ: for fewer points than features.
 
     X (n, D), Y (n, K)  ->  (D, K)

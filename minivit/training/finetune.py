@@ -1,31 +1,28 @@
 """Fine-tuning (Section 3.1): the body of a trained model goes on under a head for other classes."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from ..api import ViT
 from ..arrays import array_module
 from ..tree import map_tree
 from .loop import Recipe
 
-if TYPE_CHECKING:
-    from ..model import ViT
-
 # SGD with momentum, clipped and not decayed, as in Table 4; for data sets as small as those here.
 FINE_TUNING = Recipe(
     epochs=20,
-    batch=128,
+    batch_size=128,
     optimiser="sgd",
-    rate=0.03,
+    learning_rate=0.03,
     warmup=1,
     weight_decay=0.0,
-    smoothing=0.0,
+    label_smoothing=0.0,
     shift=0,
 )
 
 
-def for_fine_tuning(
-    model: "ViT", classes: int, dropout: float = 0.0, drop_path: float = 0.0
-) -> "ViT":
+def replace_head(
+    model: ViT, classes: int, dropout: float = 0.0, drop_path: float = 0.0
+) -> ViT:
     """A new model with the same body and, instead of the old head, a linear one of zeros.
 
     The hidden layer of pre-training goes. All logits are 0, so the first loss is ln(classes).

@@ -16,23 +16,23 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import weights
-from ..arrays import Array, array_module, to_host
+from ..api import ViT
+from ..arrays import Array, array_module, device_of, to_host
 from ..data import Dataset
 from ..data.dataset import fingerprint
-from ..devices import device_of, sender
-from ..shards import cut
-from ..weights.files import write_whole
-from .average import Average
-from .batches import ahead, batch_count, batches, must_suit, sent
+from ..devices import create_uploader
+from ..optim import SGD, AdamW, clip_by_global_norm
+from ..parallel import batch_slices
+from ..weights.files import write_atomically
+from .batches import check_augmentation, count_batches, iterate_batches, prefetch, upload_batches
+from .ema import EMA
 from .evaluate import Score, evaluate
-from .optimisers import SGD, AdamW, clip_by_global_norm
 from .recipe import OPTIMISERS, Recipe
-from .schedules import learning_rate
-from .step import must_classify, packed_gradients
+from .schedules import schedule_learning_rate
+from .step import check_has_head, packed_gradients
 
 if TYPE_CHECKING:
-    from ..cuda.transfer import Sender
-    from ..model import ViT
+    from ..cuda.transfer import Uploader
 
 COLUMNS = ["epoch", "step", "rate", "loss", "held_out_loss", "held_out_accuracy", "seconds"]
 COUNTS = ("epoch", "step")  # whole numbers
@@ -40,20 +40,20 @@ LONG = 3  # seconds: an epoch that takes longer shows its steps
 READ = 50  # steps of a GPU between two looks at the loss, for each look waits for it
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """What a training works with."""
 
-    model: "ViT"
+    model: ViT
     data: Dataset
     recipe: Recipe
     folder: Path
     optimiser: AdamW | SGD
-    average: Average | None
+    average: EMA | None
     threads: int | None
-    send: "Sender | None"  # of a model on a GPU
+    send: "Uploader | None"  # of a model on a GPU
 
     @property
-    def result(self) -> "ViT":
+    def result(self) -> ViT:
         """The model that is scored and saved: of the averaged weights, if there is an average."""
         if self.average is None:
             return self.model
@@ -67,12 +67,12 @@ class Run(NamedTuple):
         return self.optimiser.state | {"running": self.optimiser.vector}
 
 
-class Unfinished(ValueError):
+class ResumeError(ValueError):
     """The folder holds a training that was interrupted, or none to go on with."""
 
 
 def train(
-    model: "ViT", data: Dataset, recipe: Recipe, folder: str | Path, *, threads: int | None = None
+    model: ViT, data: Dataset, recipe: Recipe, folder: str | Path, *, threads: int | None = None
 ) -> Score:
     """Train a model from its present parameters; leaves `model.npz` and `log.csv` in the folder.
 
@@ -81,12 +81,12 @@ def train(
     a model without a classifier, or a recipe that does not suit the images, FloatingPointError if
     the loss stops being a number, OSError if the folder cannot be written.
     """
-    must_classify(model)
-    must_suit(data, recipe)
+    check_has_head(model)
+    check_augmentation(data, recipe)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.shards is None:
-        piece = math.ceil(min(recipe.batch, len(data.images)) / recipe.accumulate)
+        piece = math.ceil(min(recipe.batch_size, len(data.images)) / recipe.grad_accumulation)
         recipe = dataclasses.replace(recipe, shards=model.shard_count(piece, threads))
     run = _begin(model, data, recipe, folder, threads)
     _save(run, epoch=0)
@@ -94,7 +94,7 @@ def train(
 
 
 def resume(
-    folder: str | Path, model: "ViT", data: Dataset, *, threads: int | None = None
+    folder: str | Path, model: ViT, data: Dataset, *, threads: int | None = None
 ) -> Score:
     """Go on with the training that was interrupted in this folder, to the same bits in the end.
 
@@ -105,7 +105,7 @@ def resume(
     path = folder / "model.npz"
     state = weights.load_training(path)
     if not state:
-        raise Unfinished(f"{path} is fully trained: there is nothing to go on with")
+        raise ResumeError(f"{path} is fully trained: there is nothing to go on with")
     try:
         progress = json.loads(str(state["progress"]))
         recipe, epoch = Recipe(**progress["recipe"]), progress["epoch"]
@@ -138,31 +138,31 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
         raise ValueError(f"{path} is no log of a training") from None
 
 
-def begin_log(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
     """A `log.csv` with these rows, whole at any moment: a power cut must not take them away."""
     text = io.StringIO(newline="")
     log = csv.DictWriter(text, COLUMNS)
     log.writeheader()
     log.writerows(rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _begin(
-    model: "ViT", data: Dataset, recipe: Recipe, folder: Path, threads: int | None
-) -> Run:
+    model: ViT, data: Dataset, recipe: Recipe, folder: Path, threads: int | None
+) -> TrainingRun:
     """The optimiser and the average of what is to be trained: the whole model, or its head."""
     trained = {"head": model.params["head"]} if recipe.freeze else model.params
     optimiser = OPTIMISERS[recipe.optimiser](trained, recipe.weight_decay)
-    average = Average(trained, recipe.average) if recipe.average else None
-    send = sender() if model.device == "gpu" else None
-    return Run(model, data, recipe, folder, optimiser, average, threads, send)
+    average = EMA(trained, recipe.ema) if recipe.ema else None
+    send = create_uploader() if model.device == "gpu" else None
+    return TrainingRun(model, data, recipe, folder, optimiser, average, threads, send)
 
 
-def _epochs(run: Run, done: int, rows: list[dict[str, Any]]) -> Score:
+def _epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     score, epochs = None, run.recipe.epochs
     path = run.folder / "log.csv"
-    begin_log(path, rows)
+    write_log(path, rows)
     with (
         open(path, "a", newline="") as file,
         tqdm(total=epochs, initial=done, unit="epoch", disable=None) as bar,
@@ -188,26 +188,26 @@ def _epochs(run: Run, done: int, rows: list[dict[str, Any]]) -> Score:
     return score
 
 
-def _one_epoch(run: Run, epoch: int) -> tuple[float, float]:
+def _one_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
     """All training images once, in a new order; returns their mean loss and the last rate."""
-    recipe, steps = run.recipe, batch_count(run.data, run.recipe)
-    made = batches(run.data, recipe, epoch)
+    recipe, steps = run.recipe, count_batches(run.data, run.recipe)
+    made = iterate_batches(run.data, recipe, epoch)
     if run.model.device == "gpu":
-        made = ahead(sent(made, run.model.config.classes, run.send))
+        made = prefetch(upload_batches(made, run.model.config.classes, run.send))
     elif recipe.shards > 1:                                   # a single one leaves BLAS its threads
-        made = ahead(made)
+        made = prefetch(made)
     total, n, rate, unread = 0.0, 0, 0.0, []
     with (
         closing(made),
         tqdm(total=steps, unit="step", leave=False, delay=LONG, disable=None) as bar,
     ):
         for images, labels in made:
-            rate = learning_rate(
+            rate = schedule_learning_rate(
                 run.optimiser.t,
                 steps=recipe.epochs * steps,
-                peak=recipe.rate,
+                peak=recipe.learning_rate,
                 warmup=round(recipe.warmup * steps),
-                decay=recipe.decay,
+                schedule=recipe.schedule,
             )
             loss, gradient = _loss_and_gradient(run, images, labels)
             unread.append((loss, len(images)))
@@ -234,18 +234,18 @@ def _read(unread: list[tuple[float | Array, int]], epoch: int, recipe: Recipe) -
 
 
 def _loss_and_gradient(
-    run: Run, images: Array, labels: Array
+    run: TrainingRun, images: Array, labels: Array
 ) -> tuple[float | Array, Array]:
     """The mean loss of a batch and its gradient: sums over pieces, one done after the other."""
     recipe, B = run.recipe, len(images)
     loss, gradient = 0.0, None
-    for i, piece in enumerate(cut(B, min(recipe.accumulate, B))):
+    for i, piece in enumerate(batch_slices(B, min(recipe.grad_accumulation, B))):
         its_loss, _, its_gradient = packed_gradients(
             run.model,
             images[piece],
             labels[piece],
-            smoothing=recipe.smoothing,
-            seed=(recipe.seed, recipe.accumulate * run.optimiser.t + i),
+            label_smoothing=recipe.label_smoothing,
+            seed=(recipe.seed, recipe.grad_accumulation * run.optimiser.t + i),
             shards=recipe.shards,
             threads=run.threads,
             freeze=recipe.freeze,
@@ -256,11 +256,11 @@ def _loss_and_gradient(
     return loss, gradient
 
 
-def _move(run: Run, gradient: Array, rate: float) -> None:
+def _move(run: TrainingRun, gradient: Array, rate: float) -> None:
     """One update of the weights, by the gradient as the recipe clips it, and of their average."""
     optimiser, average = run.optimiser, run.average
-    if run.recipe.clip:
-        clip_by_global_norm(gradient, run.recipe.clip)
+    if run.recipe.grad_clip:
+        clip_by_global_norm(gradient, run.recipe.grad_clip)
     optimiser.update(gradient, rate, run.threads)
     if average is not None:
         average.update(optimiser.vector, optimiser.t, run.threads)
@@ -269,11 +269,11 @@ def _move(run: Run, gradient: Array, rate: float) -> None:
 def _must_be_finite(loss: float, which: str, epoch: int, recipe: Recipe) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"the {which} is {loss} in epoch {epoch}: the rate of {recipe.rate} may be too high"
+            f"the {which} is {loss} in epoch {epoch}: the rate of {recipe.learning_rate} may be too high"
         )
 
 
-def _save(run: Run, epoch: int) -> None:
+def _save(run: TrainingRun, epoch: int) -> None:
     recipe, training = run.recipe, {}
     if epoch < recipe.epochs:
         progress = {"epoch": epoch, "t": run.optimiser.t, "recipe": dataclasses.asdict(recipe)}

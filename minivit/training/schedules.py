@@ -2,21 +2,21 @@
 
 import math
 
-DECAYS = ("cosine", "linear", "constant")
+SCHEDULES = ("cosine", "linear", "constant")
 
 
-def learning_rate(
-    step: int, steps: int, peak: float, warmup: int = 0, decay: str = "cosine"
+def schedule_learning_rate(
+    step: int, steps: int, peak: float, warmup: int = 0, schedule: str = "cosine"
 ) -> float:
     """The rate of a step, counted from 0 to steps - 1.
 
     It climbs linearly over `warmup` steps to `peak`, then falls to zero (Appendix B.1).
-    Raises ValueError for an unknown decay.
+    Raises ValueError for an unknown schedule.
     """
-    if decay not in DECAYS:
-        raise ValueError(f"unknown decay {decay!r}: choose {', '.join(DECAYS)}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)
     fall = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "constant": 1}
-    return peak * fall[decay]
+    return peak * fall[schedule]

@@ -1,29 +1,20 @@
 """One step: the loss of a batch and its gradients, cut over the cores."""
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays import Array, Pullback, to_host
-from ..devices import device_of
+from ..api import ViT
+from ..arrays import Array, Pullback, device_of, to_host
 from ..layers import cross_entropy
-from ..models import ViTConfig, represent, vit
+from ..models import ViTConfig, forward_features, vit
 from ..models.vit import head
-from ..shards import cut, map_shards
-from ..tree import Tree, flatten, pack
-
-if TYPE_CHECKING:
-    from ..model import ViT
-
-
-def is_kernel(name: str) -> bool:
-    """Kernels lie first in the packed vector: weight decay is for them only."""
-    return name.endswith("kernel")
+from ..parallel import batch_slices, map_shards
+from ..tree import Tree, flatten, is_kernel, pack
 
 
 def loss_and_gradients(
-    model: "ViT",
+    model: ViT,
     images: Array,
     labels: Array,
     *,
@@ -47,7 +38,7 @@ def loss_and_gradients(
         model,
         images,
         labels,
-        smoothing=smoothing,
+        label_smoothing=smoothing,
         seed=seed,
         shards=shards,
         threads=threads,
@@ -57,7 +48,7 @@ def loss_and_gradients(
 
 
 def packed_gradients(
-    model: "ViT",
+    model: ViT,
     images: Array,
     labels: Array,
     *,
@@ -74,7 +65,7 @@ def packed_gradients(
     the images are a piece of a batch, `whole` is the size of that batch: each image counts
     1/whole, and the pieces' losses and gradients add up to those of the batch.
     """
-    must_classify(model)
+    check_has_head(model)
     images = model.prepare(images)
     B = len(images)
     if not hasattr(labels, "dtype"):
@@ -95,7 +86,7 @@ def packed_gradients(
         _, dparams = model_back(loss_back(share))
         return loss * share, dparams
 
-    parts = list(enumerate(cut(B, min(shards or model.shard_count(B, threads), B))))
+    parts = list(enumerate(batch_slices(B, min(shards or model.shard_count(B, threads), B))))
     threads = 1 if model.device == "gpu" else threads         # it does not need ours
     with contextlib.closing(map_shards(of_shard, parts, threads)) as results:
         loss, tree = next(results)
@@ -116,11 +107,11 @@ def head_alone(
     images (B, H, W, C)  ->  logits (B, K); the pullback gives (dfeatures, {"head": ...}). There is
     no dropout: a body that does not learn is used as in evaluation.
     """
-    features = represent(images, params, config)              # (B, R), nothing is kept
+    features = forward_features(images, params, config)              # (B, R), nothing is kept
     return head(features, {"head": params["head"]})
 
 
-def must_classify(model: "ViT") -> None:
+def check_has_head(model: ViT) -> None:
     """Raise ValueError for a model without a classifier: it has features, but no logits."""
     if model.config.classes is None:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Models as files: minivit's own checkpoints, and those of the authors, timm and Hugging Face."""
 
-from .checkpoint import load_training, save
 from .exchange import LAYOUTS, export
 from .files import CheckpointError
 from .load import load, save_as
+from .own import load_training, save
 from .positions import resize_positions
 
 __all__ = [

@@ -35,7 +35,7 @@ class CheckpointError(ValueError):
         super().__init__(" ".join(message.splitlines()))      # one line, whatever a name holds
 
 
-def read(path: str | Path) -> tuple[dict[str, Array], str | None]:
+def read_arrays(path: str | Path) -> tuple[dict[str, Array], str | None]:
     """The arrays of a file by name, and the text of its configuration if it carries one.
 
     bfloat16, which NumPy does not know, becomes float32. Raises FileNotFoundError, or
@@ -55,10 +55,10 @@ def read(path: str | Path) -> tuple[dict[str, Array], str | None]:
     arrays, config = (_read_safetensors if is_safetensors(path) else _read_npz)(path)
     if not arrays:
         raise CheckpointError(f"{path} holds no arrays")
-    return {name: widened(array) for name, array in arrays.items()}, config
+    return {name: to_native(array) for name, array in arrays.items()}, config
 
 
-def write(path: str | Path, arrays: dict[str, Array], config: str) -> None:
+def write_arrays(path: str | Path, arrays: dict[str, Array], config: str) -> None:
     """Write a .npz or a .safetensors file, whole or not at all.
 
     Raises OSError if the folder cannot be written, ValueError for a name that says it is pickled.
@@ -69,9 +69,9 @@ def write(path: str | Path, arrays: dict[str, Array], config: str) -> None:
     if is_safetensors(path):
         compact = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         metadata = {"format": "pt", "config": config}  # without a format others refuse the file
-        write_whole(path, lambda file: _save_safetensors(compact, file.name, metadata))
+        write_atomically(path, lambda file: _save_safetensors(compact, file.name, metadata))
     else:
-        write_whole(path, lambda file: np.savez(file, config=np.array(config), **arrays))
+        write_atomically(path, lambda file: np.savez(file, config=np.array(config), **arrays))
 
 
 def is_safetensors(path: Path) -> bool:
@@ -79,7 +79,7 @@ def is_safetensors(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors"
 
 
-def write_whole(path: Path, fill: Callable[[Any], None]) -> None:
+def write_atomically(path: Path, fill: Callable[[Any], None]) -> None:
     """Let `fill` write a file of a temporary name, then rename it: it is there whole, or not.
 
     Raises OSError if the folder cannot be written.
@@ -99,7 +99,7 @@ def write_whole(path: Path, fill: Callable[[Any], None]) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
-def widened(array: Array) -> Array:
+def to_native(array: Array) -> Array:
     """An array in the byte order of this machine, and no longer in bfloat16: (...)  ->  (...)
 
     Two raw bytes of bfloat16 are the upper half of a float32.

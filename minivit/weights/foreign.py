@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays import Array
-from ..models import ViTConfig, parameters
+from ..models import ViTConfig, parameter_specs
 from ..tree import Tree, flatten, unflatten
 from .exchange import FOREIGN
 from .files import CheckpointError
@@ -89,7 +89,7 @@ class ForeignFile:
         return any((ours, part) in self.places for part in range(3))
 
     def count(self, place: str) -> int:
-        """How many numbers follow `place` in our names: the largest of them, and one."""
+        """How many numbers follow `unpack_into_cache` in our names: the largest of them, and one."""
         found = (re.match(rf"{place}/(\d+)/", ours) for ours, _ in self.places)
         return 1 + max((int(match[1]) for match in found if match), default=-1)
 
@@ -112,7 +112,7 @@ class ForeignFile:
         Raises CheckpointError for an array that is missing, superfluous, of a wrong shape, not of
         floats, or with entries that are NaN or infinite.
         """
-        expected = {name: p.shape for name, p in flatten(parameters(config)).items()}
+        expected = {name: p.shape for name, p in flatten(parameter_specs(config)).items()}
         for ours in expected:
             if row_of(ours, self.layout) is None:
                 raise self.error(f"such files have no array for '{ours}'")

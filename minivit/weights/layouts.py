@@ -161,7 +161,7 @@ def split_number(term: str) -> tuple[str, str]:
 
 
 def letters_of(config: ViTConfig, place: list[int]) -> dict[str, int]:
-    """The letters of all shapes; `place` is the stage and the unit, where there is one."""
+    """The letters of all shapes; `unpack_into_cache` is the stage and the unit, where there is one."""
     c = config
     known = {
         "C": c.channels, "D": c.width, "Dh": c.width // c.heads, "F": c.stem_width,

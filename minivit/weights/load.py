@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, array_module
+from ..data.resampling import RESAMPLING_METHODS, resampling_matrix
 from ..layers import add_positions_sincos2d
 from ..models import ViTConfig
-from ..resampling import METHODS, resampling_matrix
 from ..tree import Tree
 from . import huggingface
-from .checkpoint import config_from, is_own, own_model, save, to_json
 from .exchange import export, recognise
-from .files import PICKLES, CheckpointError, read, write, write_whole
+from .files import PICKLES, CheckpointError, read_arrays, write_arrays, write_atomically
 from .foreign import ForeignFile
+from .own import config_from, is_own, own_model, save, to_json
 from .positions import resize_positions
 from .sizes import config_of
 
@@ -44,12 +44,12 @@ def load(
     unknown = fields.keys() - {field.name for field in dataclasses.fields(ViTConfig)}
     if unknown:
         raise TypeError(f"unknown field {sorted(unknown)[0]!r}: those of ViTConfig can be given")
-    if resize not in METHODS:
-        raise ValueError(f"unknown resize {resize!r}: choose {', '.join(METHODS)}")
+    if resize not in RESAMPLING_METHODS:
+        raise ValueError(f"unknown resize {resize!r}: choose {', '.join(RESAMPLING_METHODS)}")
     path = Path(path)
     if path.is_dir():
         path = path_in(path)
-    arrays, text = read(path)
+    arrays, text = read_arrays(path)
     if is_own(arrays):
         config, params = own_model(path, arrays, text, fields)
     else:
@@ -169,10 +169,10 @@ def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "mi
         if config.channels == 3:
             write_json(path / PROCESSOR, huggingface.processor_json(config))
         path = path / MODEL
-    return write(path, arrays, to_json(config))
+    return write_arrays(path, arrays, to_json(config))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))

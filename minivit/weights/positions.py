@@ -1,7 +1,7 @@
 """Position embeddings for another grid: section 3.2 of the paper, at a higher resolution."""
 
 from ..arrays import Array, array_module
-from ..resampling import resample
+from ..data.resampling import resample
 
 
 def resize_positions(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minivit.shards import cores
+from minivit.parallel import cpu_count
 
 LARGE = 2048  # rows and columns of the floor's matrices
 BURST = 0.5  # seconds: what is shorter is repeated within a round, as training repeats it
@@ -29,7 +29,7 @@ def hold_threads() -> None:
 
     XLA would otherwise count the cores, and BLAS heed what the caller's shell had set.
     """
-    os.environ |= dict.fromkeys(POOLS, str(cores())) | {"JAX_PLATFORMS": "cpu"}
+    os.environ |= dict.fromkeys(POOLS, str(cpu_count())) | {"JAX_PLATFORMS": "cpu"}
 
 
 def warn_if_busy() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from minivit.layers import gelu
-from minivit.shards import keep_freed_memory, one_blas_thread
+from minivit.parallel import configure_malloc, single_threaded_blas
 
 try:
     from scipy.special import erf
@@ -30,14 +30,14 @@ def nanoseconds(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    keep_freed_memory()  # as every sharded step does
+    configure_malloc()  # as every sharded step does
     x = np.random.default_rng(0).standard_normal(SIZE, dtype=np.float32)
     calls = {
         "minivit gelu, erf": lambda: gelu(x, "erf"),
         "minivit gelu, tanh": lambda: gelu(x, "tanh"),
         "SciPy erf": lambda: erf(x),
     }
-    with one_blas_thread():
+    with single_threaded_blas():
         rounds = [[nanoseconds(call) for call in calls.values()] for _ in range(ROUNDS)]
     for name, times in zip(calls, zip(*rounds, strict=True), strict=True):
         ratio = statistics.median(t / r[-1] for t, r in zip(times, rounds, strict=True))

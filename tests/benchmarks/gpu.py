@@ -71,7 +71,7 @@ from gpu_kernels import (
 from gpu_peers import dotted
 
 from minivit import cost
-from minivit.devices import NoGPU, module_of
+from minivit.devices import NoGPUError, device_module
 
 
 class Row(NamedTuple):
@@ -243,8 +243,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     try:
-        xp = module_of("gpu")
-    except NoGPU as reason:
+        xp = device_module("gpu")
+    except NoGPUError as reason:
         sys.exit(f"no GPU: {reason}")
     device = xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
     machine = device, driver()

@@ -12,10 +12,10 @@ import numpy as np
 
 import minivit
 from minivit import cost
-from minivit.arrays import Array, matmul, sum_rows
-from minivit.devices import multiply_in
+from minivit.arrays import Array, matmul, sum_leading
+from minivit.devices import set_matmul_precision
 from minivit.layers import cross_entropy, gelu, layer_norm, mlp, softmax
-from minivit.training.optimisers import adamw
+from minivit.optim import adamw
 
 LARGE = 8192  # rows and columns of the matrices whose product is timed
 COPIED = 1 << 32  # bytes
@@ -89,9 +89,9 @@ def ceilings(xp: ModuleType) -> Ceilings:
         if precision == "float16":
             a, b = a.astype("float16"), b.astype("float16")
         else:
-            multiply_in(precision)
+            set_matmul_precision(precision)
         products[precision] = rate_of_product(a, b, xp.empty_like(a), wait)
-    multiply_in("float32")
+    set_matmul_precision("float32")
     source = xp.ones(COPIED // 4, dtype="float32")
     target = xp.empty_like(source)
     copy = medians({"": partial(xp.copyto, target, source)}, wait)[""]
@@ -159,7 +159,7 @@ def cases(xp: ModuleType, config: minivit.ViTConfig, batch: int) -> Iterator[Cas
     yield Case("mlp", (n, D), mlp, (draw(n, D), *layers), draw(n, D))
     labels = xp.asarray(rng.integers(0, K, batch))
     yield Case("cross_entropy", (batch, K), cross_entropy, (draw(batch, K), labels), 1)
-    yield Case("sum_rows", (n, M), sum_rows, (draw(n, M),))
+    yield Case("sum_rows", (n, M), sum_leading, (draw(n, M),))
     size = cost.totals(cost.rows(config, batch)).parameters
     p = 0.02 * draw(size)
     p, g, m, v = (p, 0.1 * p, 0.1 * p, p * p)

@@ -11,7 +11,7 @@ import numpy as np
 
 import minivit
 from minivit.arrays import to_host
-from minivit.devices import module_of, multiply_in
+from minivit.devices import device_module, set_matmul_precision
 from minivit.models import infer
 from minivit.training import AdamW
 from minivit.training.step import packed_gradients
@@ -25,7 +25,7 @@ class Minivit:
     """float32 arrays in any case; "half" reads the factors of its products as bfloat16."""
 
     def __init__(self, model: minivit.ViT, images: np.ndarray, labels: np.ndarray) -> None:
-        self.xp = module_of("gpu")
+        self.xp = device_module("gpu")
         self.model = model
         self.images, self.labels = self.xp.asarray(images), self.xp.asarray(labels)
         self.version = f"minivit {minivit.__version__} (cupy {self.xp.__version__})"
@@ -33,13 +33,13 @@ class Minivit:
 
     def call(self, phase: str, precision: str) -> Callable[[], object]:
 
-        multiply_in("bfloat16" if precision == "half" else precision)
+        set_matmul_precision("bfloat16" if precision == "half" else precision)
         model = self.model.to("gpu")
         if phase == "forward":
             return lambda: infer(self.images, model.params, model.config)
         if phase == "gradients":
             return lambda: packed_gradients(model, self.images, self.labels)
-        optimiser = AdamW(model.params, decay=DECAY)
+        optimiser = AdamW(model.params, weight_decay=DECAY)
 
         def step() -> None:
             _, _, vector = packed_gradients(model, self.images, self.labels)

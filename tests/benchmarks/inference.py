@@ -34,7 +34,7 @@ from contest import (  # stands beside this file
 
 import minivit
 from minivit.cost import rows, totals
-from minivit.shards import cores
+from minivit.parallel import cpu_count
 from minivit.tree import map_tree
 
 try:
@@ -146,13 +146,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=15, help="0: memory only")
     parser.add_argument("--model", default="ViT-B/16")
-    parser.add_argument("--batch", type=int, action="append", help="default: 8 and 1")
+    parser.add_argument("--batch-size", type=int, action="append", help="default: 8 and 1")
     parser.add_argument("--gelu", choices=["tanh", "erf"], action="append")
     parser.add_argument("--no-memory", action="store_true")
     args = parser.parse_args()
     hold_threads()
     versions = f"NumPy {np.__version__}, PyTorch {torch.__version__}"
-    print(f"{cores()} cores, {versions}, {args.rounds} rounds")
+    print(f"{cpu_count()} cores, {versions}, {args.rounds} rounds")
     warn_if_busy()
     for batch in args.batch or [8, 1]:
         for gelu in args.gelu or ["tanh", "erf"]:

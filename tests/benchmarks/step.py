@@ -42,10 +42,9 @@ from report import FLOOR, Row, table, write_csv
 
 import minivit
 from minivit import cost
-from minivit.shards import cores
+from minivit.parallel import cpu_count
 from minivit.training import AdamW, loss_and_gradients
-from minivit.training.step import is_kernel
-from minivit.tree import map_tree, pack
+from minivit.tree import is_kernel, map_tree, pack
 
 #        name: config, batch
 MODELS = {
@@ -116,7 +115,7 @@ def jax_step(*problem: object) -> tuple[Callable, Callable]:
 def our_update(
     model: minivit.ViT, gradients: dict[str, np.ndarray]
 ) -> tuple[Callable, Callable]:
-    optimiser = AdamW(model.params, decay=DECAY)
+    optimiser = AdamW(model.params, weight_decay=DECAY)
     gradient, _ = pack(minivit.unflatten(gradients), first=is_kernel)
     return partial(optimiser.update, gradient, RATE), lambda _: minivit.flatten(model.params)
 
@@ -237,7 +236,7 @@ def row(
         ratio_high=high,
         peak_mb=peak,
         share_of_floor=quartiles(floor, times[name])[1],
-        threads=cores(),
+        threads=cpu_count(),
         rounds=len(times[name]),
         machine=processor(),
     )
@@ -263,7 +262,7 @@ def main() -> None:
     args = arguments()
     hold_threads()
     found: list[Row] = []
-    print(f"{cores()} threads each, {processor()}, {args.rounds} rounds")
+    print(f"{cpu_count()} threads each, {processor()}, {args.rounds} rounds")
     warn_if_busy()
     missing = [package for package in ("torch", "jax") if not util.find_spec(package)]
     if missing:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import minivit
-from minivit.shards import cores
+from minivit.parallel import cpu_count
 
 
 class Block(nn.Module):
@@ -40,7 +40,7 @@ class TorchViT(nn.Module):
 
     def __init__(self, model: minivit.ViT, fused: bool = True) -> None:
         super().__init__()
-        torch.set_num_threads(cores())
+        torch.set_num_threads(cpu_count())
         c = self.config = model.config
         D, P = c.width, c.patch_size
         self.patch = nn.Linear(P * P * c.channels, D)

@@ -17,21 +17,21 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 
-def cores() -> int:
+def cpu_count() -> int:
     """The number of processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def shard_count(batch: int, at_most: int, threads: int | None = None) -> int:
+def choose_shard_count(batch: int, at_most: int, threads: int | None = None) -> int:
     """How many shards of `at_most` images or fewer: as few as can be, a multiple of the threads."""
-    threads = threads or cores()
+    threads = threads or cpu_count()
     rounds = -(-batch // (at_most * threads))
     return min(batch, rounds * threads)
 
 
-def cut(batch: int, shards: int) -> list[slice]:
+def batch_slices(batch: int, shards: int) -> list[slice]:
     """Slices of nearly equal length that together cover the batch."""
     edges = [batch * i // shards for i in range(shards + 1)]
     return [slice(a, b) for a, b in pairwise(edges)]
@@ -47,12 +47,12 @@ def map_shards(
     more, it has one: a product's last bits depend on how many BLAS has. Within a shard, more
     shards are mapped one by one.
     """
-    keep_freed_memory()
+    configure_malloc()
     if len(shards) <= 1 and threads != 1:
         yield from map(function, shards)
         return
-    threads = min(threads or cores(), max(1, len(shards)))
-    with one_blas_thread():
+    threads = min(threads or cpu_count(), max(1, len(shards)))
+    with single_threaded_blas():
         if threads == 1 or hasattr(_thread, "is_worker"):
             yield from map(function, shards)
             return
@@ -86,7 +86,7 @@ _limit = None
 
 
 @contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
+def single_threaded_blas() -> Iterator[None]:
     """Hold BLAS to one thread. Counted: the last of several users at once gives the rest back."""
     global _users, _limit
     with _lock:
@@ -128,7 +128,7 @@ def _blas() -> ThreadpoolController:
 
 
 @cache
-def keep_freed_memory() -> None:
+def configure_malloc() -> None:
     """Ask glibc to keep what is freed, as a step frees it and asks for it again a moment later.
 
     One arena for all threads: of one for each, glibc would return whatever falls empty.

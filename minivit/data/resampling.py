@@ -12,9 +12,9 @@ They differ in where a new point lies on the old axis, and in how far it looks a
 
 import numpy as np
 
-from .arrays import Array, array_module
+from ..arrays import Array, array_module
 
-METHODS = ("aligned", "bilinear", "bicubic", "antialiased", "area")
+RESAMPLING_METHODS = ("aligned", "bilinear", "bicubic", "antialiased", "area")
 
 
 def resampling_matrix(old: int, new: int, method: str) -> Array:
@@ -22,8 +22,8 @@ def resampling_matrix(old: int, new: int, method: str) -> Array:
 
     Raises ValueError for an unknown method, or a side below 1.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r} of resampling: choose {', '.join(METHODS)}")
+    if method not in RESAMPLING_METHODS:
+        raise ValueError(f"unknown method {method!r} of resampling: choose {', '.join(RESAMPLING_METHODS)}")
     if old < 1 or new < 1:
         raise ValueError(f"{old} points cannot become {new}: both numbers go from 1 up")
     scale = old / new  # old pixels in a new one
@@ -31,27 +31,27 @@ def resampling_matrix(old: int, new: int, method: str) -> Array:
     starts = scale * np.arange(new)                           # (new,) of the new pixels
     if method == "aligned":
         centres = np.arange(new) * ((old - 1) / max(new - 1, 1))
-        return triangle(places - centres[:, None])
+        return triangle_kernel(places - centres[:, None])
     if method == "area":
         ends = np.minimum(starts[:, None] + scale, places + 1)
         shared = (ends - np.maximum(starts[:, None], places)).clip(0)
-        return normalised(shared)
+        return normalise_rows(shared)
     centres = starts + scale / 2 - 0.5                        # (new,) among the places
     if method == "bicubic":
         around = np.arange(-2, old + 2)                       # two more places at either end
-        weights = cubic(around - centres[:, None], -0.75)     # (new, old + 4)
+        weights = cubic_kernel(around - centres[:, None], -0.75)     # (new, old + 4)
         return weights @ (around.clip(0, old - 1)[:, None] == places)
     if method == "antialiased":
-        return normalised(cubic((places - centres[:, None]) / max(scale, 1), -0.5))
-    return normalised(triangle(places - centres[:, None]))
+        return normalise_rows(cubic_kernel((places - centres[:, None]) / max(scale, 1), -0.5))
+    return normalise_rows(triangle_kernel(places - centres[:, None]))
 
 
-def triangle(x: Array) -> Array:
+def triangle_kernel(x: Array) -> Array:
     """1 at zero, falling in a straight line to 0 at -1 and 1: linear interpolation's weight."""
     return (1 - abs(x)).clip(0)
 
 
-def cubic(x: Array, a: float) -> Array:
+def cubic_kernel(x: Array, a: float) -> Array:
     """1 at zero, 0 at the other whole numbers and beyond 2; `a` is its slope at 1. (Keys, 1981)"""
     x = abs(x)
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
@@ -59,7 +59,7 @@ def cubic(x: Array, a: float) -> Array:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-def normalised(weights: Array) -> Array:
+def normalise_rows(weights: Array) -> Array:
     """Each row divided by its sum: what lies beyond the border is not there to be read."""
     return weights / weights.sum(-1, keepdims=True)
 

@@ -3,12 +3,11 @@
 from typing import Any
 
 from ..arrays import Array
-from ..tree import map_tree, pack
-from .optimisers import over_blocks
-from .step import is_kernel
+from ..optim import for_each_block
+from ..tree import is_kernel, map_tree, pack
 
 
-class Average:
+class EMA:
     """One vector that follows the optimiser's, in the same order; `params` is the tree of it.
 
         a = d a + (1 - d) p,   d = min(decay, (1 + t) / (10 + t))
@@ -32,4 +31,4 @@ class Average:
             move *= share
             self.vector[block] += move
 
-        over_blocks(of_block, vector, 0, threads)
+        for_each_block(of_block, vector, 0, threads)

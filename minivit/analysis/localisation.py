@@ -1,20 +1,17 @@
 """Is what a map points at the thing itself? The share of its mass inside a box."""
 
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..api import ViT
 from ..arrays import Array, array_module
-from .attention import divided, patch_maps, rollout
-from .gradients import attention_gradients, gradient_sum, gradient_weighted
-
-if TYPE_CHECKING:
-    from ..model import ViT
+from .attention import attention_rollout, patch_maps, safe_divide
+from .relevance import attention_gradients, gradient_weighted_rollout, gradient_weighted_sum
 
 BATCH = 250  # images whose attention and gradients are in memory at once
 
 
-def mass_inside(maps: Array, boxes: Array, patch_size: int) -> Array:
+def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
     """The share of each map's mass that lies inside its box.
 
     maps (B, gh, gw), none negative; boxes (B, 4): top, left, bottom, right in pixels, the last
@@ -27,7 +24,7 @@ def mass_inside(maps: Array, boxes: Array, patch_size: int) -> Array:
     rows = overlap(edges[:, 0], edges[:, 2], gh)              # (B, gh)
     columns = overlap(edges[:, 1], edges[:, 3], gw)           # (B, gw)
     inside = (maps * rows[:, :, None] * columns[:, None, :]).sum((1, 2))
-    return divided(inside, maps.sum((1, 2)))
+    return safe_divide(inside, maps.sum((1, 2)))
 
 
 def overlap(start: Array, stop: Array, cells: int) -> Array:
@@ -41,7 +38,7 @@ def overlap(start: Array, stop: Array, cells: int) -> Array:
     return shared.clip(0, None)
 
 
-def box_share(boxes: Array, image_size: tuple[int, int]) -> Array:
+def box_area_fraction(boxes: Array, image_size: tuple[int, int]) -> Array:
     """The share of an image (H, W) that its box takes: what a map without any idea has inside.
 
     boxes (B, 4): top, left, bottom, right in pixels  ->  (B,) from 0 to 1
@@ -51,22 +48,22 @@ def box_share(boxes: Array, image_size: tuple[int, int]) -> Array:
     return sides[:, 0] * sides[:, 1] / (H * W)
 
 
-def shares_inside(model: "ViT", images: Array, boxes: Array) -> dict[str, float]:
+def localisation_scores(model: ViT, images: Array, boxes: Array) -> dict[str, float]:
     """How well the maps of a model point at the boxes: the means over all images.
 
-    images (B, H, W, C), boxes (B, 4) in pixels  ->  the mean `mass_inside` of "rollout", of
+    images (B, H, W, C), boxes (B, 4) in pixels  ->  the mean `fraction_in_box` of "rollout", of
     "gradient-weighted" and of "gradient sum", both for the likeliest class; and "chance", the
-    mean `box_share`.
+    mean `box_area_fraction`.
     """
     config = model.config
     parts = []
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         A, dA = attention_gradients(model, images[part])
-        flows = [rollout(A), gradient_weighted(A, dA), gradient_sum(A, dA)]
+        flows = [attention_rollout(A), gradient_weighted_rollout(A, dA), gradient_weighted_sum(A, dA)]
         maps = [patch_maps(flow, config.grid) for flow in flows]
-        parts.append([mass_inside(one, boxes[part], config.stride) for one in maps])
+        parts.append([fraction_in_box(one, boxes[part], config.stride) for one in maps])
     found = np.concatenate(parts, axis=1).mean(1)             # (3,)
     names = ["rollout", "gradient-weighted", "gradient sum"]
     shares = {name: float(share) for name, share in zip(names, found, strict=True)}
-    return shares | {"chance": float(box_share(boxes, config.image_size).mean())}
+    return shares | {"chance": float(box_area_fraction(boxes, config.image_size).mean())}

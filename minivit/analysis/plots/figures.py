@@ -6,9 +6,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from ..arrays import Array
-from .attention import patch_maps
-from .plots import (
+from ...arrays import Array
+from ..attention import patch_maps
+from .attention import (
     BETWEEN,
     DPI,
     LOWEST,

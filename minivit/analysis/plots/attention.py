@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from ..arrays import Array
-from .attention import patch_maps, rollout
-from .gradients import gradient_weighted
+from ...arrays import Array
+from ..attention import attention_rollout, patch_maps
+from ..relevance import gradient_weighted_rollout
 
 matplotlib.use("Agg")
 from matplotlib import font_manager, patheffects
@@ -72,9 +72,9 @@ def attention_maps(
 
     The rollout; with gradients the gradient-weighted attention; each head of one layer.
     """
-    maps = {"rollout": patch_maps(rollout(attention), grid)}
+    maps = {"rollout": patch_maps(attention_rollout(attention), grid)}
     if gradients is not None:
-        maps["gradient-weighted"] = patch_maps(gradient_weighted(attention, gradients), grid)
+        maps["gradient-weighted"] = patch_maps(gradient_weighted_rollout(attention, gradients), grid)
     heads = patch_maps(attention[layer], grid)                # (B, k, gh, gw)
     number = range(len(attention))[layer] + 1
     return maps | {f"layer {number}, head {h + 1}": heads[:, h] for h in range(heads.shape[1])}

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import Array, array_module, to_host
-from .hints import explain, explain_shape
-from .tree import Tree, flatten, unflatten
+from ..arrays import Array, array_module, to_host
+from ..tree import Tree, flatten, unflatten
+from .explain import explain, explain_shape
 
 STEP = 1e-20
-PASS = 1e-12
+TOLERANCE = 1e-12
 Leaves = dict[str, Array]
 Move = Any  # an index: that entry by itself; or an array: all entries along it
 
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
     explanation: str  # "" if the gradient is right
 
 
-class Errors(dict):
+class GradientReport(dict):
     """{argument: worst error}. Printed: a line for each argument, and what is wrong in words."""
 
     def __init__(self, findings: list[Finding]) -> None:
@@ -68,7 +68,7 @@ class Errors(dict):
 
 def gradcheck(
     f: Callable[..., Any], x: Tree, *more: Any, directions: int | None = None, seed: int = 0
-) -> Errors:
+) -> GradientReport:
     """Compare a pullback with the complex step, in float64, for a random cotangent.
 
     f returns (value, pullback); x and more are its arguments: arrays, or trees of them. Whatever
@@ -172,7 +172,7 @@ def _compare(
     leaves: Leaves,
     dy: Array,
     by_entry: bool,
-) -> Errors:
+) -> GradientReport:
     largest = max(abs(numeric).max(initial=0) for _, numeric in slopes.values())
     findings = []
     for name, (analytic, numeric) in slopes.items():
@@ -181,11 +181,11 @@ def _compare(
         error = float(worst / scale if scale else worst)
         error = error if math.isfinite(error) else math.inf
         text = complaints.get(name, "")
-        if error > PASS and not text:
+        if error > TOLERANCE and not text:
             shape = leaves[name].shape if by_entry else None
             text = explain(name, analytic, numeric, shape, dy)
         findings.append(Finding(name, error, text))
-    return Errors(findings)
+    return GradientReport(findings)
 
 
 def _names(f: Callable[..., Any], count: int) -> list[str]:

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays import Array, to_host
-from ..data import Dataset, preprocessing_of, take
-from .attention import mean_attention_distance
-from .embedding import patch_filters, position_similarity, position_table
+from ...api import ViT
+from ...arrays import Array, to_host
+from ...data import Dataset, get_preprocessing, take
+from ..distance import mean_attention_distance
+from ..embeddings import patch_filters, position_similarity, position_table
+from ..relevance import attention_gradients
+from .attention import plot_attention
 from .figures import plot_distances, plot_filters, plot_gradients, plot_similarity
-from .gradients import attention_gradients
-from .overlays import plot_overlays
-from .plots import plot_attention
-
-if TYPE_CHECKING:
-    from ..model import ViT
+from .overlay import plot_overlays
 
 KINDS = {
     "maps": "what each head of one layer looks at, the rollout, the gradient-weighted one",
@@ -32,7 +29,7 @@ FILTERS = 28  # components of Figure 7
 
 
 def draw(
-    model: "ViT",
+    model: ViT,
     kind: str,
     path: str | Path,
     images: Array | None = None,
@@ -64,7 +61,7 @@ def draw(
         )
         plot_distances(distances, float(level[0, 0]), path)
     elif kind in OF_A_LAYER:
-        shown = preprocessing_of(c.preprocessing, c.image_size).colours(images)
+        shown = get_preprocessing(c.preprocessing, c.image_size).denormalise(images)
         if c.classes is not None:
             A, dA = attention_gradients(model, images)
         elif kind == "maps":
@@ -82,7 +79,7 @@ def draw(
 
 
 def draw_held_out(
-    model: "ViT", dataset: Dataset, path: str | Path, kind: str = "maps", layer: int = -1
+    model: ViT, dataset: Dataset, path: str | Path, kind: str = "maps", layer: int = -1
 ) -> None:
     """Write a figure OF_IMAGES: the first held-out image of some classes, or many for distances.
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, to_host
-from ..models import ViTConfig, parameters
+from ..models import ViTConfig, parameter_specs
 from ..tree import Tree, flatten, unflatten
-from .files import CheckpointError, read, write
+from .files import CheckpointError, read_arrays, write_arrays
 
 
 def save(
@@ -27,12 +27,12 @@ def save(
     """
     arrays = {f"params/{name}": to_host(leaf) for name, leaf in flatten(params).items()}
     arrays |= {f"training/{name}": to_host(leaf) for name, leaf in (training or {}).items()}
-    write(path, arrays, to_json(config))
+    write_arrays(path, arrays, to_json(config))
 
 
 def load_training(path: str | Path) -> dict[str, Array]:
     """What a training left in the checkpoint to go on from; empty if it came to its end."""
-    prefix, arrays = "training/", read(path)[0]
+    prefix, arrays = "training/", read_arrays(path)[0]
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
@@ -77,7 +77,7 @@ def config_from(path: Path, text: str, fields: dict[str, Any], arrays: int) -> V
 
 
 def _check(path: Path, flat: dict[str, Array], config: ViTConfig) -> None:
-    expected = {name: p.shape for name, p in flatten(parameters(config)).items()}
+    expected = {name: p.shape for name, p in flatten(parameter_specs(config)).items()}
     for name in expected.keys() - flat.keys():
         raise CheckpointError(f"{path}: the array '{name}' is missing")
     for name in flat.keys() - expected.keys():

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .arrays import Array
+from ..arrays import Array
 
 
-class Kept(dict):
+class RetainedArrays(dict):
     """{name: array}. Printed: a line for each array, and the bytes of all, views counted once."""
 
     @property
     def bytes(self) -> int:
         """The memory that lies behind the arrays; what two of them share counts once."""
-        owners = {id(owner): owner.nbytes for owner in map(owner_of, self.values())}
+        owners = {id(owner): owner.nbytes for owner in map(memory_owner, self.values())}
         return sum(owners.values())
 
     def __str__(self) -> str:
@@ -24,7 +24,7 @@ class Kept(dict):
         return "\n".join([*lines, f"together {self.bytes:,} bytes"])
 
 
-def keeps(pullback: Callable[..., Any]) -> Kept:
+def list_retained(pullback: Callable[..., Any]) -> RetainedArrays:
     """The arrays that a pullback holds on to, by name.
 
     A pullback inside another is written with a slash: `softmax_back/p` is the p that the softmax's
@@ -33,10 +33,10 @@ def keeps(pullback: Callable[..., Any]) -> Kept:
     """
     if not callable(pullback):
         raise TypeError(f"keeps takes a pullback, a function, not a {type(pullback).__name__}")
-    return Kept(arrays_in(pullback, "", set()))
+    return RetainedArrays(find_arrays(pullback, "", set()))
 
 
-def arrays_in(thing: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Array]]:
+def find_arrays(thing: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Array]]:
     """(name, array) for every array that can be reached from here, each named once."""
     if id(thing) in seen:
         return
@@ -45,11 +45,11 @@ def arrays_in(thing: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Arra
         if thing.shape:
             yield name, thing
         return
-    for inner, value in parts_of(thing).items():
-        yield from arrays_in(value, f"{name}/{inner}".lstrip("/"), seen)
+    for inner, value in named_parts(thing).items():
+        yield from find_arrays(value, f"{name}/{inner}".lstrip("/"), seen)
 
 
-def parts_of(thing: Any) -> dict[str, Any]:
+def named_parts(thing: Any) -> dict[str, Any]:
     """What a function, a dict, a list or a tuple holds, by name."""
     if isinstance(thing, dict):
         return thing
@@ -60,7 +60,7 @@ def parts_of(thing: Any) -> dict[str, Any]:
     return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
 
 
-def owner_of(array: Array) -> Array:
+def memory_owner(array: Array) -> Array:
     """The array whose memory a view shows."""
     while getattr(array, "base", None) is not None and hasattr(array.base, "nbytes"):
         array = array.base

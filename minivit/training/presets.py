@@ -8,14 +8,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import training
+from .. import training
 
 
 class Preset(NamedTuple):
     """Fields of ViTConfig, of Recipe, and of the Recipe of a fine-tuning."""
 
     model: dict[str, Any]
-    recipe: dict[str, Any]
+    make_recipe: dict[str, Any]
     tuning: dict[str, Any]
 
 
@@ -52,29 +52,29 @@ PRESETS = {
     ),
     "fashion-mnist": Preset(
         FASHION,
-        {"epochs": 8, "batch": 64, "warmup": 0.5, "shift": 0, "flip": True},
+        {"epochs": 8, "batch_size": 64, "warmup": 0.5, "shift": 0, "flip": True},
         {"epochs": 3, "warmup": 0.3, "flip": True},
     ),
     "cifar10": Preset(CIFAR10, CIFAR_RECIPE, CIFAR_TUNING),
     "cifar100": Preset(CIFAR10 | {"classes": 100}, CIFAR_RECIPE, CIFAR_TUNING),
 }
-OF_A_FOLDER = Preset(
+FOLDER_PRESET = Preset(
     FOLDER,
     {"epochs": 30, "warmup": 2, "shift": 4, "flip": True},
     {"epochs": 10, "warmup": 1, "flip": True},
 )
 
 
-def preset(data: str | Path) -> Preset:
+def get_preset(data: str | Path) -> Preset:
     """What suits a data set: one of the names in PRESETS, or a folder of images by class."""
-    return OF_A_FOLDER if isinstance(data, Path) else PRESETS[data]
+    return FOLDER_PRESET if isinstance(data, Path) else PRESETS[data]
 
 
-def recipe(data: str | Path, tuning: bool = False, **settings: Any) -> training.Recipe:
+def make_recipe(data: str | Path, tuning: bool = False, **settings: Any) -> training.Recipe:
     """The recipe for a data set, for a fine-tuning where one is meant, with some fields replaced.
 
     Raises ValueError for what a Recipe refuses.
     """
     if tuning:
-        return dataclasses.replace(training.FINE_TUNING, **preset(data).tuning | settings)
-    return training.Recipe(**preset(data).recipe | settings)
+        return dataclasses.replace(training.FINE_TUNING, **get_preset(data).tuning | settings)
+    return training.Recipe(**get_preset(data).recipe | settings)

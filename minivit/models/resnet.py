@@ -13,7 +13,7 @@ All convolutions have standardised weights, and no bias; all norms are group nor
 from collections.abc import Iterator
 from typing import Any
 
-from ..arrays import Array, Pullback, Watch, prefixed
+from ..arrays import Array, Pullback, Watch, add_prefix
 from ..layers import group_norm, max_pool, relu, standardised_convolution
 
 Params = dict[str, Any]
@@ -27,10 +27,10 @@ def resnet_stem(
     images (B, H, W, C), params {conv, norm, stages}  ->  (B, h, w, Cmap); the pullback gives
     (dimages, dparams). `watch` is shown "root", "stages/0/0/output" and so on.
     """
-    x, root_back = root(images, params, watch)
+    x, root_back = resnet_root(images, params, watch)
     units_back = []
-    for stage, number, unit, stride in units(params):
-        x, unit_back = bottleneck(x, unit, stride, prefixed(watch, f"stages/{stage}/{number}"))
+    for stage, number, unit, stride in iterate_units(params):
+        x, unit_back = bottleneck(x, unit, stride, add_prefix(watch, f"stages/{stage}/{number}"))
         units_back.append((stage, unit_back))
 
     def pullback(dx: Array) -> tuple[Array, Params]:
@@ -48,22 +48,22 @@ def resnet_stem(
 
 def infer_stem(images: Array, params: Params, watch: Watch | None = None) -> Array:
     """The feature map, keeping nothing: each unit's pullback is dropped at once."""
-    x, _ = root(images, params, watch)
-    for stage, number, unit, stride in units(params):
-        x, _ = bottleneck(x, unit, stride, prefixed(watch, f"stages/{stage}/{number}"))
+    x, _ = resnet_root(images, params, watch)
+    for stage, number, unit, stride in iterate_units(params):
+        x, _ = bottleneck(x, unit, stride, add_prefix(watch, f"stages/{stage}/{number}"))
     return x
 
 
-def units(params: Params) -> Iterator[tuple[int, int, Params, int]]:
+def iterate_units(params: Params) -> Iterator[tuple[int, int, Params, int]]:
     """(stage, number, parameters, stride) of every unit, in order. Numbers count from 0."""
     for stage, members in enumerate(params.get("stages", [])):
         for number, unit in enumerate(members):
             yield stage, number, unit, 2 if number == 0 and stage > 0 else 1
 
 
-def root(images: Array, params: Params, watch: Watch | None = None) -> tuple[Array, Pullback]:
+def resnet_root(images: Array, params: Params, watch: Watch | None = None) -> tuple[Array, Pullback]:
     """images (B, H, W, C)  ->  (B, H / 4, W / 4, F)"""
-    normed, norm_back = convolve_and_norm(images, params, "", stride=2)
+    normed, norm_back = conv_norm(images, params, "", stride=2)
     active, relu_back = relu(normed)                          # (B, H / 2, W / 2, F)
     pooled, pool_back = max_pool(active)
     if watch:
@@ -84,15 +84,15 @@ def bottleneck(
     convolution of stride 2 would drop three in four. (The ResNet "v1.5")
     """
     shortcut, shortcut_back = (
-        convolve_and_norm(x, params, "_shortcut", stride)
+        conv_norm(x, params, "_shortcut", stride)
         if "conv_shortcut" in params
         else (x, lambda dy: (dy, {}))
     )
-    normed1, norm1_back = convolve_and_norm(x, params, "1")
+    normed1, norm1_back = conv_norm(x, params, "1")
     active1, relu1_back = relu(normed1)                       # (B, H, W, f)
-    normed2, norm2_back = convolve_and_norm(active1, params, "2", stride)
+    normed2, norm2_back = conv_norm(active1, params, "2", stride)
     active2, relu2_back = relu(normed2)                       # (B, H / stride, W / stride, f)
-    normed3, norm3_back = convolve_and_norm(active2, params, "3")
+    normed3, norm3_back = conv_norm(active2, params, "3")
     out, relu_back = relu(shortcut + normed3)                 # (B, H / stride, W / stride, 4 f)
     if watch:
         watch("output", out)
@@ -108,7 +108,7 @@ def bottleneck(
     return out, pullback
 
 
-def convolve_and_norm(
+def conv_norm(
     x: Array, params: Params, which: str, stride: int = 1
 ) -> tuple[Array, Pullback]:
     """The convolution and the group norm that the parameters have under conv`which` and so on."""

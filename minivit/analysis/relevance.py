@@ -1,19 +1,16 @@
 """Which looks mattered? Attention maps weighted by the gradient of a class's logit."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..api import ViT
 from ..arrays import Array, array_module, to_host
-from ..shards import cut, map_shards
-
-if TYPE_CHECKING:
-    from ..model import ViT
+from ..parallel import batch_slices, map_shards
 
 
 def attention_gradients(
-    model: "ViT", images: Array, classes: Array | Sequence[int] | None = None
+    model: ViT, images: Array, classes: Array | Sequence[int] | None = None
 ) -> tuple[Array, Array]:
     """A of every layer, and how the logit of one class reacts to each of its entries.
 
@@ -26,7 +23,7 @@ def attention_gradients(
     """
     images = model.prepare(images)
     B, K = len(images), model.config.classes
-    chosen = None if classes is None else checked_classes(classes, B, K)
+    chosen = None if classes is None else check_targets(classes, B, K)
 
     def shard(part: slice) -> Array:
         seen: dict[str, Array] = {}
@@ -40,12 +37,12 @@ def attention_gradients(
             for kind in ("probabilities", "dprobabilities")
         ])                                                    # (2, L, B, k, T, T)
 
-    parts = map_shards(shard, cut(B, model.shard_count(B)))
+    parts = map_shards(shard, batch_slices(B, model.shard_count(B)))
     A, dA = np.concatenate(list(parts), axis=2)
     return A, dA
 
 
-def checked_classes(classes: Array | Sequence[int], B: int, K: int) -> Array:
+def check_targets(classes: Array | Sequence[int], B: int, K: int) -> Array:
     """The classes as an array of integers (B,), or a ValueError that says what is wrong."""
     chosen = np.asarray(classes)
     if chosen.shape != (B,) or chosen.dtype.kind not in "iu":
@@ -55,7 +52,7 @@ def checked_classes(classes: Array | Sequence[int], B: int, K: int) -> Array:
     return chosen
 
 
-def gradient_weighted(attention: Array, gradients: Array) -> Array:
+def gradient_weighted_rollout(attention: Array, gradients: Array) -> Array:
     """Rollout of the looks that speak for the class: how much each token owes to each other.
 
     attention and gradients (L, B, k, T, T), of `attention_gradients`  ->  (B, T, T), none negative.
@@ -68,22 +65,22 @@ def gradient_weighted(attention: Array, gradients: Array) -> Array:
     identity = xp.eye(attention.shape[-1], dtype=attention.dtype)
     relevance = identity
     for A, dA in zip(attention, gradients, strict=True):      # (B, k, T, T)
-        relevance = relevance + speaking_for(A, dA) @ relevance
+        relevance = relevance + positive_relevance(A, dA) @ relevance
     return relevance - identity
 
 
-def gradient_sum(attention: Array, gradients: Array) -> Array:
+def gradient_weighted_sum(attention: Array, gradients: Array) -> Array:
     """The same without the product: Σ_l Ā_l, since dA already knows what follows a layer.
 
     attention and gradients (L, B, k, T, T)  ->  (B, T, T), none negative. On scattered digits a
     little more of it lies on the digit: `python -m minivit attention` prints both shares.
     """
-    total = speaking_for(attention[0], gradients[0])
+    total = positive_relevance(attention[0], gradients[0])
     for A, dA in zip(attention[1:], gradients[1:], strict=True):
-        total = total + speaking_for(A, dA)
+        total = total + positive_relevance(A, dA)
     return total
 
 
-def speaking_for(A: Array, dA: Array) -> Array:
+def positive_relevance(A: Array, dA: Array) -> Array:
     """Ā: the mean over heads of what raises the logit.  A and dA (B, k, T, T)  ->  (B, T, T)"""
     return (A * dA).clip(0, None).mean(1)

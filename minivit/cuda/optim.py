@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..arrays import Array
-from ..training.optimisers import adamw
+from ..optim import adamw
 from .kernel import Kernel, read_with, replaces
 
 UPDATE = Kernel("adamw", r"""

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .exercises import Exercise, find, frame
-from .exercises.trial import Trial, Wrong, file_of, outline
+from .catalog import Exercise, find, frame
+from .trial import Trial, Wrong, file_of, outline
 
 FOLDER = Path("exercises")
 LIMIT = 20.0  # seconds

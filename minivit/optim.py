@@ -11,13 +11,11 @@ from functools import singledispatch
 from itertools import pairwise
 from typing import Any
 
-from ..arrays import Array, array_module
-from ..devices import device_of
-from ..shards import map_shards
-from ..tree import pack
-from .step import is_kernel
+from .arrays import Array, array_module, device_of
+from .parallel import map_shards
+from .tree import is_kernel, pack
 
-BLOCK = 1 << 18  # scalars
+BLOCK_SIZE = 1 << 18  # scalars
 
 
 class AdamW:
@@ -32,30 +30,30 @@ class AdamW:
     def __init__(
         self,
         params: dict[str, Any],
-        decay: float = 0.0,
+        weight_decay: float = 0.0,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
     ) -> None:
         self.vector, self.kernels = pack(params, first=is_kernel)
-        self.decay, self.beta1, self.beta2, self.eps = decay, beta1, beta2, eps
+        self.weight_decay, self.beta1, self.beta2, self.eps = weight_decay, beta1, beta2, eps
         xp = array_module(self.vector)
         self.state = {"m": xp.zeros_like(self.vector), "v": xp.zeros_like(self.vector)}
         self.t = 0
 
-    def update(self, gradient: Array, rate: float, threads: int | None = None) -> None:
+    def update(self, gradient: Array, learning_rate: float, threads: int | None = None) -> None:
         """Move every parameter; gradient is a vector in the order of `self.vector`."""
         self.t += 1
         adamw(
             self.vector,
             gradient,
             **self.state,
-            kernels=self.kernels,
-            rate=rate * (1 / (1 - self.beta1**self.t)),       # m̄ for m
-            keep=1 - rate * self.decay,
+            decayed=self.kernels,
+            learning_rate=rate * (1 / (1 - self.beta1**self.t)),       # m̄ for m
+            decay_factor=1 - rate * self.weight_decay,
             beta1=self.beta1,
             beta2=self.beta2,
-            unbias=1 / math.sqrt(1 - self.beta2**self.t),     # √v̄ for √v
+            v_scale=1 / math.sqrt(1 - self.beta2**self.t),     # √v̄ for √v
             eps=self.eps,
             threads=threads,
         )
@@ -68,12 +66,12 @@ def adamw(
     m: Array,
     v: Array,
     *,
-    kernels: int,
-    rate: float,
-    keep: float,
+    decayed: int,
+    learning_rate: float,
+    decay_factor: float,
     beta1: float,
     beta2: float,
-    unbias: float,
+    v_scale: float,
     eps: float,
     threads: int | None = None,
 ) -> None:
@@ -103,7 +101,7 @@ def adamw(
             its_p *= keep
         its_p -= move
 
-    over_blocks(of_block, p, kernels, threads)
+    for_each_block(of_block, p, kernels, threads)
 
 
 class SGD:
@@ -114,13 +112,13 @@ class SGD:
     Only kernels are decayed.
     """
 
-    def __init__(self, params: dict[str, Any], decay: float = 0.0, momentum: float = 0.9) -> None:
+    def __init__(self, params: dict[str, Any], weight_decay: float = 0.0, momentum: float = 0.9) -> None:
         self.vector, self.kernels = pack(params, first=is_kernel)
-        self.decay, self.momentum = decay, momentum
+        self.weight_decay, self.momentum = weight_decay, momentum
         self.state = {"m": array_module(self.vector).zeros_like(self.vector)}
         self.t = 0
 
-    def update(self, gradient: Array, rate: float, threads: int | None = None) -> None:
+    def update(self, gradient: Array, learning_rate: float, threads: int | None = None) -> None:
         """Move every parameter; gradient is a vector in the order of `self.vector`."""
         self.t += 1
 
@@ -129,13 +127,13 @@ class SGD:
             m *= self.momentum
             m += gradient[block]
             if block.stop <= self.kernels:
-                p *= 1 - rate * self.decay
+                p *= 1 - rate * self.weight_decay
             p -= rate * m
 
-        over_blocks(of_block, self.vector, self.kernels, threads)
+        for_each_block(of_block, self.vector, self.kernels, threads)
 
 
-def over_blocks(
+def for_each_block(
     function: Callable[[slice], None], vector: Array, kernels: int, threads: int | None
 ) -> None:
     """function(block) for slices that cover a vector, on so many threads.
@@ -143,16 +141,16 @@ def over_blocks(
     A GPU, which has no such cache and needs none of our threads, gets two slices at most.
     """
     if device_of(vector) == "gpu":
-        for block in blocks(len(vector), kernels, len(vector)):
+        for block in block_slices(len(vector), kernels, len(vector)):
             function(block)
         return
-    for _ in map_shards(function, blocks(len(vector), kernels), threads):
+    for _ in map_shards(function, block_slices(len(vector), kernels), threads):
         pass
 
 
-def blocks(size: int, kernels: int, step: int | None = None) -> list[slice]:
+def block_slices(size: int, kernels: int, step: int | None = None) -> list[slice]:
     """Slices that cover a vector; none has both kernels and others in it."""
-    step = step or BLOCK
+    step = step or BLOCK_SIZE
     edges = [*range(0, kernels, step), *range(kernels, size, step), size]
     return [slice(a, b) for a, b in pairwise(edges)]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from ..arrays import Array
-from ..resampling import resample
-from .attention import divided
-from .plots import attention_maps, save_figure, show_image, wrapped
+from ...arrays import Array
+from ...data.resampling import resample
+from ..attention import safe_divide
+from .attention import attention_maps, save_figure, show_image, wrapped
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -99,4 +99,4 @@ def brightness(one: Array) -> Array:
     """A map (gh, gw) from 0 at its lowest entry to 1 where it is BRIGHT; the same all over: 0."""
     raised = one.astype(np.float64) - one.min()
     top = np.quantile(raised, BRIGHT)
-    return divided(raised, top or raised.max()).clip(0, 1)
+    return safe_divide(raised, top or raised.max()).clip(0, 1)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from . import weights
-from .arrays import Array, Pullback, Watch, array_module, to_host
-from .devices import chosen, device_of, moved
-from .models import ViTConfig, infer, initialise, represent, vit
-from .shards import cut, map_shards, shard_count
+from .arrays import Array, Pullback, Watch, array_module, device_of, to_host
+from .devices import resolve_device, to_device
+from .models import ViTConfig, forward_features, infer, initialise, vit
+from .parallel import batch_slices, choose_shard_count, map_shards
 
-CACHE = 3 << 20  # bytes: the largest array of a shard should stay below
-ON_GPU = 256  # images at a time that a GPU, which fills them side by side, answers for
-ROWS = 800  # tokens: BLAS packs a kernel anew for each product, which fewer do not repay
+CACHE_BYTES = 3 << 20  # bytes: the largest array of a shard should stay below
+GPU_BATCH_SIZE = 256  # images at a time that a GPU, which fills them side by side, answers for
+MIN_ROWS = 800  # tokens: BLAS packs a kernel anew for each product, which fewer do not repay
 
 
 class ViT:
@@ -82,10 +82,10 @@ class ViT:
         anywhere, and what the model answers (`model(images)`, `features`, `attention`) is on the
         host. Raises NoGPU if there is none, ValueError for another device.
         """
-        device = chosen(device)
+        device = resolve_device(device)
         if device == self.device:
             return self
-        return type(self)(self.config, moved(self.params, device))
+        return type(self)(self.config, to_device(self.params, device))
 
     def save(self, path: str | Path, layout: str = "minivit") -> None:
         """Write the model, whole or not at all, so that others can open it.
@@ -172,7 +172,7 @@ class ViT:
         """
         if self.device == "gpu":
             return 1
-        return shard_count(batch, self._images_in_cache(), threads)
+        return choose_shard_count(batch, self._images_in_cache(), threads)
 
     @property
     def xp(self) -> Any:
@@ -182,19 +182,19 @@ class ViT:
     def _images_in_cache(self) -> int:
         c = self.config
         widest = max(c.mlp_width, 3 * c.width, c.heads * c.tokens)  # MLP, queries to values, scores
-        return max(1, CACHE // (c.tokens * widest * self.dtype.itemsize))
+        return max(1, CACHE_BYTES // (c.tokens * widest * self.dtype.itemsize))
 
     def _map(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
         # Nothing is kept for a way back: there is room for enough rows to suit BLAS.
         B = len(images)
         if self.device == "gpu":
             return self._in_parts(function, images)
-        shards = shard_count(B, max(self._images_in_cache(), ROWS // self.config.tokens))
-        return map_shards(function, [images[part] for part in cut(B, shards)])
+        shards = choose_shard_count(B, max(self._images_in_cache(), MIN_ROWS // self.config.tokens))
+        return map_shards(function, [images[part] for part in batch_slices(B, shards)])
 
     def _in_parts(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
         # A GPU does many images at once, and half as many where its memory does not do.
-        start, many = 0, ON_GPU
+        start, many = 0, GPU_BATCH_SIZE
         while start < len(images):
             try:
                 answers = function(images[start : start + many])
@@ -210,7 +210,7 @@ class ViT:
         return to_host(infer(images, self.params, self.config))
 
     def _represent(self, images: Array) -> Array:
-        return to_host(represent(images, self.params, self.config))
+        return to_host(forward_features(images, self.params, self.config))
 
     def _attention(self, images: Array) -> Array:
         maps = {}

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .arrays import Array
+from ..arrays import Array
 
 
 def explain_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:

@@ -1,18 +1,15 @@
 """What the embedding has learned: which patches it looks for, and which places are alike."""
 
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays import Array, array_module, row_dot, to_host
+from ..api import ViT
+from ..arrays import Array, array_module, dot_rows, to_host
 from ..models.vit import positions
-from .attention import divided, has_class_token
-
-if TYPE_CHECKING:
-    from ..model import ViT
+from .attention import has_class_token, safe_divide
 
 
-def position_table(model: "ViT") -> Array:
+def position_table(model: ViT) -> Array:
     """What the model adds to each token for its place, learned or fixed, (T, D).
 
     Raises ValueError if it adds nothing there: positions 'none' and 'relative'.
@@ -39,7 +36,7 @@ def position_similarity(table: Array, grid: tuple[int, int]) -> Array:
     is like none. Raises ValueError if T does not fit the grid. (Figure 7 centre and Figure 10)
     """
     patches = table[int(has_class_token(len(table), grid)) :]  # (N, D)
-    unit = divided(patches, array_module(table).sqrt(row_dot(patches, patches)))
+    unit = safe_divide(patches, array_module(table).sqrt(dot_rows(patches, patches)))
     return (unit @ unit.T).reshape(*grid, *grid)
 
 
@@ -67,6 +64,6 @@ def patch_filters(kernel: Array, patch_size: int, count: int = 28) -> tuple[Arra
     farthest = abs(chosen).argmax(1)[:, None]
     chosen = chosen * np.sign(np.take_along_axis(chosen, farthest, 1))
     lowest = chosen.min(1, keepdims=True)
-    scaled = divided(chosen - lowest, chosen.max(1, keepdims=True) - lowest)
-    shares = divided(lengths**2, (lengths**2).sum())[:count]
+    scaled = safe_divide(chosen - lowest, chosen.max(1, keepdims=True) - lowest)
+    shares = safe_divide(lengths**2, (lengths**2).sum())[:count]
     return scaled.reshape(count, patch_size, patch_size, -1), shares
