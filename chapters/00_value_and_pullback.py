@@ -39,6 +39,7 @@ def nudge(f, x, dy, h=1e-6):
         dx[j] = (dy * (f(moved) - y)).sum() / h
     return dx
 
+
 # %% [markdown]
 # Each input costs one more run of $f$, and a model has millions. So we derive. The example is the
 # sigmoid $σ(x) = 1 / (1 + e^{-x})$ of each entry. With $s = σ(x)$, the quotient rule gives the
@@ -52,6 +53,7 @@ def nudge(f, x, dy, h=1e-6):
 #
 # First, an object that remembers. Second, a pair of functions with a packed *cache* between them.
 
+
 # %%
 class Sigmoid:
     def forward(self, x):
@@ -61,23 +63,30 @@ class Sigmoid:
     def backward(self, dy):
         return dy * self.s * (1 - self.s)
 
+
 def sigmoid_forward(x):
     s = 1 / (1 + np.exp(-x))
     return s, {"s": s}
 
+
 def sigmoid_backward(dy, cache):
     return dy * cache["s"] * (1 - cache["s"])
+
 
 # %% [markdown]
 # Third, the style of this book. A function returns two things: its value, and a second function,
 # its *pullback*. Give the pullback `dy`, and it returns `dx`.
 
+
 # %%
 def sigmoid(x):
     s = 1 / (1 + np.exp(-x))
+
     def pullback(dy):
         return dy * s * (1 - s)
+
     return s, pullback
+
 
 x, dy = np.array([0.0, 1.0, -3.0]), np.array([2.0, -1.0, 0.5])
 y, sigmoid_back = sigmoid(x)
@@ -97,8 +106,8 @@ assert abs(dx - nudge(lambda x: sigmoid(x)[0], x, dy)).max() < 1e-5
 print(minivit.list_retained(sigmoid_back))
 layer = Sigmoid()
 layer.forward(x)
-layer.forward(x + 1)                              # a second input passes through the same layer
-wrong = layer.backward(dy)                        # meant for the first
+layer.forward(x + 1)  # a second input passes through the same layer
+wrong = layer.backward(dy)  # meant for the first
 sigmoid(x + 1)
 print(np.array_equal(wrong, dx), np.array_equal(sigmoid_back(dy), dx))
 assert not np.allclose(wrong, dx)
@@ -113,26 +122,33 @@ assert not np.allclose(wrong, dx)
 # the output of $f$. So `f_back` takes it on: the chain's pullback is `f_back(g_back(dy))`. Take the
 # sigmoid of $x^2$. The square is a product whose inputs are the same, so the product comes first.
 
+
 # %%
 def product(a, b):
-    return a * b, lambda dy: (dy * b, dy * a)     # a short pullback may be a lambda
+    return a * b, lambda dy: (dy * b, dy * a)  # a short pullback may be a lambda
+
 
 def square(x):
     y, product_back = product(x, x)
+
     def pullback(dy):
         da, db = product_back(dy)
         return da + db
+
     return y, pullback
+
 
 # %% [markdown]
 # `square` hands `x` on twice. The loss reacts to `x` on both ways, and the two gradients add up.
 # This matters as much as the chain rule: whatever is used more than once sums its gradients.
+
 
 # %%
 def bowl(x):
     u, square_back = square(x)
     y, sigmoid_back = sigmoid(u)
     return y, lambda dy: square_back(sigmoid_back(dy))
+
 
 y, bowl_back = bowl(x)
 assert abs(bowl_back(dy) - nudge(lambda x: bowl(x)[0], x, dy)).max() < 1e-5
@@ -148,9 +164,11 @@ print(minivit.list_retained(bowl_back))
 # returns `(dx, {name: gradient})`, where each gradient has its argument's name and shape. Here
 # `scale` serves B rows of D numbers, and collects what it did to each.
 
+
 # %%
-def scaled(x, scale):                             # x (B, D), scale (D,)
+def scaled(x, scale):  # x (B, D), scale (D,)
     return x * scale, lambda dy: (dy * scale, {"scale": (dy * x).sum(0)})
+
 
 # %% [markdown]
 # ## The complex step
@@ -164,9 +182,11 @@ def scaled(x, scale):                             # x (B, D), scale (D,)
 # Divided by $h$, the imaginary part is the slope, up to a term in $h^2$. Nothing is subtracted,
 # so $h$ may be as small as $10^{-20}$ (Squire and Trapp, 1998).
 
+
 # %%
 def complex_slope(f, x, h=1e-20):
     return f(x + 1j * h)[0].imag / h
+
 
 at, steps = np.float64(0.7), 10.0 ** np.arange(-1, -21, -1)
 value, back = bowl(at)
@@ -206,18 +226,23 @@ for f, arguments in (bowl, [x]), (product, [x, dy]), (scaled, [x2, scale]):
 # value. The slope of $e^x + 1$ is $e^x$, but here `y` has moved on. And a returned array may be
 # the one that a pullback keeps, as `s` of `sigmoid` is: whoever writes into it changes the past.
 
+
 # %%
 def one_plus_exp(x):
     y = np.exp(x)
+
     def back(dy):
         return dy * y
-    y = y + 1                                     # the trap: give it another name
+
+    y = y + 1  # the trap: give it another name
     return y, back
+
 
 def centred_sigmoid(x):
     s, back = sigmoid(x)
-    s -= 0.5                                      # the trap: `return s - 0.5, back` is right
+    s -= 0.5  # the trap: `return s - 0.5, back` is right
     return s, back
+
 
 for f in (one_plus_exp, centred_sigmoid):
     print(f"{f.__name__}: error {minivit.gradcheck(f, x).worst:.1f}")
@@ -230,10 +255,12 @@ for f in (one_plus_exp, centred_sigmoid):
 #
 # **Predict.** Someone forgets that `square` uses `x` twice. What will the checker say?
 
+
 # %%
 def half_square(x):
     y, product_back = product(x, x)
     return y, lambda dy: product_back(dy)[0]
+
 
 errors = minivit.gradcheck(half_square, x)
 print(errors)

@@ -20,7 +20,7 @@ from minivit.analysis import save_figure
 from minivit.layers import patchify, unpatchify
 
 digits = minivit.data.load_digits()
-images = digits.images                            # (B, H, W, C): B images
+images = digits.images  # (B, H, W, C): B images
 print(images.shape, digits.held_out_images.shape, images.min(), images.max())
 
 # %% [markdown]
@@ -32,6 +32,7 @@ print(images.shape, digits.held_out_images.shape, images.min(), images.max())
 # Now the naive way to patches, in loops: patch after patch, from left to right and from top to
 # bottom; inside a patch, its pixels in the same order.
 
+
 # %%
 def patchify_by_hand(images, P):
     B, H, W, C = images.shape
@@ -40,12 +41,13 @@ def patchify_by_hand(images, P):
         n = 0
         for top in range(0, H, P):
             for left in range(0, W, P):
-                square = images[b, top : top + P, left : left + P]      # (P, P, C)
+                square = images[b, top : top + P, left : left + P]  # (P, P, C)
                 patches[b, n] = square.ravel()
                 n += 1
     return patches
 
-patches, patchify_back = patchify(images, 2)                  # (B, N, P P C)
+
+patches, patchify_back = patchify(images, 2)  # (B, N, P P C)
 print(patches.shape)
 assert np.array_equal(patches, patchify_by_hand(images, 2))
 
@@ -59,9 +61,9 @@ assert np.array_equal(patches, patchify_by_hand(images, 2))
 # %%
 B, H, W, C = images.shape
 P = 2
-grid = images.reshape(B, H // P, P, W // P, P, C)             # (B, rows, P, columns, P, C)
-grid = grid.swapaxes(2, 3)                                    # (B, rows, columns, P, P, C)
-table = grid.reshape(B, -1, P * P * C)                        # (B, N, P P C)
+grid = images.reshape(B, H // P, P, W // P, P, C)  # (B, rows, P, columns, P, C)
+grid = grid.swapaxes(2, 3)  # (B, rows, columns, P, P, C)
+table = grid.reshape(B, -1, P * P * C)  # (B, N, P P C)
 assert np.array_equal(table, patches)
 
 # %% [markdown]
@@ -107,10 +109,12 @@ assert back_errors.worst < 1e-12
 # ViT-Base, the smallest model of the paper, has 12 of them in each of its 12 layers. A float32 has
 # 4 bytes:
 
+
 # %%
 def score_bytes(side, P):
     N = (side // P) ** 2
     return 4 * N * N
+
 
 for side, P in (224, 1), (224, 2), (32, 2), (224, 16), (8, 2):
     N = (side // P) ** 2
@@ -134,13 +138,18 @@ sides, ms = measured["patch_side"], measured["milliseconds"]
 assert sides[0] == 4
 guessed_sides = np.array([1, 2, 4])
 guessed_ms = ms[0] * (4 / guessed_sides) ** 4
-print(f"P = 16: {ms[sides == 16][0]:.2f} ms; P = 4: {ms[0]:.0f} ms; "
-      f"P = 1, extrapolated: {guessed_ms[0] / 1000:.0f} s")
+print(
+    f"P = 16: {ms[sides == 16][0]:.2f} ms; P = 4: {ms[0]:.0f} ms; "
+    f"P = 1, extrapolated: {guessed_ms[0] / 1000:.0f} s"
+)
 
 # %%
 figure = plt.figure(figsize=(9, 5.6), layout="constrained")
-axes = figure.subplot_mosaic([["digit", "strip", "strip"], ["bytes", "bytes", "time"]],
-                             height_ratios=[1, 1.7], width_ratios=[1, 1, 2])
+axes = figure.subplot_mosaic(
+    [["digit", "strip", "strip"], ["bytes", "bytes", "time"]],
+    height_ratios=[1, 1.7],
+    width_ratios=[1, 1, 2],
+)
 axes["digit"].imshow(images[5, :, :, 0], cmap="gray")
 strip = np.full((2, 3 * 16 + 1), np.nan)
 for n in range(16):

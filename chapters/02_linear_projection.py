@@ -25,8 +25,9 @@ from minivit.training import fit_logistic_regression, train_sgd
 # The paper writes no *bias* in its equations, but its code has one: a vector `b` of D numbers,
 # added to every token. In loops, and by the library's `linear`, which calls the matrix `kernel`:
 
+
 # %%
-def linear_by_hand(x, E, b):                              # x (N, I), E (I, D), b (D,): I in, D out
+def linear_by_hand(x, E, b):  # x (N, I), E (I, D), b (D,): I in, D out
     y = np.zeros((len(x), E.shape[1]))
     for n in range(len(x)):
         for d in range(E.shape[1]):
@@ -35,9 +36,10 @@ def linear_by_hand(x, E, b):                              # x (N, I), E (I, D), 
                 y[n, d] += x[n, i] * E[i, d]
     return y
 
+
 rng = np.random.default_rng(0)
 x, E, b = rng.normal(size=(5, 4)), rng.normal(size=(4, 3)), rng.normal(size=3)
-y, linear_back = linear(x, E, b)                              # (5, 3)
+y, linear_back = linear(x, E, b)  # (5, 3)
 assert abs(y - linear_by_hand(x, E, b)).max() < 1e-13
 
 # %% [markdown]
@@ -56,7 +58,7 @@ assert abs(y - linear_by_hand(x, E, b)).max() < 1e-13
 # %%
 dy = rng.normal(size=y.shape)
 dx, dparams = linear_back(dy)
-dE = sum(np.outer(x[n], dy[n]) for n in range(len(x)))        # each row adds x_ni dy_nd
+dE = sum(np.outer(x[n], dy[n]) for n in range(len(x)))  # each row adds x_ni dy_nd
 assert abs(dparams["kernel"] - dE).max() < 1e-13
 assert abs(dparams["bias"] - dy.sum(0)).max() < 1e-13
 assert abs(dx - dy @ E.T).max() < 1e-13
@@ -69,18 +71,20 @@ assert minivit.gradcheck(linear, x, E, b).worst < 1e-12
 # its pixels are multiplied by weights and summed, D times with different weights. If the window and
 # its step (the *stride*) are as large as a patch, the stops are the patches, the weights are $E$.
 
+
 # %%
-def convolution(images, weights, stride):                     # weights (P, P, C, D)
+def convolution(images, weights, stride):  # weights (P, P, C, D)
     P, side, stops = len(weights), images.shape[1], []
     for top in range(0, side - P + 1, stride):
         for left in range(0, side - P + 1, stride):
             window = images[:, top : top + P, left : left + P, :, None]
-            stops.append((window * weights).sum((1, 2, 3)))   # (B, D)
-    return np.stack(stops, axis=1)                            # (B, N, D)
+            stops.append((window * weights).sum((1, 2, 3)))  # (B, D)
+    return np.stack(stops, axis=1)  # (B, N, D)
+
 
 images = rng.normal(size=(2, 6, 6, 3))
 E27 = rng.normal(size=(3 * 3 * 3, 7))
-tokens, _ = linear(patchify(images, 3)[0], E27)               # (2, 4, 7)
+tokens, _ = linear(patchify(images, 3)[0], E27)  # (2, 4, 7)
 stops = convolution(images, E27.reshape(3, 3, 3, 7), stride=3)
 assert abs(tokens - stops).max() < 1e-13
 
@@ -105,10 +109,10 @@ assert abs(tokens - stops).max() < 1e-13
 # %%
 logits, labels = rng.normal(size=(4, 3)), np.array([0, 2, 1, 2])
 loss, loss_back = cross_entropy(logits, labels)
-p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)     # (B, K)
-target = np.eye(3)[labels]                                    # 1 at the right class, else 0
+p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)  # (B, K)
+target = np.eye(3)[labels]  # 1 at the right class, else 0
 assert abs(loss + np.log(p[range(4), labels]).mean()) < 1e-13
-assert abs(loss_back() - (p - target) / 4).max() < 1e-13      # without a dy, it takes dloss = 1
+assert abs(loss_back() - (p - target) / 4).max() < 1e-13  # without a dy, it takes dloss = 1
 assert minivit.gradcheck(cross_entropy, logits, labels).worst < 1e-12
 
 # %% [markdown]
@@ -117,6 +121,7 @@ assert minivit.gradcheck(cross_entropy, logits, labels).worst < 1e-12
 # The gradient says in which direction the loss grows. So go a little way in the other one, and
 # again: *gradient descent*. The *rate* says how far. Here it is in full, for the smallest model
 # there is: $E$ has ten columns, and a patch times $E$ gives the ten logits at once.
+
 
 # %%
 def gradient_descent(x, labels, steps=100, rate=0.1):
@@ -131,13 +136,14 @@ def gradient_descent(x, labels, steps=100, rate=0.1):
         b -= rate * gradients["bias"]
     return E, b
 
+
 # %% [markdown]
 # With P = 8 the patch is the whole image. The first loss is $\mathrm{log}(10)$: while $E = 0$, each
 # class gets a tenth. With P = 4 an image has four patches, and we take their mean.
 
 # %%
 digits = minivit.data.load_digits()
-whole = patchify(digits.images, 8)[0][:, 0].astype(float)     # (1437, 64)
+whole = patchify(digits.images, 8)[0][:, 0].astype(float)  # (1437, 64)
 E8, b8 = gradient_descent(whole, digits.labels)
 E4, b4 = gradient_descent(patchify(digits.images, 4)[0].mean(1, dtype=float), digits.labels)
 unseen = patchify(digits.held_out_images, 8)[0][:, 0]
@@ -153,8 +159,12 @@ for row, name, table in zip(axes, names, [means, E8, E4], strict=True):
     side, top = math.isqrt(len(table)), abs(table).max()
     row[0].set_ylabel(name)
     for c in range(10):
-        drawn = row[c].imshow(table[:, c].reshape(side, side), vmin=-top, vmax=top,
-                              cmap="gray" if name == "mean image" else "RdBu_r")
+        drawn = row[c].imshow(
+            table[:, c].reshape(side, side),
+            vmin=-top,
+            vmax=top,
+            cmap="gray" if name == "mean image" else "RdBu_r",
+        )
         row[c].set(xticks=[], yticks=[])
 figure.colorbar(drawn, ax=axes[1:], ticks=[-top, top]).ax.set_yticklabels(["against", "for"])
 save_figure(figure, "figures/02_linear_projection.png")
@@ -179,18 +189,22 @@ save_figure(figure, "figures/02_linear_projection.png")
 # mean of the tokens (`mean_pool`; on the way back each of the N receives dy / N), and let a second
 # `linear` make the logits. It is called *head* too, but is no kin to the heads of chapter 1.
 
+
 # %%
 def model(images, params):
     P = math.isqrt(len(params["patch_embedding"]["kernel"]))
-    patches, patchify_back = patchify(images, P)              # (B, N, P P)
+    patches, patchify_back = patchify(images, P)  # (B, N, P P)
     z, embedding_back = linear(patches, **params["patch_embedding"])  # (B, N, D)
-    y, pool_back = mean_pool(z)                               # (B, D)
-    logits, head_back = linear(y, **params["head"])           # (B, K)
+    y, pool_back = mean_pool(z)  # (B, D)
+    logits, head_back = linear(y, **params["head"])  # (B, K)
+
     def pullback(dlogits):
         dy, dhead = head_back(dlogits)
         dpatches, dembedding = embedding_back(pool_back(dy))
         return patchify_back(dpatches), {"patch_embedding": dembedding, "head": dhead}
+
     return logits, pullback
+
 
 # %%
 def draw(P, D=32, K=10):
@@ -199,13 +213,16 @@ def draw(P, D=32, K=10):
     head = {"kernel": np.zeros((D, K), "float32"), "bias": np.zeros(K, "float32")}
     return {"patch_embedding": embedding, "head": head}
 
+
 params = draw(P=2)
 head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}  # zeros would hide dE
 assert minivit.gradcheck(model, images[:1, :4, :4, :1], params | {"head": head}).worst < 1e-12
 
 accuracy = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
-print(f"the model so far: {accuracy:.1%} of the held-out digits "
-      f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})")
+print(
+    f"the model so far: {accuracy:.1%} of the held-out digits "
+    f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})"
+)
 assert 0.11 < accuracy < 0.25
 
 # %% [markdown]
@@ -222,7 +239,7 @@ assert 0.11 < accuracy < 0.25
 patches, _ = patchify(digits.images[:1], 2)
 shuffled, _ = unpatchify(patches[:, np.random.default_rng(5).permutation(16)], 2, 8, 8)
 logits, _ = model(np.concatenate([digits.images[:1], shuffled]), params)
-assert abs(logits[0] - logits[1]).max() < 1e-5                # it cannot tell them apart
+assert abs(logits[0] - logits[1]).max() < 1e-5  # it cannot tell them apart
 
 # %% [markdown]
 # ## Yours
@@ -231,7 +248,9 @@ assert abs(logits[0] - logits[1]).max() < 1e-5                # it cannot tell t
 
 # %%
 for P in 1, 4, 8:
-    accuracy = train_sgd(model, draw(P), digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
+    accuracy = train_sgd(
+        model, draw(P), digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0
+    )[-1]
     print(f"P = {P}: {accuracy:.0%}")
 assert accuracy > 0.95
 

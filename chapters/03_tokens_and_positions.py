@@ -25,8 +25,9 @@ from minivit.layers import add_positions, add_positions_2d, prepend_class_token
 # %% [markdown]
 # In loops, where `x` holds the $x_p^i E$. Class token and table are the same for every image:
 
+
 # %%
-def naive_equation_1(x, class_token, table):                  # (B, N, D), (D,), (T, D)
+def naive_equation_1(x, class_token, table):  # (B, N, D), (D,), (T, D)
     B, N, D = x.shape
     z = np.zeros((B, N + 1, D))
     for b in range(B):
@@ -35,10 +36,11 @@ def naive_equation_1(x, class_token, table):                  # (B, N, D), (D,),
             z[b, i + 1] = x[b, i] + table[i + 1]
     return z
 
+
 rng = np.random.default_rng(0)
 x, class_token, table = rng.normal(size=(3, 6, 4)), rng.normal(size=4), rng.normal(size=(7, 4))
-tokens, class_back = prepend_class_token(x, class_token)      # (B, N + 1, D)
-z, positions_back = add_positions(tokens, table)              # (B, T, D)
+tokens, class_back = prepend_class_token(x, class_token)  # (B, N + 1, D)
+z, positions_back = add_positions(tokens, table)  # (B, T, D)
 assert np.array_equal(z, naive_equation_1(x, class_token, table))
 
 # %% [markdown]
@@ -57,7 +59,7 @@ dz = rng.normal(size=z.shape)
 dtokens, dpositions = positions_back(dz)
 dx, dclass = class_back(dtokens)
 assert np.array_equal(dtokens, dz)
-assert np.array_equal(dx, dz[:, 1:])                          # the patches', unchanged
+assert np.array_equal(dx, dz[:, 1:])  # the patches', unchanged
 assert abs(dpositions["table"] - (dz[0] + dz[1] + dz[2])).max() < 1e-13
 assert np.array_equal(dclass["class_token"], dpositions["table"][0])
 
@@ -79,7 +81,7 @@ z, grid_back = add_positions_2d(tokens, rows, columns, class_token)
 grid = [np.concatenate([column, row]) for row in rows for column in columns]
 assert np.array_equal(z[:, 1:], x + np.stack(grid))
 _, dgrid = grid_back(dz)
-patches = dz.sum(0)[1:].reshape(2, 3, 4)                      # (gh, gw, D)
+patches = dz.sum(0)[1:].reshape(2, 3, 4)  # (gh, gw, D)
 assert abs(dgrid["columns"] - patches[:, :, :2].sum(0)).max() < 1e-13
 assert abs(dgrid["rows"] - patches[:, :, 2:].sum(1)).max() < 1e-13
 
@@ -108,7 +110,8 @@ for errors in (
 from minivit.layers import linear, mean_pool, patch_embedding, patchify, unpatchify
 from minivit.training import fit_logistic_regression, train_sgd
 
-NONE = {"table": np.zeros((16, 32), "float32")}               # no positions: zeros, not trained
+NONE = {"table": np.zeros((16, 32), "float32")}  # no positions: zeros, not trained
+
 
 def draw(rng):
     kernel, table = rng.normal(size=(4, 32)) / 2, rng.normal(size=(16, 32))
@@ -118,20 +121,24 @@ def draw(rng):
         "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")},
     }
 
+
 # %%
 def classify(images, params, power=1):
     x, embedding_back = patch_embedding(images, **params["patch_embedding"], patch_size=2)
     z, positions_back = add_positions(x, **params.get("positions", NONE))
-    y, pool_back = mean_pool(z**power)                        # (B, D)
-    logits, head_back = linear(y, **params["head"])           # (B, K)
+    y, pool_back = mean_pool(z**power)  # (B, D)
+    logits, head_back = linear(y, **params["head"])  # (B, K)
+
     def pullback(dlogits):
         dy, dhead = head_back(dlogits)
-        dz = power * z ** (power - 1) * pool_back(dy)         # (B, N, D)
+        dz = power * z ** (power - 1) * pool_back(dy)  # (B, N, D)
         dx, dpositions = positions_back(dz)
         dimages, dembedding = embedding_back(dx)
         dparams = {"patch_embedding": dembedding, "positions": dpositions, "head": dhead}
         return dimages, {name: dparams[name] for name in params}
+
     return logits, pullback
+
 
 # %%
 def train(data, positions, power=1):
@@ -139,7 +146,10 @@ def train(data, positions, power=1):
     if not positions:
         del params["positions"]
     model = partial(classify, power=power)
-    return params, train_sgd(model, params, data, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
+    return params, train_sgd(
+        model, params, data, epochs=20, batch_size=64, learning_rate=0.1, seed=0
+    )[-1]
+
 
 data = minivit.data.load_digits()
 _, without = train(data, positions=False)
@@ -186,10 +196,12 @@ assert 0.35 < right_bag < 0.6 < 0.8 < right_placed
 # $2^{-22}$, the mean of 16 of $2^{-26}$, the logits of $2^{-34}$. In this unit all are whole
 # numbers, and float64 is exact for those below $2^{53}$.
 
+
 # %%
 def shuffle(images, order):
     patches, _ = patchify(images, 2)
     return unpatchify(patches[:, order], 2, 8, 8)[0]
+
 
 order = np.random.default_rng(1).permutation(16)
 views = [data.held_out_images, shuffle(data.held_out_images, order)]
@@ -198,8 +210,8 @@ for params in (bag, placed):
     leaves = minivit.flatten(params)
     exact = {name: np.round(256 * leaf).astype(float) / 256 for name, leaf in leaves.items()}
     logits.append([classify(v.astype(float), minivit.unflatten(exact), 2)[0] for v in views])
-assert np.array_equal(*logits[0])                             # 360 images, not a bit differs
-assert abs(np.array(logits)).max() * 2**34 < 2**45            # far below 2^53
+assert np.array_equal(*logits[0])  # 360 images, not a bit differs
+assert abs(np.array(logits)).max() * 2**34 < 2**45  # far below 2^53
 
 # %%
 shape = {"figsize": (9, 4), "width_ratios": [1, 2, 2], "layout": "constrained"}

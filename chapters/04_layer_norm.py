@@ -31,7 +31,7 @@ from minivit.layers import layer_norm
 D = 256
 rng = np.random.default_rng(0)
 kernels = rng.normal(size=(24, D, D)) / math.sqrt(D)
-first = rng.normal(size=(10, D))                              # ten tokens
+first = rng.normal(size=(10, D))  # ten tokens
 for factor in (1.1, 0.9):
     plain = normed = first
     for kernel in factor * kernels:
@@ -50,6 +50,7 @@ for factor in (1.1, 0.9):
 #
 # One token after the other, one entry after the other:
 
+
 # %%
 def naive_layer_norm(x, scale, bias, eps=1e-6):
     T, D = x.shape
@@ -64,7 +65,7 @@ def naive_layer_norm(x, scale, bias, eps=1e-6):
 
 rng = np.random.default_rng(1)
 x, (scale, bias) = rng.normal(size=(5, 7)), rng.normal(size=(2, 7))
-y, pullback = layer_norm(x, scale, bias)                      # (5, 7)
+y, pullback = layer_norm(x, scale, bias)  # (5, 7)
 assert abs(y - naive_layer_norm(x, scale, bias)).max() < 1e-13
 
 # %% [markdown]
@@ -120,11 +121,12 @@ assert abs(along_1).max() < 1e-13 < abs(along_x_hat).max() < 1e-6
 #
 # $$ dx = (g - \mathrm{mean}(g) - \hat x · \mathrm{mean}(g · \hat x)) / σ $$
 
+
 # %%
 def layer_norm_in_steps(x, scale, bias, eps=1e-6):
-    c = x - x.mean(-1, keepdims=True)                         # (T, D)
-    sigma = ((c * c).mean(-1, keepdims=True) + eps) ** 0.5    # (T, 1)
-    x_hat = c / sigma                                         # (T, D)
+    c = x - x.mean(-1, keepdims=True)  # (T, D)
+    sigma = ((c * c).mean(-1, keepdims=True) + eps) ** 0.5  # (T, 1)
+    x_hat = c / sigma  # (T, D)
 
     def pullback(dy):
         g = dy * scale
@@ -134,6 +136,7 @@ def layer_norm_in_steps(x, scale, bias, eps=1e-6):
         return dx, {"scale": (dy * x_hat).sum(0), "bias": dy.sum(0)}
 
     return x_hat * scale + bias, pullback
+
 
 # %% [markdown]
 # From $g$ the part along $1$ and the part along $\hat x$ are taken out; the rest is divided by $σ$.
@@ -154,7 +157,7 @@ for f in (layer_norm, layer_norm_in_steps):
 # $$ \mathrm{mean}(dx · \hat x) = \mathrm{mean}(g · \hat x) · ε / σ^3 $$
 
 # %%
-g = np.random.default_rng(4).normal(size=(1, 6))              # the scale is 1, so g is dy
+g = np.random.default_rng(4).normal(size=(1, 6))  # the scale is 1, so g is dy
 dtoken, _ = token_back(g)
 rest = (dtoken * x_hat).mean()
 print(f"along x_hat: {rest:.1e}; along 1, nothing: {abs(dtoken.sum()) < 1e-13}")
@@ -173,14 +176,15 @@ assert abs(rest - (g * x_hat).mean() * 1e-6 / (token.var() + 1e-6) ** 1.5) < 1e-
 u, v, n = [1, -1, 0] / np.sqrt(2), [1, 1, -2] / np.sqrt(6), [1, 1, 1] / np.sqrt(3)
 tokens = np.array([[3.4, -0.1, 0.5], [0.6, 1.6, 0.6], [-1.7, -1.4, 1.5]])
 g = np.array([[1.1, 0.7, -1.0], [-0.9, 1.1, 0.8], [-1.9, 0.3, 0.2]])
-points, back = layer_norm(tokens, np.ones(3), np.zeros(3))    # three tokens, now on the circle
-steps = back(g)[0] * np.sqrt(tokens.var(1, keepdims=True) + 1e-6)       # σ dx
+points, back = layer_norm(tokens, np.ones(3), np.zeros(3))  # three tokens, now on the circle
+steps = back(g)[0] * np.sqrt(tokens.var(1, keepdims=True) + 1e-6)  # σ dx
 dropped = tokens - tokens.mean(1, keepdims=True)
 turn = np.linspace(0, 2 * math.pi, 200)[:, None]
-circle = math.sqrt(3) * (np.cos(turn) * u + np.sin(turn) * v)           # (200, 3)
-assert abs((points**2).sum(1) - 3).max() < 1e-4               # on the circle, but for ε
-assert abs((steps * points).sum(1)).max() < 1e-4              # tangent to it, but for ε
-assert abs(steps.sum(1)).max() < 1e-13                        # in the plane
+circle = math.sqrt(3) * (np.cos(turn) * u + np.sin(turn) * v)  # (200, 3)
+assert abs((points**2).sum(1) - 3).max() < 1e-4  # on the circle, but for ε
+assert abs((steps * points).sum(1)).max() < 1e-4  # tangent to it, but for ε
+assert abs(steps.sum(1)).max() < 1e-13  # in the plane
+
 
 # %%
 def draw(axis, view):
@@ -191,7 +195,7 @@ def draw(axis, view):
     names = {"x": (6, 3), "x - μ": (6, 3), r"$\hat{x}$": (-4, -18), "g": (5, 0), "σ dx": (-32, 3)}
     for (name, offset), at in zip(names.items(), stops[:, 0], strict=True):
         axis.annotate(name, at, offset, textcoords="offset points", fontsize=11)
-    for x3, c, x_hat, g_tip, tip in stops.swapaxes(0, 1):     # each (2,), on the paper
+    for x3, c, x_hat, g_tip, tip in stops.swapaxes(0, 1):  # each (2,), on the paper
         axis.plot(*zip(x3, c, strict=True), "oC0:", markevery=[0])
         axis.plot(*zip(c, x_hat, strict=True), "sC1-", markevery=[1])
         axis.plot(*zip(g_tip, tip, strict=True), ":", color="0.4")
@@ -199,10 +203,11 @@ def draw(axis, view):
             style |= {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
             axis.annotate("", end, x_hat, arrowprops=style)
 
+
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
-draw(left, np.stack([u, 0.47 * v + math.sqrt(1 - 0.47**2) * n]))        # at a slant
-draw(right, np.stack([u, v]))                                 # along 1
+draw(left, np.stack([u, 0.47 * v + math.sqrt(1 - 0.47**2) * n]))  # at a slant
+draw(right, np.stack([u, v]))  # along 1
 left.annotate("1", (0, 0), (0, 1.7), ha="center", arrowprops={"arrowstyle": "<|-"})
 left.set(aspect="equal", xticks=[], yticks=[], frame_on=False)
 right.set(aspect="equal", xlabel="along u", ylabel="along v")

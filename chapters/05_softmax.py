@@ -25,6 +25,7 @@ from minivit.layers import softmax
 # %% [markdown]
 # In loops, for each row of $n$ scores:
 
+
 # %%
 def naive_softmax(x):
     p = np.zeros(x.shape)
@@ -35,7 +36,7 @@ def naive_softmax(x):
     return p
 
 
-x = np.random.default_rng(0).normal(size=(4, 5))              # 4 rows of n = 5 scores
+x = np.random.default_rng(0).normal(size=(4, 5))  # 4 rows of n = 5 scores
 p, pullback = softmax(x)
 assert abs(p - naive_softmax(x)).max() < 1e-13
 assert abs(p.sum(-1) - 1).max() < 1e-13
@@ -83,13 +84,14 @@ assert np.array_equal(softmax(large)[0], softmax(large - 1000)[0])
 # sums to $p_i - p_i Σ_j p_j = 0$: a shift of all scores does nothing. $J$ is symmetric, so each
 # column sums to zero too: what one weight gains, the others lose.
 
+
 # %%
 def jacobian(p):
     """p (..., n)  ->  J (..., n, n)"""
     return p[..., :, None] * (np.eye(p.shape[-1]) - p[..., None, :])
 
 
-J = jacobian(p)                                               # (4, 5, 5)
+J = jacobian(p)  # (4, 5, 5)
 assert abs(J.sum(-1)).max() < 1e-13
 assert abs(J - J.swapaxes(-1, -2)).max() < 1e-13
 
@@ -109,7 +111,7 @@ dp = np.random.default_rng(1).normal(size=p.shape)
 dx = pullback(dp)
 assert abs(dx - p * (dp - (p * dp).sum(-1, keepdims=True))).max() < 1e-13
 assert abs(dx - (dp[:, None, :] @ J)[:, 0]).max() < 1e-13
-assert abs(dx.sum(-1)).max() < 1e-13                          # as the rows of J do
+assert abs(dx.sum(-1)).max() < 1e-13  # as the rows of J do
 errors = minivit.gradcheck(softmax, x)
 assert errors.worst < 1e-12
 
@@ -118,12 +120,13 @@ assert errors.worst < 1e-12
 # the outputs has `dp` = 1 everywhere. For softmax that sum is always 1, the right gradient is 0,
 # and a pullback that returns zeros would pass:
 
+
 # %%
 def forgetful(x):
     return softmax(x)[0], lambda dp: 0 * dp
 
 
-assert abs(pullback(np.ones((4, 5)))).max() < 1e-13           # the right answer to a sum: zeros
+assert abs(pullback(np.ones((4, 5)))).max() < 1e-13  # the right answer to a sum: zeros
 worst = minivit.gradcheck(forgetful, x).worst
 print(f"error of a pullback that returns zeros: {worst:.1f}")
 assert worst > 0.5
@@ -142,17 +145,18 @@ assert worst > 0.5
 # softmax is *saturated*: the choice is made, and hardly any gradient comes back to change it. As a
 # measure take the Frobenius norm of $J$, the root of the sum of its squared entries.
 
+
 # %%
 def reaction(scores):
     J = jacobian(softmax(scores)[0])
-    return np.sqrt((J * J).sum((-1, -2)))                     # Frobenius norms
+    return np.sqrt((J * J).sum((-1, -2)))  # Frobenius norms
 
 
 rng = np.random.default_rng(2)
 widths, rows = [1, 4, 16, 64, 256, 1024], []
 for Dh in widths:
     q, k = rng.normal(size=(1000, 1, Dh)), rng.normal(size=(1000, 16, Dh))
-    scores = (q * k).sum(-1)                                  # (1000, 16): 1000 rows
+    scores = (q * k).sum(-1)  # (1000, 16): 1000 rows
     plain, scaled = reaction(scores), reaction(scores / math.sqrt(Dh))
     rows.append([scores.var() / Dh, plain.mean(), np.median(plain), scaled.mean()])
     print(f"Dh = {Dh:4}: variance of q · k {scores.var():6.1f}, mean norm of J", end=" ")
@@ -162,7 +166,7 @@ for Dh in widths:
 ratio, plain, median, scaled = np.transpose(rows)
 assert abs(ratio - 1).max() < 0.1
 assert plain[-1] < scaled[-1] / 5
-assert median[4] < 0.02                                       # Dh = 256
+assert median[4] < 0.02  # Dh = 256
 assert abs(scaled - 0.3).max() < 0.03
 figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
 axis.semilogx(widths, scaled, "o-C0", base=2)
@@ -192,7 +196,7 @@ save_figure(figure, "figures/05_softmax.png")
 gradients = []
 for divisor in (1, 8):
     _, back = softmax(np.array([[50.0, 0.0]]) / divisor)
-    gradients.append(back(np.array([[0.0, -1.0]]))[0] / divisor)   # the division's own pullback
+    gradients.append(back(np.array([[0.0, -1.0]]))[0] / divisor)  # the division's own pullback
     print(f"divided by {divisor}: {gradients[-1][0]:.1e} and {gradients[-1][1]:.1e}")
 assert abs(gradients[0]).max() < 1e-20
 assert abs(gradients[1]).min() > 1e-4

@@ -32,11 +32,15 @@ from minivit.layers import attend, linear, single_head_attention, softmax
 # The query is 8 times the first, the key is the second, the value the third.
 
 # %%
-z = np.array([[+1.0, 0.0, 10.0],                              # wants +1
-              [-1.0, 0.0, 20.0],                              # wants -1
-              [0.0, +1.0, 30.0],                              # offers +1
-              [0.0, -1.0, 40.0]])                             # offers -1
-y, _ = single_head_attention(z, np.diag([8.0, 1.0, 1.0]))     # Dh = 1: the columns are q, k, v
+z = np.array(
+    [
+        [+1.0, 0.0, 10.0],  # wants +1
+        [-1.0, 0.0, 20.0],  # wants -1
+        [0.0, +1.0, 30.0],  # offers +1
+        [0.0, -1.0, 40.0],
+    ]
+)  # offers -1
+y, _ = single_head_attention(z, np.diag([8.0, 1.0, 1.0]))  # Dh = 1: the columns are q, k, v
 print(y[:, 0].round(2))
 assert abs(y[:, 0] - [30, 40, 25, 25]).max() < 0.03
 
@@ -47,20 +51,22 @@ assert abs(y[:, 0] - [30, 40, 25, 25]).max() < 0.03
 #
 # In loops, for an image of $T$ tokens, with a bias beside $U_{qkv}$ as in the authors' code:
 
+
 # %%
 def one_head_in_loops(z, kernel, bias):
     T, Dh = len(z), kernel.shape[1] // 3
-    q, k, v = np.split(kernel, 3, axis=1)                     # each (D, Dh)
-    q_bias, k_bias, v_bias = np.split(bias, 3)                # each (Dh,)
+    q, k, v = np.split(kernel, 3, axis=1)  # each (D, Dh)
+    q_bias, k_bias, v_bias = np.split(bias, 3)  # each (Dh,)
     y = np.zeros((T, Dh))
-    for i in range(T):                                        # token i asks
+    for i in range(T):  # token i asks
         scores = np.zeros(T)
-        for j in range(T):                                    # token j answers
+        for j in range(T):  # token j answers
             scores[j] = (z[i] @ q + q_bias) @ (z[j] @ k + k_bias) / math.sqrt(Dh)
-        A = np.exp(scores) / np.exp(scores).sum()             # row i of A
+        A = np.exp(scores) / np.exp(scores).sum()  # row i of A
         for j in range(T):
             y[i] += A[j] * (z[j] @ v + v_bias)
     return y
+
 
 # %% [markdown]
 # The library leaves Equations 6 and 7 to `attend(q, k, v)`, which chapter 7 needs too. It divides
@@ -70,9 +76,9 @@ def one_head_in_loops(z, kernel, bias):
 T, D, Dh = 5, 6, 4
 rng = np.random.default_rng(6)
 z, kernel, bias = (rng.normal(size=s) for s in [(T, D), (D, 3 * Dh), 3 * Dh])
-y, pullback = single_head_attention(z, kernel, bias)          # (T, Dh)
+y, pullback = single_head_attention(z, kernel, bias)  # (T, Dh)
 assert abs(y - one_head_in_loops(z, kernel, bias)).max() < 1e-13
-q, k, v = np.split(linear(z, kernel, bias)[0], 3, axis=1)     # each (T, Dh)
+q, k, v = np.split(linear(z, kernel, bias)[0], 3, axis=1)  # each (T, Dh)
 attended, attend_back = attend(q / math.sqrt(Dh), k, v)
 assert abs(attended - y).max() < 1e-13
 
@@ -97,12 +103,12 @@ assert abs(attended - y).max() < 1e-13
 # $q / \sqrt{D_h}$ and hands back the gradient of that, $\sqrt{D_h}$ times ours; and $dS$ as well.)
 
 # %%
-dy = rng.normal(size=y.shape)                                 # (T, Dh)
-A, _ = softmax(q @ k.T / math.sqrt(Dh))                       # (T, T)
+dy = rng.normal(size=y.shape)  # (T, Dh)
+A, _ = softmax(q @ k.T / math.sqrt(Dh))  # (T, T)
 dA, dv = dy @ v.T, A.T @ dy
-dS = A * (dA - (A * dA).sum(-1, keepdims=True))               # (T, T)
+dS = A * (dA - (A * dA).sum(-1, keepdims=True))  # (T, T)
 dq, dk = dS @ k / math.sqrt(Dh), dS.T @ q / math.sqrt(Dh)
-dqkv = np.concatenate([dq, dk, dv], axis=-1)                  # (T, 3 Dh)
+dqkv = np.concatenate([dq, dk, dv], axis=-1)  # (T, 3 Dh)
 dz, dparams = pullback(dy)
 for theirs, ours in zip(attend_back(dy), (dq * math.sqrt(Dh), dk, dv, dS), strict=True):
     assert abs(theirs - ours).max() < 1e-13
@@ -140,35 +146,49 @@ from minivit.training import fit_logistic_regression, train_sgd
 
 digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
 
+
 # %%
 def model(images, params, mix=single_head_attention):
     x, embedding_back = patch_embedding(images, **params["patch_embedding"], patch_size=2)
-    z, positions_back = add_positions(x, **params["positions"])         # (B, 16, 32)
+    z, positions_back = add_positions(x, **params["positions"])  # (B, 16, 32)
     y, mix_back = mix(z, **params["attention"])
-    pooled, pool_back = mean_pool(y)                          # (B, 32)
-    logits, head_back = linear(pooled, **params["head"])      # (B, 10)
+    pooled, pool_back = mean_pool(y)  # (B, 32)
+    logits, head_back = linear(pooled, **params["head"])  # (B, 10)
+
     def pullback(dlogits):
         dpooled, dhead = head_back(dlogits)
         dz, dattention = mix_back(pool_back(dpooled))
         dx, dpositions = positions_back(dz)
         dimages, dembedding = embedding_back(dx)
-        return dimages, {"patch_embedding": dembedding, "positions": dpositions,
-                         "attention": dattention, "head": dhead}
+        return dimages, {
+            "patch_embedding": dembedding,
+            "positions": dpositions,
+            "attention": dattention,
+            "head": dhead,
+        }
+
     return logits, pullback
+
 
 # %%
 def create(seed=0):
     rng = np.random.default_rng(seed)
+
     def normal(*shape):
         return rng.normal(size=shape).astype("float32")
+
     zeros = partial(np.zeros, dtype="float32")
-    return {"patch_embedding": {"kernel": normal(4, 32) / math.sqrt(4), "bias": zeros(32)},
-            "positions": {"table": normal(16, 32)},
-            "attention": {"kernel": normal(32, 96) / math.sqrt(32), "bias": zeros(96)},
-            "head": {"kernel": zeros((32, 10)), "bias": zeros(10)}}
+    return {
+        "patch_embedding": {"kernel": normal(4, 32) / math.sqrt(4), "bias": zeros(32)},
+        "positions": {"table": normal(16, 32)},
+        "attention": {"kernel": normal(32, 96) / math.sqrt(32), "bias": zeros(96)},
+        "head": {"kernel": zeros((32, 10)), "bias": zeros(10)},
+    }
+
 
 def nothing(z, **attention):
-    return z, lambda dz: (dz, {})                             # no parameters, no gradients
+    return z, lambda dz: (dz, {})  # no parameters, no gradients
+
 
 # %%
 without = train_sgd(partial(model, mix=nothing), create(), digits, **recipe)[-1]
@@ -176,8 +196,10 @@ params = create()
 accuracy = train_sgd(model, params, digits, **recipe)[-1]
 on_pixels = fit_logistic_regression(digits)
 print(f"without attention: {without:.1%}")
-print(f"the model so far: {accuracy:.1%} of the held-out digits "
-      f"(logistic regression on the pixels: {on_pixels:.1%})")
+print(
+    f"the model so far: {accuracy:.1%} of the held-out digits "
+    f"(logistic regression on the pixels: {on_pixels:.1%})"
+)
 assert without < 0.3 < 0.7 < accuracy < on_pixels
 
 # %% [markdown]
@@ -189,7 +211,7 @@ assert without < 0.3 < 0.7 < accuracy < on_pixels
 # shown, by name, what is worth seeing: $A$ on the way forth, $dA$ on the way back.
 
 # %%
-seen, i = {}, 2                                               # the query: the third patch
+seen, i = {}, 2  # the query: the third patch
 mix = partial(single_head_attention, watch=seen.__setitem__)
 image, label = digits.held_out_images[212:213], digits.held_out_labels[212:213]
 model(digits.held_out_images, params, mix)
@@ -198,9 +220,9 @@ logits, model_back = model(image, params, mix)
 print(f"a {label[0]}, taken for a {logits[0].argmax()}; median largest A of a row: ~{largest:.2f}")
 assert largest > 0.9
 model_back(cross_entropy(logits, label)[1]())
-A, dA = seen["probabilities"][0, i], seen["dprobabilities"][0, i]       # each (16,)
+A, dA = seen["probabilities"][0, i], seen["dprobabilities"][0, i]  # each (16,)
 dS = A * (dA - (A * dA).sum())
-scores = np.log(A) - np.log(A).mean()                         # but for a constant
+scores = np.log(A) - np.log(A).mean()  # but for a constant
 
 # %%
 figure, axes = plt.subplot_mosaic("iab;idc", figsize=(8.4, 5.6), layout="constrained")

@@ -29,9 +29,9 @@ from minivit.layers import attend, linear, self_attention, single_head_attention
 # Other weights give another mixture, but still one number. Two heads keep them apart.
 
 # %%
-values = np.array([3.0, 5.0])                                 # of the left and the right token
-one_head = np.array([[0.5, 0.5]])                             # a row of A
-two_heads = np.array([[1.0, 0.0], [0.0, 1.0]])                # a row of each head's A
+values = np.array([3.0, 5.0])  # of the left and the right token
+one_head = np.array([[0.5, 0.5]])  # a row of A
+two_heads = np.array([[1.0, 0.0], [0.0, 1.0]])  # a row of each head's A
 print(one_head @ values, one_head @ values[::-1], two_heads @ values, two_heads @ values[::-1])
 assert one_head @ values == one_head @ values[::-1] == 4
 
@@ -47,24 +47,26 @@ D, heads = 6, 2
 Dh = D // heads
 names = [f"{part}{h + 1}" for part in "qkv" for h in range(heads) for _ in range(Dh)]
 print(*names)
-columns = np.arange(3 * D).reshape(3, heads, Dh)              # columns[:, h] are those of head h
+columns = np.arange(3 * D).reshape(3, heads, Dh)  # columns[:, h] are those of head h
 print(*(names[c] for c in columns[:, 1].ravel()))
+
 
 # %%
 def one_after_the_other(z, qkv, out, heads):
     answers = []
     for h in range(heads):
-        mine = columns[:, h].ravel()                          # (3 Dh,)
+        mine = columns[:, h].ravel()  # (3 Dh,)
         y, _ = single_head_attention(z, qkv["kernel"][:, mine], qkv["bias"][mine])
-        answers.append(y)                                     # (B, T, Dh)
+        answers.append(y)  # (B, T, Dh)
     return np.concatenate(answers, axis=-1) @ out["kernel"] + out["bias"]
+
 
 B, T = 2, 5
 rng = np.random.default_rng(7)
 z = rng.normal(size=(B, T, D))
 qkv = {"kernel": rng.normal(size=(D, 3 * D)), "bias": rng.normal(size=3 * D)}
 out = {"kernel": rng.normal(size=(D, D)), "bias": rng.normal(size=D)}
-y, pullback = self_attention(z, qkv, out, heads)              # (B, T, D)
+y, pullback = self_attention(z, qkv, out, heads)  # (B, T, D)
 assert abs(y - one_after_the_other(z, qkv, out, heads)).max() < 1e-13
 
 # %% [markdown]
@@ -76,10 +78,10 @@ assert abs(y - one_after_the_other(z, qkv, out, heads)).max() < 1e-13
 # images.
 
 # %%
-packed, _ = linear(z, **qkv)                                  # (B, T, 3 D)
+packed, _ = linear(z, **qkv)  # (B, T, 3 D)
 q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)
-answers, _ = attend(q / math.sqrt(Dh), k, v)                  # q, k, v too: (B, k, T, Dh)
-joined = answers.swapaxes(1, 2).reshape(B, T, D)              # side by side again
+answers, _ = attend(q / math.sqrt(Dh), k, v)  # q, k, v too: (B, k, T, Dh)
+joined = answers.swapaxes(1, 2).reshape(B, T, D)  # side by side again
 assert abs(joined @ out["kernel"] + out["bias"] - y).max() < 1e-13
 
 # %% [markdown]
@@ -87,11 +89,17 @@ assert abs(joined @ out["kernel"] + out["bias"] - y).max() < 1e-13
 # $T · T · D_h$, so $k$ heads of $D_h = D / k$ take $T · T · D$, however many they are; the weighted
 # means take the same. In a layer of ViT-B/16, where $T = 197$ and $D = 768$, in millions:
 
+
 # %%
 def multiplications(T, D, k):
     Dh = D // k
-    return {"z U_qkv": T * D * 3 * D, "q k^T": k * T * T * Dh, "A v": k * T * T * Dh,
-            "[...] U_msa": T * D * D}
+    return {
+        "z U_qkv": T * D * 3 * D,
+        "q k^T": k * T * T * Dh,
+        "A v": k * T * T * Dh,
+        "[...] U_msa": T * D * D,
+    }
+
 
 for name, count in multiplications(T=197, D=768, k=12).items():
     print(f"{name:12} {count / 1e6:.0f}")
@@ -106,8 +114,8 @@ for k in (1, 2, 3, 64, 768):
 # rows wherever in the token it is of use. Two heads can write to the same entries.
 
 # %%
-rows = out["kernel"].reshape(heads, Dh, D)                    # those that each head meets
-shares = [answers[:, h] @ rows[h] for h in range(heads)]      # each (B, T, D)
+rows = out["kernel"].reshape(heads, Dh, D)  # those that each head meets
+shares = [answers[:, h] @ rows[h] for h in range(heads)]  # each (B, T, D)
 assert abs(sum(shares) + out["bias"] - y).max() < 1e-13
 
 # %% [markdown]
@@ -122,8 +130,8 @@ assert abs(sum(shares) + out["bias"] - y).max() < 1e-13
 # added. Each column of $U_{qkv}$ belongs to one head, so theirs are put side by side again.
 
 # %%
-dy = rng.normal(size=y.shape)                                 # (B, T, D)
-dY = dy @ out["kernel"].T                                     # (B, T, D)
+dy = rng.normal(size=y.shape)  # (B, T, D)
+dY = dy @ out["kernel"].T  # (B, T, D)
 dz, dkernel = np.zeros_like(z), np.zeros_like(qkv["kernel"])
 for h in range(heads):
     mine = columns[:, h].ravel()
@@ -150,32 +158,45 @@ from minivit.training import train_sgd
 
 digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
 
+
 # %%
 def model(images, params, heads, watch=None):
     x, embedding_back = patch_embedding(images, **params["patch_embedding"], patch_size=2)
-    z, positions_back = add_positions(x, **params["positions"])         # (B, 16, 32)
+    z, positions_back = add_positions(x, **params["positions"])  # (B, 16, 32)
     y, attention_back = self_attention(z, **params["attention"], heads=heads, watch=watch)
-    pooled, pool_back = mean_pool(y)                          # (B, 32)
-    logits, head_back = linear(pooled, **params["head"])      # (B, 10)
+    pooled, pool_back = mean_pool(y)  # (B, 32)
+    logits, head_back = linear(pooled, **params["head"])  # (B, 10)
+
     def pullback(dlogits):
         dpooled, dhead = head_back(dlogits)
         dz, dattention = attention_back(pool_back(dpooled))
         dx, dpositions = positions_back(dz)
         dimages, dembedding = embedding_back(dx)
-        return dimages, {"patch_embedding": dembedding, "positions": dpositions,
-                         "attention": dattention, "head": dhead}
+        return dimages, {
+            "patch_embedding": dembedding,
+            "positions": dpositions,
+            "attention": dattention,
+            "head": dhead,
+        }
+
     return logits, pullback
+
 
 # %%
 def create(seed=0):
     rng = np.random.default_rng(seed)
+
     def layer(fan_in, fan_out):
         kernel = rng.normal(size=(fan_in, fan_out)) / math.sqrt(fan_in)
         return {"kernel": kernel.astype("float32"), "bias": np.zeros(fan_out, "float32")}
-    return {"patch_embedding": layer(4, 32),
-            "positions": {"table": rng.normal(size=(16, 32)).astype("float32")},
-            "attention": {"qkv": layer(32, 96), "out": layer(32, 32)},
-            "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")}}
+
+    return {
+        "patch_embedding": layer(4, 32),
+        "positions": {"table": rng.normal(size=(16, 32)).astype("float32")},
+        "attention": {"qkv": layer(32, 96), "out": layer(32, 32)},
+        "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")},
+    }
+
 
 # %%
 accuracy = {}
@@ -191,9 +212,9 @@ assert accuracy[4] > 0.84
 # how many of all digits it wins. The figure then shows four digits, and the asking patch framed.
 
 # %%
-seen, i = {}, 5                                               # the query: row 2, column 2
+seen, i = {}, 5  # the query: row 2, column 2
 model(digits.held_out_images, params, heads=4, watch=seen.__setitem__)
-A = seen["probabilities"][:, :, i]                            # (360, k, T), row i of each A
+A = seen["probabilities"][:, :, i]  # (360, k, T), row i of each A
 share = [np.bincount(A[:, h].argmax(-1)).max() / len(A) for h in range(4)]
 print("at the favourite patch:", *(f"~{s:.0%}" for s in share))
 
@@ -226,7 +247,7 @@ save_figure(figure, "figures/07_many_heads.png")
 
 # %%
 off = {"kernel": out["kernel"].copy(), "bias": out["bias"]}
-off["kernel"][Dh:] = 0                                        # head 2 of 2
+off["kernel"][Dh:] = 0  # head 2 of 2
 _, off_back = self_attention(z, qkv, off, heads=2)
 _, dparams = off_back(dy)
 of_qkv, of_msa = dparams["qkv"]["kernel"][:, columns[:, 1]], dparams["out"]["kernel"][Dh:]

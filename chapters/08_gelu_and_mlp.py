@@ -52,14 +52,17 @@ assert abs(twice - once).max() < 1e-12
 #
 # $$ \mathrm{GELU}(x) = x · (1 + \mathrm{tanh}(u)) / 2, \qquad u = a (x + 0.044715 x^3) $$
 
+
 # %%
 def chance(x, kind):
     if kind == "erf":
         return 0.5 * (1 + math.erf(x / math.sqrt(2)))
     return 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
+
 def gelu_in_loops(x, kind):
     return np.array([[entry * chance(entry, kind) for entry in row] for row in x])
+
 
 for kind in ("erf", "tanh"):
     assert abs(gelu(x, kind)[0] - gelu_in_loops(x, kind)).max() < 1e-14
@@ -85,11 +88,13 @@ for at in (-1, 0.5, 2):
 
 # %%
 dy = rng.normal(size=x.shape)
-cdf = {kind: gelu_in_loops(x, kind) / x for kind in ("erf", "tanh")}    # Φ(x)
+cdf = {kind: gelu_in_loops(x, kind) / x for kind in ("erf", "tanh")}  # Φ(x)
 density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-slopes = {"erf": cdf["erf"] + x * density,
-          "tanh": cdf["tanh"] + x * 2 * cdf["tanh"] * (1 - cdf["tanh"]) * du}
+slopes = {
+    "erf": cdf["erf"] + x * density,
+    "tanh": cdf["tanh"] + x * 2 * cdf["tanh"] * (1 - cdf["tanh"]) * du,
+}
 for kind in ("erf", "tanh"):
     _, pullback = gelu(x, kind)
     assert abs(pullback(dy) - dy * slopes[kind]).max() < 1e-13
@@ -143,6 +148,7 @@ assert worst < 2e-7
 #
 # In loops, one token after the other. The pullback is three known ones, the last first.
 
+
 # %%
 def mlp_in_loops(x, hidden, out):
     y = np.zeros_like(x)
@@ -151,7 +157,8 @@ def mlp_in_loops(x, hidden, out):
         y[t] = gelu_in_loops(h, "tanh")[0] @ out["kernel"] + out["bias"]
     return y
 
-y, _ = mlp(x, hidden, out)                                    # (T, D)
+
+y, _ = mlp(x, hidden, out)  # (T, D)
 assert abs(y - mlp_in_loops(x, hidden, out)).max() < 1e-13
 errors = minivit.gradcheck(mlp, x, hidden, out)
 assert errors.worst < 1e-12
@@ -183,34 +190,43 @@ from minivit.training import fit_logistic_regression, train_sgd
 
 digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
 
+
 # %%
 def model(images, params, layers):
     backs = {}
     z, backs["patch_embedding"] = patch_embedding(images, **params["patch_embedding"], patch_size=2)
-    z, backs["positions"] = add_positions(z, **params["positions"])     # (B, 16, 32)
+    z, backs["positions"] = add_positions(z, **params["positions"])  # (B, 16, 32)
     for name, layer in layers.items():
         z, backs[name] = layer(z, **params[name])
-    pooled, pool_back = mean_pool(z)                          # (B, 32)
-    logits, head_back = linear(pooled, **params["head"])      # (B, 10)
+    pooled, pool_back = mean_pool(z)  # (B, 32)
+    logits, head_back = linear(pooled, **params["head"])  # (B, 10)
+
     def pullback(dlogits):
         dpooled, dhead = head_back(dlogits)
         dz, dparams = pool_back(dpooled), {"head": dhead}
         for name in reversed(backs):
             dz, dparams[name] = backs[name](dz)
-        return dz, dparams                                    # all the way back: dimages
+        return dz, dparams  # all the way back: dimages
+
     return logits, pullback
+
 
 # %%
 def create(seed=0):
     rng = np.random.default_rng(seed)
+
     def layer(fan_in, fan_out):
         kernel = rng.normal(size=(fan_in, fan_out)) / math.sqrt(fan_in)
         return {"kernel": kernel.astype("float32"), "bias": np.zeros(fan_out, "float32")}
-    return {"patch_embedding": layer(4, 32),
-            "positions": {"table": rng.normal(size=(16, 32)).astype("float32")},
-            "attention": {"qkv": layer(32, 96), "out": layer(32, 32)},
-            "mlp": {"hidden": layer(32, 64), "out": layer(64, 32)},
-            "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")}}
+
+    return {
+        "patch_embedding": layer(4, 32),
+        "positions": {"table": rng.normal(size=(16, 32)).astype("float32")},
+        "attention": {"qkv": layer(32, 96), "out": layer(32, 32)},
+        "mlp": {"hidden": layer(32, 64), "out": layer(64, 32)},
+        "head": {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")},
+    }
+
 
 # %%
 attention = {"attention": partial(self_attention, heads=4)}
@@ -218,8 +234,10 @@ accuracies = []
 for layers in ({}, {"mlp": mlp}, attention, attention | {"mlp": mlp}):
     accuracies.append(train_sgd(partial(model, layers=layers), create(), digits, **recipe)[-1])
     print(f"{' and '.join(layers) or 'neither':17} {accuracies[-1]:.1%}")
-print(f"the model so far: {accuracies[-1]:.1%} of the held-out digits "
-      f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})")
+print(
+    f"the model so far: {accuracies[-1]:.1%} of the held-out digits "
+    f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})"
+)
 assert accuracies[0] < 0.3 < 0.6 < accuracies[1] < 0.84 < min(accuracies[2:])
 
 # %% [markdown]

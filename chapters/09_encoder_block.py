@@ -27,20 +27,23 @@ def affine(rng, n, m):
     kernel = (rng.normal(size=(n, m)) / n**0.5).astype("float32")
     return {"kernel": kernel, "bias": np.zeros(m, "float32")}
 
+
 def draw_block(rng, D, M):
     attention = {"qkv": affine(rng, D, 3 * D), "out": affine(rng, D, D)}
     hidden = {"hidden": affine(rng, D, M), "out": affine(rng, M, D)}
     norms = [{"scale": np.ones(D, "float32"), "bias": np.zeros(D, "float32")} for _ in range(2)]
     return {"norm1": norms[0], "attention": attention, "norm2": norms[1], "mlp": hidden}
 
+
 # %%
 # In loops, for one image. Only attention has to see all of its tokens at once.
-def block_in_loops(z, params, heads):                         # z (T, D)
+def block_in_loops(z, params, heads):  # z (T, D)
     normed = np.array([layer_norm(token, **params["norm1"])[0] for token in z])
     mixed = self_attention(normed[None], **params["attention"], heads=heads)[0][0]
-    mid = np.array([z[t] + mixed[t] for t in range(len(z))])                               # (2)
+    mid = np.array([z[t] + mixed[t] for t in range(len(z))])  # (2)
     normed = np.array([layer_norm(token, **params["norm2"])[0] for token in mid])
     return np.array([mid[t] + mlp(normed[t], **params["mlp"])[0] for t in range(len(z))])  # (3)
+
 
 # %% [markdown]
 # The library's `encoder_block` reads what is no array, here the number of heads, in a `config`.
@@ -66,26 +69,34 @@ assert abs(out - [block_in_loops(one, params, heads=2) for one in z]).max() < 1e
 # The sum hands $dy$ to both its terms unchanged, and $z$, used twice, adds up what comes back. In
 # the branch, attention or the MLP was last, so its pullback is first; then comes the norm's.
 
+
 # %%
-def pre_norm(z, norm, branch, residual=1):                    # residual=0 leaves out the + z
+def pre_norm(z, norm, branch, residual=1):  # residual=0 leaves out the + z
     normed, norm_back = layer_norm(z, **norm)
     y, branch_back = branch(normed)
+
     def pullback(dy):
         dnormed, dbranch = branch_back(dy)
         dz, dnorm = norm_back(dnormed)
         return residual * dy + dz, dnorm, dbranch
+
     return residual * z + y, pullback
+
 
 # %%
 def block(z, params, k, half=pre_norm, residual=1):
-    mid, first_back = half(z, params["norm1"],
-                           lambda x: self_attention(x, **params["attention"], heads=k), residual)
+    mid, first_back = half(
+        z, params["norm1"], lambda x: self_attention(x, **params["attention"], heads=k), residual
+    )
     out, second_back = half(mid, params["norm2"], lambda x: mlp(x, **params["mlp"]), residual)
+
     def pullback(dout):
         dmid, dnorm2, dmlp = second_back(dout)
         dz, dnorm1, dattention = first_back(dmid)
         return dz, {"norm1": dnorm1, "attention": dattention, "norm2": dnorm2, "mlp": dmlp}
+
     return out, pullback
+
 
 # %%
 dout = rng.normal(size=out.shape)
@@ -99,11 +110,14 @@ assert errors.worst < 1e-12
 # It is easy to add $dy$ one line too early. Then the residual's share goes back through a norm that
 # it did not pass on the way forth. The shapes agree; only the checker objects.
 
+
 # %%
 def too_early(z):
     normed, norm_back = layer_norm(z, **params["norm2"])
     y, mlp_back = mlp(normed, **params["mlp"])
     return z + y, lambda dy: norm_back(dy + mlp_back(dy)[0])[0]  # right: dy + norm_back(...)
+
+
 assert minivit.gradcheck(too_early, z).worst > 0.1
 
 # %% [markdown]
@@ -114,20 +128,25 @@ assert minivit.gradcheck(too_early, z).worst > 0.1
 # *pre-norm*. There each half adds $J^T dy$ to $dy$, so the gradient of each $z_l$ is a sum, and one
 # of its terms is $dz_L$ itself: it reaches each layer as it was, whatever the branches do.
 
+
 # %%
 def post_norm(z, norm, branch, residual=1):
     y, branch_back = branch(z)
     out, norm_back = layer_norm(residual * z + y, **norm)
+
     def pullback(dout):
         dy, dnorm = norm_back(dout)
         dz, dbranch = branch_back(dy)
         return residual * dy + dz, dnorm, dbranch
+
     return out, pullback
+
 
 # %% [markdown]
 # A random gradient enters 24 untrained blocks at the top. At each block we note the length of two
 # gradients, relative to the one that entered: its input's, and that of the columns of $U_{qkv}$ for
 # queries and keys. (Geometric means over eight draws. The *bare* stacks have no residuals.)
+
 
 # %%
 def lengths(seed, half, residual, D=32):
@@ -141,10 +160,15 @@ def lengths(seed, half, residual, D=32):
         dz, dparams = back(dz)
         asking = dparams["attention"]["qkv"]["kernel"][:, : 2 * D]
         found.append([np.linalg.norm(d) / np.linalg.norm(first) for d in (dz, asking)])
-    return np.log(found[::-1])                                # (24, 2)
+    return np.log(found[::-1])  # (24, 2)
 
-kinds = {"pre-norm": (pre_norm, 1, "C0-"), "post-norm": (post_norm, 1, "C1--"),
-         "pre-norm, bare": (pre_norm, 0, "C2-."), "post-norm, bare": (post_norm, 0, "C3:")}
+
+kinds = {
+    "pre-norm": (pre_norm, 1, "C0-"),
+    "post-norm": (post_norm, 1, "C1--"),
+    "pre-norm, bare": (pre_norm, 0, "C2-."),
+    "post-norm, bare": (post_norm, 0, "C3:"),
+}
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -180,18 +204,23 @@ assert 1e-8 < found["post-norm"][23, 1] < 1e-3 < 0.1 < found["pre-norm"][:, 1].m
 
 # %%
 sizes = minivit.ViTConfig(8, patch_size=2, channels=1, width=32, heads=4, pooling="mean")
+
+
 def stack(z, blocks):
     backs = []
     for params in blocks:
         z, back = encoder_block(z, params, sizes)
         backs.append(back)
+
     def pullback(dz):
         dblocks = []
         for back in reversed(backs):
             dz, dblock = back(dz)
             dblocks.append(dblock)
         return dz, dblocks[::-1]
+
     return z, pullback
+
 
 # %%
 def model(images, params):
@@ -199,12 +228,15 @@ def model(images, params):
     z, stack_back = stack(tokens, params["blocks"])
     y, pool_back = mean_pool(z)
     logits, head_back = linear(y, **params["head"])
+
     def pullback(dlogits):
         dy, dhead = head_back(dlogits)
         dtokens, dblocks = stack_back(pool_back(dy))
         dimages, dembed = embed_back(dtokens)
         return dimages, {**dembed, "blocks": dblocks, "head": dhead}
+
     return logits, pullback
+
 
 # %%
 digits = minivit.data.load_digits()
@@ -215,7 +247,9 @@ for L, least in ((1, 0.88), (4, 0.93)):
     params["positions"] = {"table": rng.normal(size=(16, 32)).astype("float32")}
     params["blocks"] = [draw_block(rng, 32, 64) for _ in range(L)]
     params["head"] = {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")}
-    right = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
+    right = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[
+        -1
+    ]
     print(f"the model so far: {right:.1%} of the held-out digits, with L = {L} {baseline}")
     assert right > least
 

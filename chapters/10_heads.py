@@ -76,9 +76,11 @@ assert np.array_equal(dmean, np.repeat(dy[:, None] / T, T, axis=1))
 # With $h = y W_1 + b_1$ and $t = \mathrm{tanh}(h)$, the way back through the tanh multiplies by
 # $1 - t^2$. Where $t$ is near 1 or -1 hardly anything passes; such an entry has made up its mind.
 
+
 # %%
 def affine(n, m):
     return {"kernel": rng.normal(size=(n, m)) / n**0.5, "bias": rng.normal(size=m)}
+
 
 y, hidden, head = rng.normal(size=(B, D)), affine(D, 6), affine(6, K)
 t = np.tanh(y @ hidden["kernel"] + hidden["bias"])
@@ -120,6 +122,7 @@ for pooling in ("class", "mean"):
 #
 # Equations 1 to 4, from pixels to logits. Nothing in it is new.
 
+
 # %%
 def forward(images, params, config):
     P = config.patch_size
@@ -127,10 +130,11 @@ def forward(images, params, config):
     tokens, _ = layers.prepend_class_token(patches, params["class_token"])
     z, _ = layers.add_positions(tokens, **params["positions"])  # (1)
     for block in params["blocks"]:
-        z, _ = models.encoder_block(z, block, config)         # (2), (3)
+        z, _ = models.encoder_block(z, block, config)  # (2), (3)
     normed, _ = layers.layer_norm(z, **params["norm"])
-    y, _ = layers.class_pool(normed)                          # (4)
+    y, _ = layers.class_pool(normed)  # (4)
     return layers.linear(y, **params["head"])[0]
+
 
 # %% [markdown]
 # `minivit.ViT` holds a config and the tree of parameters, drawn as the authors draw them, with a
@@ -139,14 +143,23 @@ def forward(images, params, config):
 
 # %%
 digits = minivit.data.load_digits()
-sizes = {"image_size": 8, "patch_size": 2, "channels": 1, "classes": K, "width": 32, "depth": 4,
-         "heads": 4, "mlp_width": 64, "position_std": 1.0}
+sizes = {
+    "image_size": 8,
+    "patch_size": 2,
+    "channels": 1,
+    "classes": K,
+    "width": 32,
+    "depth": 4,
+    "heads": 4,
+    "mlp_width": 64,
+    "position_std": 1.0,
+}
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 model.params["head"]["kernel"][:] = rng.normal(size=(32, K)) / 32**0.5
 images = digits.held_out_images[:64]
 logits, pullback = model.forward(images)
 assert abs(forward(images, model.params, model.config) - logits).max() < 1e-4
-assert pullback(logits)[0].shape == images.shape              # the way back, to the pixels
+assert pullback(logits)[0].shape == images.shape  # the way back, to the pixels
 
 # %% [markdown]
 # **How many parameters?** For ViT-B/16 on images of 224 x 224 x 3: 12 blocks, $D$ = 768, $M$ =
@@ -155,8 +168,14 @@ assert pullback(logits)[0].shape == images.shape              # the way back, to
 # %%
 L, D, M, P, N = 12, 768, 3072, 16, 14 * 14
 block = (D * 3 * D + 3 * D) + (D * D + D) + (D * M + M) + (M * D + D) + 2 * 2 * D
-parts = {"patches": P * P * 3 * D + D, "class token": D, "positions": (N + 1) * D,
-         "blocks": L * block, "norm": 2 * D, "head": D * 1000 + 1000}
+parts = {
+    "patches": P * P * 3 * D + D,
+    "class token": D,
+    "positions": (N + 1) * D,
+    "blocks": L * block,
+    "norm": 2 * D,
+    "head": D * 1000 + 1000,
+}
 print(f"in the blocks {parts['blocks']:,}, in all {sum(parts.values()):,}")
 assert sum(parts.values()) == 86_567_656
 assert models.parameter_count(minivit.ViTConfig.named("ViT-B/16")) == 86_567_656
@@ -166,6 +185,7 @@ assert models.parameter_count(minivit.ViTConfig.named("ViT-B/16")) == 86_567_656
 #
 # Send a random $dlogits$ back through a model that is not yet trained, once for each way to pool.
 # How long is the gradient of each token of $z_0$ to $z_4$, on average over 64 digits?
+
 
 # %%
 def gradient_map(pooling):
@@ -181,7 +201,8 @@ def gradient_map(pooling):
     rows = [back(np.random.default_rng(0).normal(size=logits.shape))[0]]
     for back in reversed(backs):
         rows.append(back(rows[-1])[0])
-    return np.linalg.norm(rows[::-1], axis=-1).mean(1)        # (L + 1, T)
+    return np.linalg.norm(rows[::-1], axis=-1).mean(1)  # (L + 1, T)
+
 
 # %%
 maps = [gradient_map("class"), gradient_map("mean")]
@@ -212,10 +233,19 @@ assert maps[0][:4].all()
 # %%
 config = minivit.ViTConfig(**sizes, pooling="class")
 params = minivit.ViT.create(config, seed=0).params
-right = training.train_sgd(lambda images, params: models.vit(images, params, config), params, digits,
-                         epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
-print(f"the model so far: {right:.1%} of the held-out digits "
-      f"(logistic regression on the pixels: {training.fit_logistic_regression(digits):.1%})")
+right = training.train_sgd(
+    lambda images, params: models.vit(images, params, config),
+    params,
+    digits,
+    epochs=20,
+    batch_size=64,
+    learning_rate=0.1,
+    seed=0,
+)[-1]
+print(
+    f"the model so far: {right:.1%} of the held-out digits "
+    f"(logistic regression on the pixels: {training.fit_logistic_regression(digits):.1%})"
+)
 assert right > 0.95
 
 # %% [markdown]
@@ -227,11 +257,11 @@ assert right > 0.95
 
 # %%
 z, block = rng.normal(size=(1, 17, 32)), model.params["blocks"][3]
-dz = layers.class_pool(z)[1](rng.normal(size=(1, 32)))        # what arrives from above
+dz = layers.class_pool(z)[1](rng.normal(size=(1, 32)))  # what arrives from above
 seen = {}
 _, back = models.encoder_block(z, block, model.config, watch=seen.__setitem__)
 back(dz)
-dA = abs(seen["attention/dprobabilities"]).max(axis=(0, 1)) > 0         # (T, T)
+dA = abs(seen["attention/dprobabilities"]).max(axis=(0, 1)) > 0  # (T, T)
 print("queries with a gradient:", np.flatnonzero(dA.any(1)))
 print("keys and values with a gradient:", np.flatnonzero(dA.any(0)))
 assert dA[0].all()

@@ -23,7 +23,7 @@ rng = np.random.default_rng(11)
 config = minivit.ViTConfig(4, 2, channels=1, classes=3, width=8, depth=2, heads=2, mlp_width=12)
 params = minivit.ViT.create(config, dtype="float64").params
 for leaf in minivit.flatten(params).values():
-    leaf += 0.5 * rng.normal(size=leaf.shape)                 # away from zeros and ones
+    leaf += 0.5 * rng.normal(size=leaf.shape)  # away from zeros and ones
 images = rng.normal(size=(2, 4, 4, 1))
 
 # %% [markdown]
@@ -75,7 +75,7 @@ assert np.array_equal(value, logits)
 gradient, found = dlogits, {}
 for name in reversed(backs):
     gradient = backs[name](gradient)
-    if isinstance(gradient, tuple):                           # (dx, {name: gradient})
+    if isinstance(gradient, tuple):  # (dx, {name: gradient})
         gradient, found[name] = gradient
     print(f"{name:12} hands back {gradient.shape}")
 assert np.array_equal(gradient, dimages)
@@ -110,19 +110,23 @@ point = {"images": images, **minivit.flatten(params)}
 v = {name: rng.normal(size=leaf.shape) for name, leaf in point.items()}
 length = np.sqrt(sum((leaf**2).sum() for leaf in v.values()))
 
+
 def f(t):
     moved = {name: leaf + t * v[name] / length for name, leaf in point.items()}
     pixels = moved.pop("images")
     return (dlogits * models.vit(pixels, minivit.unflatten(moved), config)[0]).sum()
+
 
 slopes = {"images": dimages, **minivit.flatten(dparams)}
 slope = sum((slopes[name] * v[name]).sum() for name in point) / length
 
 # %%
 steps = 10.0 ** -np.arange(0, 20.5, 0.5)
-methods = {"ahead": ([(f(h) - f(0)) / h for h in steps], "C0o-"),
-           "ahead and behind": ([(f(h) - f(-h)) / (2 * h) for h in steps], "C1s--"),
-           "complex step": ([f(1j * h).imag / h for h in steps], "C2^-.")}
+methods = {
+    "ahead": ([(f(h) - f(0)) / h for h in steps], "C0o-"),
+    "ahead and behind": ([(f(h) - f(-h)) / (2 * h) for h in steps], "C1s--"),
+    "complex step": ([f(1j * h).imag / h for h in steps], "C2^-."),
+}
 figure, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
 for (name, (numeric, style)), least in zip(methods.items(), (1e-6, 1e-9, 1e-13), strict=True):
     error = abs(np.array(numeric) - slope) / abs(slope)
@@ -171,7 +175,7 @@ assert errors.worst < 1e-12
 # argument, over the larger of its own largest |numeric| and 1e-3 of the largest of all arguments.
 
 # %%
-key_bias = dparams["blocks"][0]["attention"]["qkv"]["bias"][8:16]       # D = 8: after the queries'
+key_bias = dparams["blocks"][0]["attention"]["qkv"]["bias"][8:16]  # D = 8: after the queries'
 assert abs(key_bias).max() < 1e-13 * max(abs(leaf).max() for leaf in slopes.values())
 
 # %% [markdown]
@@ -180,11 +184,13 @@ assert abs(key_bias).max() < 1e-13 * max(abs(leaf).max() for leaf in slopes.valu
 # Every pullback waits for its turn with what it will need in its closure. That memory grows with
 # the batch $B$ and the depth $L$. (The parameters are in it too: they would remain at $B = 0$.)
 
+
 # %%
 def create(L, dtype="float32", patch_size=2):
     sizes = {"image_size": 8, "channels": 1, "classes": 10, "width": 32, "mlp_width": 64}
     config = minivit.ViTConfig(**sizes, patch_size=patch_size, depth=L, heads=4)
     return minivit.ViT.create(config, dtype=dtype)
+
 
 digits = minivit.data.load_digits()
 for L in (2, 4, 8):
@@ -193,7 +199,7 @@ for L in (2, 4, 8):
         _, back = create(L).forward(digits.images[:B])
         kept[B] = minivit.list_retained(back).bytes
     print(f"L = {L}: " + ", ".join(f"B = {B}: {size / 1e6:.1f} MB" for B, size in kept.items()))
-    assert kept[64] - kept[32] == 2 * (kept[32] - kept[16])   # a straight line in B
+    assert kept[64] - kept[32] == 2 * (kept[32] - kept[16])  # a straight line in B
 
 # %% [markdown]
 # Inference calls the same functions and drops each pullback at once (`z, _ = encoder_block(...)`),

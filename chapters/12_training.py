@@ -34,6 +34,7 @@ from minivit.layers import cross_entropy, patch_embedding
 # biases, scales or positions. The library's `AdamW` moves all arrays of a tree into one vector, the
 # kernels first, and works on that in place. The tree's arrays become views of it.
 
+
 # %%
 def naive_adamw(p, gradients, rate, decays, beta1=0.9, beta2=0.999, eps=1e-8):
     p, m, v = p.copy(), np.zeros(len(p)), np.zeros(len(p))
@@ -45,6 +46,7 @@ def naive_adamw(p, gradients, rate, decays, beta1=0.9, beta2=0.999, eps=1e-8):
             v_hat = v[i] / (1 - beta2**t)
             p[i] -= rate * (m_hat / (math.sqrt(v_hat) + eps) + decays[i] * p[i])
     return p
+
 
 # %%
 rng = np.random.default_rng(0)
@@ -83,7 +85,7 @@ assert abs(both[0] - both[1]).max() < 1e-6
 # $$ \mathrm{rate} = \mathrm{peak} · (1 + \mathrm{cos}(π (s - w) / (S - w))) / 2 $$
 
 # %%
-S, w, peak = 460, 46, 0.01                                    # 20 epochs of 23 steps, 2 to warm up
+S, w, peak = 460, 46, 0.01  # 20 epochs of 23 steps, 2 to warm up
 for s in range(S):
     naive = peak * (s + 1) / w if s < w else peak * (1 + math.cos(math.pi * (s - w) / (S - w))) / 2
     assert abs(training.schedule_learning_rate(s, S, peak, warmup=w) - naive) < 1e-15
@@ -99,7 +101,7 @@ for s in range(S):
 # $\mathrm{log}(0.91 / 0.01)$ = 4.5 above the others, and nothing pulls it further:
 
 # %%
-logits = math.log(0.91 / 0.01) * np.eye(10)[[3]]              # (1, 10), class 3 being right
+logits = math.log(0.91 / 0.01) * np.eye(10)[[3]]  # (1, 10), class 3 being right
 assert abs(cross_entropy(logits, np.array([3]), label_smoothing=0.1)[1]()).max() < 1e-13
 
 # %% [markdown]
@@ -110,15 +112,25 @@ assert abs(cross_entropy(logits, np.array([3]), label_smoothing=0.1)[1]()).max()
 
 # %%
 digits, generator = minivit.data.load_digits(), np.random.default_rng(0)
-sizes = {"image_size": 8, "patch_size": 2, "channels": 1, "classes": 10, "width": 32, "depth": 4,
-         "heads": 4, "mlp_width": 64, "position_std": 1.0}
+sizes = {
+    "image_size": 8,
+    "patch_size": 2,
+    "channels": 1,
+    "classes": 10,
+    "width": 32,
+    "depth": 4,
+    "heads": 4,
+    "mlp_width": 64,
+    "position_std": 1.0,
+}
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 optimiser = training.AdamW(model.params, weight_decay=0.1)
 for t in range(1, 47):
     chosen = generator.choice(1437, 64, replace=False)
-    images = minivit.data.augment(digits.images[chosen], generator, shift=1)    # more below
+    images = minivit.data.augment(digits.images[chosen], generator, shift=1)  # more below
     _, _, gradient = training.packed_gradients(
-        model, images, digits.labels[chosen], label_smoothing=0.1, shards=2)
+        model, images, digits.labels[chosen], label_smoothing=0.1, shards=2
+    )
     norm = training.clip_by_global_norm(gradient, 1.0)
     optimiser.update(gradient, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
     if t in (1, 10, 46):
@@ -135,7 +147,7 @@ for t in range(1, 47):
 # %%
 sheet = np.full((1, 16, 16, 1), -1.0)
 sheet[:, 4:12, 4:12] = digits.held_out_images[0]
-moves = [np.roll(sheet, pixels, axis=2) for pixels in (0, 1, 2)]        # to the right
+moves = [np.roll(sheet, pixels, axis=2) for pixels in (0, 1, 2)]  # to the right
 kernel, bias = rng.normal(size=(4, 32)), np.zeros(32)
 at_rest, by_one, by_two = (patch_embedding(x, kernel, bias, 2)[0][0] for x in moves)  # (64, 32)
 for pixels, tokens in (1, by_one), (2, by_two):
@@ -171,11 +183,14 @@ for how in ({"positions": "none", "pooling": "mean"}, {"positions": "1d", "pooli
 # are and moved sideways, left and right.
 
 # %%
-rows = np.genfromtxt("chapters/measured/training_parts.csv", delimiter=",", names=True,
-                     dtype=None, encoding="utf-8")
+rows = np.genfromtxt(
+    "chapters/measured/training_parts.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"
+)
 percent = 100 * np.stack([rows[name] for name in ("accuracy", "moved_by_1", "moved_by_2")])
-measured = {name: percent[:, rows["variant"] == name].reshape(3, 3, 20)  # (moves, seeds, epochs)
-            for name in dict.fromkeys(rows["variant"].tolist())}
+measured = {
+    name: percent[:, rows["variant"] == name].reshape(3, 3, 20)  # (moves, seeds, epochs)
+    for name in dict.fromkeys(rows["variant"].tolist())
+}
 table = {name: each[:, :, -1].mean(1) for name, each in measured.items()}
 print("held out (%), moved sideways by   0     1     2 pixels")
 for name, means in table.items():
@@ -211,7 +226,9 @@ save_figure(figure, "figures/12_training.png")
 # By the full recipe. (These digits are easy for a linear model on the pixels: see its score.)
 
 # %%
-recipe = training.Recipe(epochs=20, batch_size=64, learning_rate=0.01, warmup=2, shards=2)  # the rest as above
+recipe = training.Recipe(
+    epochs=20, batch_size=64, learning_rate=0.01, warmup=2, shards=2
+)  # the rest as above
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 with tempfile.TemporaryDirectory() as folder:
     right = training.train(model, digits, recipe, folder, threads=1).accuracy
@@ -231,7 +248,7 @@ assert table["no shifts"][1] < 60 < 90 < table["full recipe"][1]
 # %%
 for pixels in (1, 2):
     images = np.roll(digits.held_out_images, pixels, axis=2)
-    images[:, :, :pixels] = -1                                # white paper comes in from the left
+    images[:, :, :pixels] = -1  # white paper comes in from the left
     lost = 1 - (images + 1).sum() / (digits.held_out_images + 1).sum()
     right = np.mean(model(images).argmax(-1) == digits.held_out_labels)
     print(f"moved by {pixels}: {right:.0%} right, {lost:.1%} of the ink lost")

@@ -28,9 +28,9 @@ from minivit.training import evaluate, fit_logistic_regression
 # scattered` made it. It has a grid of 6 x 6 patches, a class token, four blocks and four heads.
 
 # %%
-scattered = data.load_scattered(n=5000)                            # of the images for training, a few
+scattered = data.load_scattered(n=5000)  # of the images for training, a few
 images, labels = scattered.held_out_images, scattered.held_out_labels
-boxes = scattered.held_out_boxes                              # (B, 4): top, left, bottom, right
+boxes = scattered.held_out_boxes  # (B, 4): top, left, bottom, right
 model = minivit.ViT.load(data.SCATTERED_MODEL)
 grid, P = model.config.grid, model.config.patch_size
 accuracy = evaluate(model, images, labels).accuracy
@@ -46,9 +46,9 @@ assert accuracy > 0.85 > 0.25 > baseline
 # map over the patches, one for each layer, image and head.
 
 # %%
-A = model.attention(images)                                   # (L, B, k, T, T)
+A = model.attention(images)  # (L, B, k, T, T)
 L, _, k, T, _ = A.shape
-maps = patch_maps(A, grid)                                    # (L, B, k, 6, 6)
+maps = patch_maps(A, grid)  # (L, B, k, 6, 6)
 assert np.array_equal(maps[2, 5, 1], A[2, 5, 1, 0, 1:].reshape(grid))
 
 # %% [markdown]
@@ -64,10 +64,11 @@ assert np.array_equal(maps[2, 5, 1], A[2, 5, 1, 0, 1:].reshape(grid))
 # The rows of $A_l$ and of $I$ sum to 1, and so do those of the product. Entry $j$ of a row says how
 # much of token $j$, as it entered the first layer, has arrived; row 0 gives the map.
 
+
 # %%
 def naive_rollout(A):
     R = np.eye(T)
-    for A_l in A.mean(1):                                     # (T, T), the mean of the heads
+    for A_l in A.mean(1):  # (T, T), the mean of the heads
         flow = np.zeros((T, T))
         for i in range(T):
             for j in range(T):
@@ -75,8 +76,9 @@ def naive_rollout(A):
         R = flow
     return R
 
-flow = attention_rollout(A)                                             # (B, T, T)
-one = A[:, :1].astype("float64")                              # of one image
+
+flow = attention_rollout(A)  # (B, T, T)
+one = A[:, :1].astype("float64")  # of one image
 assert abs(attention_rollout(one)[0] - naive_rollout(one[:, 0])).max() < 1e-13
 assert abs(flow.sum(-1) - 1).max() < 1e-5
 
@@ -95,10 +97,10 @@ assert abs(flow.sum(-1) - 1).max() < 1e-5
 # The library returns $R_L - I$: what a token owes to itself for being itself is left out.
 
 # %%
-A_few, dA = analysis.attention_gradients(model, images[:200])         # (L, 200, k, T, T) each
-weighted = analysis.gradient_weighted_rollout(A_few, dA)              # (200, T, T)
+A_few, dA = analysis.attention_gradients(model, images[:200])  # (L, 200, k, T, T) each
+weighted = analysis.gradient_weighted_rollout(A_few, dA)  # (200, T, T)
 R = np.eye(T)
-for A_l, dA_l in zip(A_few[:, 7], dA[:, 7], strict=True):     # (k, T, T), of one image
+for A_l, dA_l in zip(A_few[:, 7], dA[:, 7], strict=True):  # (k, T, T), of one image
     R = R + np.maximum(A_l * dA_l, 0).mean(0) @ R
 assert abs(weighted[7] - (R - np.eye(T))).max() < 1e-5
 
@@ -110,9 +112,9 @@ assert abs(weighted[7] - (R - np.eye(T))).max() < 1e-5
 # of 576 pixels; one that only tells ink from paper, as much as the box has of the ink:
 
 # %%
-shares = analysis.localisation_scores(model, images, boxes)         # of all held-out images
-patches, fold = minivit.layers.patchify(images, P)            # (B, 36, 16), paper being -1
-ink = (patches + 1).sum(-1).reshape(-1, *grid)                # (B, 6, 6)
+shares = analysis.localisation_scores(model, images, boxes)  # of all held-out images
+patches, fold = minivit.layers.patchify(images, P)  # (B, 36, 16), paper being -1
+ink = (patches + 1).sum(-1).reshape(-1, *grid)  # (B, 6, 6)
 shares["ink"] = analysis.fraction_in_box(ink, boxes, P).mean()
 for name, share in shares.items():
     print(f"{name:18} {share:.1%} inside the box, {share / shares['chance']:.1f} times chance")
@@ -133,23 +135,29 @@ assert shares["rollout"] < shares["ink"] < shares["gradient-weighted"] - 0.1
 # convolution. With $D_{ij}$ for the distance between the centres of patches $i$ and $j$ in pixels,
 # it is the mean over patches $i$ and images of $Σ_j A_{ij} D_{ij}$. The class token counts as 0.
 
+
 # %%
 def naive_distance(A, gw, P):
-    T = len(A)                                                # one head, one image
+    T = len(A)  # one head, one image
     total = 0
     for i in range(1, T):
         for j in range(1, T):
-            (r, c), (s, d) = divmod(i - 1, gw), divmod(j - 1, gw)      # row, column
+            (r, c), (s, d) = divmod(i - 1, gw), divmod(j - 1, gw)  # row, column
             total += A[i, j] * P * math.hypot(r - s, c - d)
     return total / (T - 1)
-distances = analysis.mean_attention_distance(A, grid, P)      # (L, k) in pixels
+
+
+distances = analysis.mean_attention_distance(A, grid, P)  # (L, k) in pixels
 one = analysis.mean_attention_distance(A[:, :1], grid, P)[3, 2]
 assert abs(one - naive_distance(A[3, 0, 2].astype("float64"), grid[1], P)) < 1e-4
+
 
 # %%
 def everywhere(T, gh, gw, P):
     A = np.full((1, 1, 1, T, T), 1 / T)
     return analysis.mean_attention_distance(A, (gh, gw), P)[0, 0]
+
+
 uniform, paper = everywhere(T, *grid, P), everywhere(14 * 14, 14, 14, 16)
 print(f"the heads: from {distances.min():.1f} to {distances.max():.1f} pixels")
 print(f"everywhere alike: {uniform:.1f} pixels here, {paper:.1f} in 14 x 14 patches of 16 pixels")
@@ -169,19 +177,22 @@ assert abs(paper - 116.492) < 0.01
 
 # %%
 similarity = analysis.position_similarity(model.params["positions"]["table"], grid)
-E = model.params["patch_embedding"]["kernel"]                 # (16, D)
-filters, _ = analysis.patch_filters(E, P, count=14)           # (14, P, P, 1), as images
+E = model.params["patch_embedding"]["kernel"]  # (16, D)
+filters, _ = analysis.patch_filters(E, P, count=14)  # (14, P, P, 1), as images
 rows, columns = np.indices(grid).reshape(2, 36)
-steps = abs(rows[:, None] - rows) + abs(columns[:, None] - columns)   # (36, 36), between places
+steps = abs(rows[:, None] - rows) + abs(columns[:, None] - columns)  # (36, 36), between places
 near, far = (similarity.reshape(36, 36)[chosen].mean() for chosen in (steps == 1, steps > 4))
 print(f"cosine of neighbours {near:.2f}, of places far apart {far:.2f}")
 assert near > far + 0.1
+
 
 # %%
 def show(axis, picture, box, **how):
     axis.imshow(picture, extent=(0, 24, 24, 0), **how)
     axis.plot(box[[1, 3, 3, 1, 1]], box[[0, 0, 2, 2, 0]], "C1", lw=2)
     axis.set(xticks=[], yticks=[], xlim=(0, 24), ylim=(24, 0))
+
+
 figure = plt.figure(figsize=(9, 8), layout="constrained")
 upper, lower = figure.subfigures(2, 1, height_ratios=[1.45, 1])
 rows = upper.subplots(3, 6)
@@ -196,7 +207,7 @@ for axis, name in zip(rows[0], named, strict=True):
 
 # %%
 left, middle, right = lower.subplots(1, 3, width_ratios=[1.3, 1.3, 1])
-tiles = np.pad(filters[..., 0], ((0, 0), (0, 1), (0, 1)), constant_values=1)     # (14, 5, 5)
+tiles = np.pad(filters[..., 0], ((0, 0), (0, 1), (0, 1)), constant_values=1)  # (14, 5, 5)
 left.imshow(tiles.reshape(2, 7, 5, 5).swapaxes(1, 2).reshape(10, 35), cmap="gray")
 left.set(xticks=[], yticks=[], xlabel="components of the filters")
 tiles = np.pad(similarity, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
@@ -223,15 +234,17 @@ analysis.save_figure(figure, "figures/13_looking_inside.png")
 # **Predict.** Paint the four patches that a map marks highest black, and let the model read what is
 # left. How many of 200 images does it still read, and how many without four random patches of ink?
 
+
 # %%
 def still_read(maps):
     """The accuracy after the four highest patches of each map (200, 6, 6) are painted black."""
-    highest = maps.reshape(200, 36).argsort(1)[:, -4:]        # (200, 4)
-    left = patches[:200].copy()                               # (200, 36, 16)
+    highest = maps.reshape(200, 36).argsort(1)[:, -4:]  # (200, 4)
+    left = patches[:200].copy()  # (200, 36, 16)
     left[np.arange(200)[:, None], highest] = -1
     return evaluate(model, fold(left), labels[:200]).accuracy
 
-random = np.random.default_rng(0).random((200, 6, 6)) + (ink[:200] > 0)      # ink above paper
+
+random = np.random.default_rng(0).random((200, 6, 6)) + (ink[:200] > 0)  # ink above paper
 by_rollout, by_gradient = (patch_maps(one, grid) for one in (flow[:200], weighted))
 read = [still_read(one) for one in (random, by_rollout, by_gradient)]
 print("random {:.0%}, rollout {:.0%}, gradient-weighted {:.0%}".format(*read))

@@ -27,13 +27,14 @@ from minivit.models import initialise, vit
 from minivit.training import AdamW, packed_gradients, train_sgd
 
 # %%
-rows = np.genfromtxt("chapters/measured/eight_models.csv", delimiter=",", names=True,
-                     dtype=None, encoding="utf-8")
+rows = np.genfromtxt(
+    "chapters/measured/eight_models.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"
+)
 curves = {name: 100 * rows["accuracy"][rows["model"] == name].reshape(5, 20) for name in "ABCDEFGH"}
 means = {name: curve[:, -1].mean() for name, curve in curves.items()}
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.4), layout="constrained", sharex=True, sharey=True)
 for axis, (name, curve) in zip(axes.flat, curves.items(), strict=True):
-    errors, epochs = 100 - curve, np.arange(1, 21)            # (seeds, epochs)
+    errors, epochs = 100 - curve, np.arange(1, 21)  # (seeds, epochs)
     axis.fill_between(epochs, errors.min(0), errors.max(0), color="C0", alpha=0.25, lw=0)
     axis.plot(epochs, errors.mean(0), color="C0")
     axis.set(yscale="log", ylim=(0.5, 100), yticks=[1, 2, 5, 10, 20, 50], xticks=[1, 10, 20])
@@ -53,61 +54,75 @@ save_figure(figure, "figures/14_eight_models.png")
 #
 # Each has one function in the place of the library's. Now that you see them: which one is right?
 
+
 # %%
 def add_positions_a(z, table):
     return z + table, lambda dz: (dz, {"table": dz.mean(0)})
+
 
 def gelu_b(x, kind):
     cdf = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return x * cdf, lambda dy: dy * cdf
 
+
 # %%
 def encoder_block_c(z, params, config, generator=None, watch=None):
     normed1, norm1_back = layer_norm(z, **params["norm1"])
     mixed, attention_back = self_attention(normed1, **params["attention"], heads=config.heads)
-    mid = z + mixed                                           # (2)
+    mid = z + mixed  # (2)
     normed2, norm2_back = layer_norm(mid, **params["norm2"])
     thought, mlp_back = mlp(normed2, **params["mlp"])
+
     def pullback(dout):
         dnormed2, dmlp = mlp_back(dout)
         dmid, dnorm2 = norm2_back(dnormed2 + dout)
         dnormed1, dattention = attention_back(dmid)
         dz, dnorm1 = norm1_back(dnormed1 + dmid)
         return dz, {"norm1": dnorm1, "attention": dattention, "norm2": dnorm2, "mlp": dmlp}
-    return mid + thought, pullback                            # (3)
+
+    return mid + thought, pullback  # (3)
+
 
 # %%
 def mean(x):
     return x.mean(-1, keepdims=True)
 
-def layer_norm_with(formula):                                 # for D and F: formula gives dx
+
+def layer_norm_with(formula):  # for D and F: formula gives dx
     def changed(x, scale, bias, eps):
         y, norm_back = layer_norm(x, scale, bias, eps)
         c = x - mean(x)
         sigma = (mean(c * c) + eps) ** 0.5
         return y, lambda dy: (formula(dy * scale, c / sigma, sigma), norm_back(dy)[1])
+
     return changed
 
+
 # %%
-def attend_e(q, k, v, bias=None, watch=None):                 # q has been divided by √Dh
+def attend_e(q, k, v, bias=None, watch=None):  # q has been divided by √Dh
     y, attend_back = layers.attend(q, k, v, bias, watch)
+
     def pullback(dy, out=(None, None, None)):
         dq, dk, dv, dscores = attend_back(dy, out)
         dq *= math.sqrt(q.shape[-1])
         return dq, dk, dv, dscores
+
     return y, pullback
+
 
 # %%
 def softmax_g(x, out=None):
     p, _ = layers.softmax(x)
     return p, lambda dp: p * (1 - p) * dp
 
+
 def class_token_h(x, class_token):
     z, _ = layers.prepend_class_token(x, class_token)
     return z, lambda dz: (dz[:, 1:], {"class_token": 0 * class_token})
 
+
 # %%
-VIT, ATTENTION, MLP = map(inspect.getmodule, (vit, self_attention, mlp))    # the library's files
+VIT, ATTENTION, MLP = map(inspect.getmodule, (vit, self_attention, mlp))  # the library's files
 MODELS = {
     "A": (VIT, "add_positions", add_positions_a),
     "B": (MLP, "gelu", gelu_b),
@@ -128,8 +143,17 @@ MODELS = {
 
 # %%
 digits = minivit.data.load_digits()
-config = minivit.ViTConfig(image_size=8, patch_size=2, channels=1, classes=10, width=32, depth=4,
-                           heads=4, mlp_width=64, position_std=1.0)
+config = minivit.ViTConfig(
+    image_size=8,
+    patch_size=2,
+    channels=1,
+    classes=10,
+    width=32,
+    depth=4,
+    heads=4,
+    mlp_width=64,
+    position_std=1.0,
+)
 model, batch = minivit.ViT.create(config, seed=0), (digits.images[:256], digits.labels[:256])
 train_sgd(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
 loss, _, truth = packed_gradients(model, *batch, shards=2)
@@ -153,8 +177,9 @@ assert 0.7 < min(cosines.values()) <= cosines["E"] < cosines["G"] < cosines["F"]
 # $10^{-12}$ of its size. The way back runs from the top row to the bottom.
 
 # %%
-small = minivit.ViTConfig(image_size=4, patch_size=2, channels=1, classes=5, width=12, depth=2,
-                          heads=4, mlp_width=7)
+small = minivit.ViTConfig(
+    image_size=4, patch_size=2, channels=1, classes=5, width=12, depth=2, heads=4, mlp_width=7
+)
 rng = np.random.default_rng(0)
 images, params, reports = rng.normal(size=(2, 4, 4, 1)), initialise(small, 0, "float64"), {}
 for leaf in minivit.flatten(params).values():
@@ -162,19 +187,28 @@ for leaf in minivit.flatten(params).values():
 for name, replacement in MODELS.items():
     with patch.object(*replacement):
         reports[name] = minivit.gradcheck(
-            lambda images, params: vit(images, params, small), images, params, directions=2)
+            lambda images, params: vit(images, params, small), images, params, directions=2
+        )
 assert [name for name, report in reports.items() if report.worst < 1e-12] == ["F"]
 assert min(report.worst for name, report in reports.items() if name != "F") > 0.1
 
 # %%
 block = "mlp/out", "mlp/hidden", "norm2", "attention/out", "attention/qkv", "norm1"
-parts = ["params/head", "params/norm", *(f"params/blocks/{i}/{part}" for i in (1, 0)
-         for part in block), "params/positions", "params/class_token",
-         "params/patch_embedding", "images"]
+parts = [
+    "params/head",
+    "params/norm",
+    *(f"params/blocks/{i}/{part}" for i in (1, 0) for part in block),
+    "params/positions",
+    "params/class_token",
+    "params/patch_embedding",
+    "images",
+]
 print(f"{'':29}", *MODELS)
 for part in parts:
-    worst = [max(error for argument, error in report.items() if argument.startswith(part))
-             for report in reports.values()]
+    worst = [
+        max(error for argument, error in report.items() if argument.startswith(part))
+        for report in reports.values()
+    ]
     print(f"{part:29}", *("x" if error > 1e-12 else "." for error in worst))
 
 # %% [markdown]

@@ -47,19 +47,31 @@ for name, array in arrays.items():
 # `naive_qkv` fills them in loops. The rest is renaming. Where an array has more than two axes, all
 # but the last are joined: so the kernel of `out`, $(k, D_h, D)$, becomes $U_{msa}$.
 
+
 # %%
-def naive_qkv(query, key, value):                             # (D, k, Dh) each, or biases (k, Dh)
+def naive_qkv(query, key, value):  # (D, k, Dh) each, or biases (k, Dh)
     *front, k, Dh = query.shape
-    U = np.empty((*front, 3 * k * Dh), query.dtype)           # (D, 3 D), or (3 D,)
+    U = np.empty((*front, 3 * k * Dh), query.dtype)  # (D, 3 D), or (3 D,)
     for part, array in enumerate((query, key, value)):
         for head in range(k):
             for i in range(Dh):
                 U[..., (part * k + head) * Dh + i] = array[..., head, i]
     return U
-OURS = {"Transformer/encoderblock_": "blocks/", "MultiHeadDotProductAttention_1": "attention",
-        "LayerNorm_0": "norm1", "LayerNorm_2": "norm2", "Transformer/encoder_norm": "norm",
-        "MlpBlock_3/Dense_0": "mlp/hidden", "MlpBlock_3/Dense_1": "mlp/out", "^emb": "patch_emb",
-        "Transformer/posembed_input/pos_embedding": "positions/table", "cls": "class_token"}
+
+
+OURS = {
+    "Transformer/encoderblock_": "blocks/",
+    "MultiHeadDotProductAttention_1": "attention",
+    "LayerNorm_0": "norm1",
+    "LayerNorm_2": "norm2",
+    "Transformer/encoder_norm": "norm",
+    "MlpBlock_3/Dense_0": "mlp/hidden",
+    "MlpBlock_3/Dense_1": "mlp/out",
+    "^emb": "patch_emb",
+    "Transformer/posembed_input/pos_embedding": "positions/table",
+    "cls": "class_token",
+}
+
 
 # %%
 def by_hand(arrays):
@@ -68,13 +80,14 @@ def by_hand(arrays):
         ours = name
         for pattern, word in OURS.items():
             ours = re.sub(pattern, word, ours)
-        if "query" in name:                                   # it takes key and value along
+        if "query" in name:  # it takes key and value along
             three = [arrays[name.replace("query", part)] for part in ("query", "key", "value")]
             flat[ours.replace("query", "qkv")] = naive_qkv(*three)
         elif not re.search("key|value", name):
             flat[ours] = array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array
-    flat["class_token"] = flat["class_token"][0]              # (1, D): the batch's axis
+    flat["class_token"] = flat["class_token"][0]  # (1, D): the batch's axis
     return minivit.unflatten(flat)
+
 
 # %% [markdown]
 # `ViT.load` does this for whatever file it meets. Names and shapes tell it depth, width, heads,
@@ -87,8 +100,12 @@ loaded = minivit.ViT.load(file)
 c = loaded.config
 print(f"L = {c.depth}, D = {c.width}, k = {c.heads}, images of {c.image_size}, GELU by {c.gelu}")
 assert dataclasses.replace(c, position_std=0.1, preprocessing="minivit") == model.config
+
+
 def bits(tree):
     return {name: (a.shape, a.dtype, a.tobytes()) for name, a in minivit.flatten(tree).items()}
+
+
 assert bits(loaded.params) == bits(by_hand(arrays)) == bits(model.params)
 
 # %% [markdown]
@@ -99,14 +116,19 @@ assert bits(loaded.params) == bits(by_hand(arrays)) == bits(model.params)
 # **Guess before you run on.** Which would you overlook?
 
 # %%
-scattered = data.load_scattered(n=1)                               # one image for training: none is used
+scattered = data.load_scattered(n=1)  # one image for training: none is used
 images, labels = scattered.held_out_images[:400], scattered.held_out_labels[:400]
-right = model(images)                                         # (400, 10)
+right = model(images)  # (400, 10)
 assert np.array_equal(loaded(images), right)
-def swapped(a, b):                                            # one name taken for the other
+
+
+def swapped(a, b):  # one name taken for the other
     return {n: arrays[n.replace(a, "#").replace(b, a).replace("#", b)] for n in arrays}
-def turned(names, turn):                                      # the same numbers in another order
+
+
+def turned(names, turn):  # the same numbers in another order
     return {n: turn(a).reshape(a.shape) if re.search(names, n) else a for n, a in arrays.items()}
+
 
 # %%
 wrong = {
@@ -121,10 +143,13 @@ wrong = {
     "U_msa as (out, in)": (turned("out/kernel", lambda a: a.reshape(64, 64).T), {}),
 }
 
+
 # %%
 def cost(arrays, fields):
     logits = minivit.ViT(dataclasses.replace(c, **fields), by_hand(arrays))(images)
     return abs(logits - right).max(), (logits.argmax(1) == labels).mean()
+
+
 costs = {name: cost(*misread) for name, misread in wrong.items()}
 print(f"logits up to {abs(right).max():.1f}; {cost(arrays, {})[1]:.1%} of the digits right")
 for name, (off, accuracy) in costs.items():
@@ -142,15 +167,20 @@ assert as_good > 0.85 > max(accuracy for _, accuracy in others)
 # Reading only moves numbers to other places. So its pullback moves gradients back, and `export`
 # does this with any tree of these shapes. With all numbers of the file in one long vector:
 
+
 # %%
 def from_file(numbers):
     parts = np.split(numbers, np.cumsum([a.size for a in arrays.values()])[:-1])
     theirs = {n: x.reshape(arrays[n].shape) for n, x in zip(arrays, parts, strict=True)}
     logits, back = vit(images[:1], by_hand(theirs), c)
+
     def pullback(dlogits):
         gradients = weights.export(back(dlogits)[1], c, "google")
         return np.concatenate([gradients[name].ravel() for name in arrays])
+
     return logits, pullback
+
+
 numbers = np.concatenate([array.ravel() for array in arrays.values()])
 errors = minivit.gradcheck(from_file, numbers, directions=3)
 print(f"{numbers.size:,} numbers, worst error {errors.worst:.0e}")
@@ -165,11 +195,11 @@ assert errors.worst < 1e-12
 # %%
 timm, hf = file.with_name("timm.npz"), file.with_name("hf")
 np.savez(timm, **weights.export(model.params, model.config, "timm"))
-model.save(hf, layout="huggingface")                          # a folder
+model.save(hf, layout="huggingface")  # a folder
 for one in (minivit.ViT.load(timm, heads=4, gelu="tanh"), minivit.ViT.load(hf)):
     assert bits(one.params) == bits(model.params)
-    assert abs(one(images) - right).max() < 1e-4              # the sums are taken in another order
-hybrid = minivit.ViT.create("R26+ViT-S/32", image_size=32, depth=1, stem=(1,))   # 1 of 8 units
+    assert abs(one(images) - right).max() < 1e-4  # the sums are taken in another order
+hybrid = minivit.ViT.create("R26+ViT-S/32", image_size=32, depth=1, stem=(1,))  # 1 of 8 units
 for name, array in weights.export(hybrid.params, hybrid.config, "google").items():
     if re.search("(conv.*|embedding)/kernel", name):
         print(f"{name:34} {array.shape}")
@@ -201,7 +231,9 @@ if FILE:
     zero_to_one = dataclasses.replace(rules, mean=(0, 0, 0), deviation=(1, 1, 1))
     squashed = dataclasses.replace(rules, short_side=None)
     ways = {r.preprocessing: rules, "squashed": squashed, "[0, 1]": zero_to_one, "dino": dino}
-    views = np.stack([data.read_image(data.sample_photograph(), r.image_size, 3, w) for w in ways.values()])
+    views = np.stack(
+        [data.read_image(data.sample_photograph(), r.image_size, 3, w) for w in ways.values()]
+    )
     logits = real(views)
     p, _ = layers.softmax(logits)
     for name, off, row in zip(ways, abs(logits - logits[0]).max(1), p, strict=True):
@@ -209,13 +241,13 @@ if FILE:
 
 # %%
 if FILE:
-    A, dA = analysis.attention_gradients(real, views[:1])     # (L, 1, k, T, T) each
+    A, dA = analysis.attention_gradients(real, views[:1])  # (L, 1, k, T, T) each
     top = [f"{names[i]} {p[0, i]:.1%}" for i in p[0].argsort()[:-6:-1]]
     print("; ".join(top))
     path, picture = "figures/15_the_authors_own_weights.png", rules.denormalise(views[:1])
     analysis.plot_overlays(picture, A, r.grid, path, top[:1], gradients=dA)
     for name, looks in {"the portrait": A, "even grey": real.attention(0 * views[:1])}.items():
-        maps = analysis.patch_maps(looks[-1], r.grid)         # (1, k, gh, gw): last layer, row 0
+        maps = analysis.patch_maps(looks[-1], r.grid)  # (1, k, gh, gw): last layer, row 0
         share = maps[..., [0, 0, -1, -1], [0, -1, 0, -1]].sum() / maps.sum()
         print(f"{name}: {share:.0%} of the last layer's looks go to the four corners")
 

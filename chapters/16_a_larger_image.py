@@ -35,11 +35,14 @@ larger = minivit.ViT.load(data.SCATTERED_MODEL, image_size=36)
 old, new = minivit.flatten(model.params), minivit.flatten(larger.params)
 assert [name for name in old if not np.array_equal(old[name], new[name])] == ["positions/table"]
 for name, D, sides in ("here", 64, (6, 9)), ("ViT-B/16", 768, (14, 24)):
-    T = np.array([side**2 + 1 for side in sides])             # before and after
-    linear, attention = 12 * T * D**2, 2 * T**2 * D           # multiplications in a block
+    T = np.array([side**2 + 1 for side in sides])  # before and after
+    linear, attention = 12 * T * D**2, 2 * T**2 * D  # multiplications in a block
     cost, share = linear + attention, attention / (linear + attention)
-    print(f"{name}: {T[0]} tokens, then {T[1]}; scores times {(T[1] / T[0]) ** 2:.1f},",
-          f"all times {cost[1] / cost[0]:.1f}", "(attention {:.0%}, then {:.0%})".format(*share))
+    print(
+        f"{name}: {T[0]} tokens, then {T[1]}; scores times {(T[1] / T[0]) ** 2:.1f},",
+        f"all times {cost[1] / cost[0]:.1f}",
+        "(attention {:.0%}, then {:.0%})".format(*share),
+    )
 
 # %% [markdown]
 # ## The table between its places
@@ -50,8 +53,9 @@ for name, D, sides in ("here", 64, (6, 9)), ("ViT-B/16", 768, (14, 24)):
 # $1 - |u - r|$ of each old row $r$ that is nearer than 1. Columns likewise, with $v$; the two
 # weights are multiplied. The class token has no place, and its row stays. In loops:
 
+
 # %%
-def naive_aligned(grid, h, w):                                # (gh, gw, D)
+def naive_aligned(grid, h, w):  # (gh, gw, D)
     gh, gw, D = grid.shape
     new = np.zeros((h, w, D))
     for i, j in np.ndindex(h, w):
@@ -60,7 +64,8 @@ def naive_aligned(grid, h, w):                                # (gh, gw, D)
             new[i, j] += max(0, 1 - abs(u - r)) * max(0, 1 - abs(v - c)) * grid[r, c]
     return new
 
-tiny = np.array([[0.0, 1], [2, 3]])[..., None]                # (2, 2, 1)
+
+tiny = np.array([[0.0, 1], [2, 3]])[..., None]  # (2, 2, 1)
 assert naive_aligned(tiny, 3, 3)[..., 0].tolist() == [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]]
 
 # %% [markdown]
@@ -70,14 +75,14 @@ assert naive_aligned(tiny, 3, 3)[..., 0].tolist() == [[0, 0.5, 1], [1, 1.5, 2], 
 # $$ p' = R p C^T $$
 
 # %%
-R = C = resampling_matrix(6, 9, "aligned")                    # (9, 6)
-table = old["positions/table"].astype("float64")              # (37, D)
-grid = table[1:].reshape(6, 6, -1)                            # (6, 6, D)
-by_matrices = np.stack([R @ p @ C.T for p in np.moveaxis(grid, -1, 0)], -1)     # (9, 9, D)
-resized = resize_positions(table, (6, 6), (9, 9))             # (82, D)
+R = C = resampling_matrix(6, 9, "aligned")  # (9, 6)
+table = old["positions/table"].astype("float64")  # (37, D)
+grid = table[1:].reshape(6, 6, -1)  # (6, 6, D)
+by_matrices = np.stack([R @ p @ C.T for p in np.moveaxis(grid, -1, 0)], -1)  # (9, 9, D)
+resized = resize_positions(table, (6, 6), (9, 9))  # (82, D)
 assert abs(by_matrices - naive_aligned(grid, 9, 9)).max() < 1e-14
 assert abs(resized[1:] - by_matrices.reshape(81, -1)).max() < 1e-14
-assert np.array_equal(resized[0], table[0])                   # the class token
+assert np.array_equal(resized[0], table[0])  # the class token
 assert np.array_equal(new["positions/table"], resized.astype("float32"))
 
 # %% [markdown]
@@ -90,11 +95,14 @@ assert np.array_equal(new["positions/table"], resized.astype("float32"))
 #
 # $$ dp = R^T dp' C $$
 
+
 # %%
-def resize(grid):                                             # (6, 6, D) -> (9, 9, D)
+def resize(grid):  # (6, 6, D) -> (9, 9, D)
     def pullback(dy):
         return np.stack([R.T @ dp @ C for dp in np.moveaxis(dy, -1, 0)], -1)
+
     return np.stack([R @ p @ C.T for p in np.moveaxis(grid, -1, 0)], -1), pullback
+
 
 assert minivit.gradcheck(resize, grid[:, :, :3]).worst < 1e-12
 
@@ -129,10 +137,16 @@ for method in ("aligned", "bilinear", "bicubic"):
 # %%
 few = data.load_scattered(n=640, held_out=500)
 enlarged = data.resize_dataset(few, (36, 36), channels=1)
+
+
 def at_36(method):
     return minivit.ViT.load(data.SCATTERED_MODEL, image_size=36, resize=method)
+
+
 def score(model, shown):
     return training.evaluate(model, shown.held_out_images, shown.held_out_labels).accuracy
+
+
 anew, right_24 = at_36("aligned"), score(model, few)
 drawn = np.random.default_rng(0).normal(size=(81, 64)) * anew.config.position_std
 anew.params["positions"]["table"][1:] = drawn
@@ -148,17 +162,22 @@ assert 0.2 < min(right.values()) < max(right.values()) < 0.35 < 0.85 < right_24
 # repeated to the right and down; the `mean` of its rows at all places; the aligned one `shuffled`.
 
 # %%
-rows = np.genfromtxt("chapters/measured/larger_image.csv", delimiter=",", names=True,
-                     dtype=None, encoding="utf-8")
-percent = {}                                                  # by what was done: one for each seed
+rows = np.genfromtxt(
+    "chapters/measured/larger_image.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"
+)
+percent = {}  # by what was done: one for each seed
 for images, size, positions, trained, _, epoch, accuracy in rows.tolist():
     what = images, size, f"{positions} {trained}".strip(), epoch
     percent.setdefault(what, []).append(100 * accuracy)
 ways = ("aligned", "bilinear", "bicubic", "tiled", "mean", "shuffled", "anew")
+
+
 def right_away(images, size):
     means = {name: np.mean(percent[images, size, name, 0]) for name in ways}
     print(f"{images:8} {size}", *(f"{mean:9.1f}" for mean in means.values()))
     return means
+
+
 print("right (%)  ", *(f"{name:>9}" for name in ways))
 at = {size: right_away("enlarged", size) for size in (24, 28, 36)}
 assert max(at[36].values()) - min(at[36].values()) < 4
@@ -180,7 +199,9 @@ assert at[24]["aligned"] - at[36]["aligned"] > 59
 tuned = training.replace_head(at_36("aligned"), classes=10)
 batch = enlarged.images[:64], enlarged.labels[:64]
 first, _ = training.loss_and_gradients(tuned, *batch)
-recipe = dataclasses.replace(training.FINE_TUNING, epochs=1, batch_size=32, learning_rate=0.03, warmup=0.2)
+recipe = dataclasses.replace(
+    training.FINE_TUNING, epochs=1, batch_size=32, learning_rate=0.03, warmup=0.2
+)
 with tempfile.TemporaryDirectory() as folder:
     accuracy = training.train(tuned, enlarged, recipe, folder, threads=1).accuracy
 loss, _ = training.loss_and_gradients(tuned, *batch)
@@ -195,14 +216,14 @@ for name in ("aligned body", "bicubic body", "anew body", "aligned head"):
     curve = np.array([percent["enlarged", 36, name, epoch] for epoch in range(1, 5)])
     axes["c"].plot(steps, curve.mean(1), marker="ox^s"[len(last)], label=name.replace(" ", ", "))
     axes["c"].fill_between(steps, curve.min(1), curve.max(1), alpha=0.25, lw=0)
-    last[name] = curve[-1]                                    # (3,), a seed each
+    last[name] = curve[-1]  # (3,), a seed each
     print(f"{name:12} {last[name].mean():.1f}, from {min(last[name]):.1f} to {max(last[name]):.1f}")
 axes["c"].set(xlabel="steps at 36 pixels", xticks=steps, ylabel="held out (%)", ylim=(20, 75))
 assert min(last["aligned body"]) - 3 > max(last["anew body"]) > 60 > 40 > max(last["aligned head"])
 
 # %%
 for place, g, rows_of, name in ("b", 6, table, "6 x 6"), ("a", 9, resized, "9 x 9, aligned"):
-    tiles = analysis.position_similarity(rows_of, (g, g))     # (g, g, g, g)
+    tiles = analysis.position_similarity(rows_of, (g, g))  # (g, g, g, g)
     tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     tiles = tiles.swapaxes(1, 2).reshape(g * (g + 1), -1)
     axes[place].imshow(tiles, cmap="PuOr", vmin=-1, vmax=1)

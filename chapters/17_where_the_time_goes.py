@@ -23,19 +23,22 @@ from minivit import arrays, cost, layers, training
 from minivit import parallel as shards
 
 # %%
-B, T, D, L = 32, 65, 192, 2                                   # images, tokens, width, blocks
+B, T, D, L = 32, 65, 192, 2  # images, tokens, width, blocks
+
 
 def compare(seconds, calls):
     times, end = {name: [] for name in calls}, time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 3:
-        for name, f in calls.items():                         # BLAS's threads doze off meanwhile
+        for name, f in calls.items():  # BLAS's threads doze off meanwhile
             times[name].append(1000 * timeit(f, lambda f=f: [time.sleep(0.03), f()], number=1))
     ms = {name: np.median(each) for name, each in times.items()}
     print("~ms:", ", ".join(f"{n} {t:.2f} ({t / ms[name]:.1f})" for n, t in ms.items()))
     return ms
 
+
 def floors(ms, name):
     return ms[name] / ms["large product"] / products
+
 
 # %% [markdown]
 # ## The floor
@@ -45,19 +48,32 @@ def floors(ms, name):
 # each product becomes two. A machine is fastest within one large product whose rows are shared out
 # to the cores. What all would take at that rate is the *floor*, from here on the measure of a step.
 
+
 # %%
 def problem(width=192, image_size=32, patch_size=4, dropout=0.0):
-    config = minivit.ViTConfig(image_size, patch_size, classes=10, width=width, depth=2, heads=3,
-                               mlp_width=4 * width, dropout=dropout)
+    config = minivit.ViTConfig(
+        image_size,
+        patch_size,
+        classes=10,
+        width=width,
+        depth=2,
+        heads=3,
+        mlp_width=4 * width,
+        dropout=dropout,
+    )
     model, rng = minivit.ViT.create(config), np.random.default_rng(17)
-    model.params["head"]["kernel"][:] = 0.1 * rng.normal(size=(width, 10))    # zeros stop gradients
+    model.params["head"]["kernel"][:] = 0.1 * rng.normal(size=(width, 10))  # zeros stop gradients
     images = rng.standard_normal((32, *config.image_size, 3), dtype="float32")
     return model, images, rng.integers(10, size=32)
 
+
 model, images, labels = problem()
 square = np.random.default_rng(0).standard_normal((1024, 1024), dtype="float32")
-large = {"large product": lambda: list(shards.map_shards(
-    lambda rows: rows @ square, np.array_split(square, shards.cpu_count())))}
+large = {
+    "large product": lambda: list(
+        shards.map_shards(lambda rows: rows @ square, np.array_split(square, shards.cpu_count()))
+    )
+}
 products = 3 * B * (64 * 48 * D + L * (12 * T * D**2 + 2 * T**2 * D) + 10 * D) / 1024**3
 assert products == 1.5 * cost.totals(cost.rows(model.config, B)).forward / 1024**3
 print(f"the floor: {products:.2f} large products")
@@ -68,26 +84,33 @@ print(f"the floor: {products:.2f} large products")
 # A linear layer that multiplies what comes, GELU as it is written, `mean` and `sum` where formulas
 # have them. Each takes the place of the library's function of its name. One thread does it all.
 
+
 # %%
-def naive_linear(x, kernel, bias):                            # x (B, T, D), kernel (D, E)
+def naive_linear(x, kernel, bias):  # x (B, T, D), kernel (D, E)
     def pullback(dy):
         axes = tuple(range(dy.ndim - 1))
-        dkernel = (x.swapaxes(-1, -2) @ dy).sum(axes[:-1])    # B of (D, E), added up
+        dkernel = (x.swapaxes(-1, -2) @ dy).sum(axes[:-1])  # B of (D, E), added up
         return dy @ kernel.T, {"kernel": dkernel, "bias": dy.sum(axes)}
+
     return x @ kernel + bias, pullback
+
 
 def naive_gelu(x, kind="tanh"):
     a, b = (2 / np.pi) ** 0.5, 0.044715
-    cdf = 0.5 * (1 + np.tanh(a * (x + b * x * x * x)))        # Φ(x)
+    cdf = 0.5 * (1 + np.tanh(a * (x + b * x * x * x)))  # Φ(x)
     return x * cdf, lambda dy: dy * (cdf + x * cdf * (1 - cdf) * 2 * a * (1 + 3 * b * x * x))
 
+
 # %%
-naive_sums = {"row_sum": lambda x: x.sum(-1, keepdims=True),  # (..., D) -> (..., 1)
-              "row_mean": lambda x: x.mean(-1, keepdims=True),
-              "row_dot": lambda a, b: (a * b).sum(-1, keepdims=True),
-              "rows_dot": lambda x, w: (x * w).sum(-1, keepdims=True),
-              "sum_rows": lambda x: x.reshape(-1, x.shape[-1]).sum(0)}
+naive_sums = {
+    "row_sum": lambda x: x.sum(-1, keepdims=True),  # (..., D) -> (..., 1)
+    "row_mean": lambda x: x.mean(-1, keepdims=True),
+    "row_dot": lambda a, b: (a * b).sum(-1, keepdims=True),
+    "rows_dot": lambda x, w: (x * w).sum(-1, keepdims=True),
+    "sum_rows": lambda x: x.reshape(-1, x.shape[-1]).sum(0),
+}
 naive = {"linear": naive_linear, "gelu": naive_gelu} | naive_sums
+
 
 def step(others=(), of=(model, images, labels), **how):
     with contextlib.ExitStack() as stack:
@@ -95,6 +118,7 @@ def step(others=(), of=(model, images, labels), **how):
             for name in set(others) & set(vars(sys.modules[path])):
                 stack.enter_context(mock.patch.object(sys.modules[path], name, others[name]))
         return training.loss_and_gradients(*of, **({"shards": 1} | how))
+
 
 # %% [markdown]
 # ## Memory that comes and goes
@@ -106,15 +130,17 @@ def step(others=(), of=(model, images, labels), **how):
 
 # %%
 alone = shards.single_threaded_blas()
-calls = {"64 MB made and dropped": lambda: [np.ones(1 << 18, "float32") for _ in range(64)],
-         "naive step": alone(lambda: step(naive))}
+calls = {
+    "64 MB made and dropped": lambda: [np.ones(1 << 18, "float32") for _ in range(64)],
+    "naive step": alone(lambda: step(naive)),
+}
 with mock.patch.object(shards, "keep_freed_memory"):
     given_back = compare(1, calls)
 shards.configure_malloc()
 kept = compare(1, calls)
 print("~given back, over kept:", ", ".join(f"{given_back[n] / kept[n]:.1f} ({n})" for n in calls))
 one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))
-assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)   # naive gradients are right
+assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)  # naive gradients are right
 
 # %% [markdown]
 # ## Rows, and ones
@@ -125,9 +151,9 @@ assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)   # naive gr
 
 # %%
 x, dy = (np.random.default_rng(2).standard_normal((B, T, n), dtype="float32") for n in (D, 4 * D))
-kernel = model.params["blocks"][0]["mlp"]["hidden"]["kernel"]                   # (D, M)
+kernel = model.params["blocks"][0]["mlp"]["hidden"]["kernel"]  # (D, M)
 rows, drows, ones = x.reshape(-1, D), dy.reshape(-1, 4 * D), np.ones(D, "float32")
-with shards.single_threaded_blas():                                # so that only shapes differ
+with shards.single_threaded_blas():  # so that only shapes differ
     compare(0.4, {"x @ kernel": lambda: x @ kernel, "rows @ kernel": lambda: rows @ kernel})
     compare(0.4, {"x.T @ dy": lambda: (x.mT @ dy).sum(0), "rows": lambda: rows.T @ drows})
     compare(0.4, {"mean(-1)": lambda: rows.mean(-1), "@ ones": lambda: rows @ ones / D})
@@ -141,9 +167,14 @@ with shards.single_threaded_blas():                                # so that onl
 # array for it, the library's computes it twice. (By $Φ = y / x$, too few digits of $1 - Φ$ remain.)
 
 # %%
-compare(1, {"pass by pass": lambda: naive_gelu(dy)[1](dy),    # dy (B, T, M): any numbers will do
-            "in place": mock.patch.object(arrays, "BLOCK", dy.size)(lambda: layers.gelu(dy)[1](dy)),
-            "and in blocks": lambda: layers.gelu(dy)[1](dy)})
+compare(
+    1,
+    {
+        "pass by pass": lambda: naive_gelu(dy)[1](dy),  # dy (B, T, M): any numbers will do
+        "in place": mock.patch.object(arrays, "BLOCK", dy.size)(lambda: layers.gelu(dy)[1](dy)),
+        "and in blocks": lambda: layers.gelu(dy)[1](dy),
+    },
+)
 
 # %% [markdown]
 # ## Cores: inside each product, or around the step
@@ -155,14 +186,19 @@ compare(1, {"pass by pass": lambda: naive_gelu(dy)[1](dy),    # dy (B, T, M): an
 # add up. AdamW's update goes over threads too, in blocks of the one vector of all parameters.
 
 # %%
-own = max(2, model.shard_count(B))                            # as `train` does, but on one core
+own = max(2, model.shard_count(B))  # as `train` does, but on one core
 compare(1, {f"shards: {n}": lambda n=n: step(shards=n) for n in dict.fromkeys([1, 32, 8, own])})
 adamw = training.AdamW(minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10).params)
 g = np.random.default_rng(3).standard_normal(adamw.vector.size, dtype="float32")
 in_one_block = mock.patch.object(training.optimisers, "BLOCK", g.size)
-compare(1, {"update at once": in_one_block(lambda: adamw.update(g, 1e-3, threads=1)),
-            "in blocks": lambda: adamw.update(g, 1e-3, threads=1),
-            "by all threads": lambda: adamw.update(g, 1e-3)})
+compare(
+    1,
+    {
+        "update at once": in_one_block(lambda: adamw.update(g, 1e-3, threads=1)),
+        "in blocks": lambda: adamw.update(g, 1e-3, threads=1),
+        "by all threads": lambda: adamw.update(g, 1e-3),
+    },
+)
 
 # %% [markdown]
 # **Three traps.** Shards differ in size: no mean of their means, but $1/B$ of the *whole* batch for
@@ -171,7 +207,9 @@ compare(1, {"update at once": in_one_block(lambda: adamw.update(g, 1e-3, threads
 # generator that all share. Then two or more shards give the same bits on any number of threads.
 
 # %%
-losses = [step(of=(model, images[p], labels[p]))[0] for p in shards.batch_slices(10, 3)]       # 3, 3 and 4
+losses = [
+    step(of=(model, images[p], labels[p]))[0] for p in shards.batch_slices(10, 3)
+]  # 3, 3 and 4
 whole, _ = step(of=(model, images[:10], labels[:10]))
 assert abs(np.average(losses, weights=[3, 3, 4]) - whole) < 1e-5 < abs(np.mean(losses) - whole)
 how = {"of": problem(dropout=0.1), "shards": 5, "seed": (0, 1)}
@@ -186,6 +224,8 @@ assert all(np.array_equal(one[name], two[name]) for name in one)
 
 # %%
 spent = collections.Counter()
+
+
 def clocked(kind, function):
     def run(*given, **how):
         start = time.thread_time()
@@ -193,9 +233,17 @@ def clocked(kind, function):
         spent[kind] += time.thread_time() - start
         pair = isinstance(result, tuple) and callable(result[1])
         return (result[0], clocked(kind, result[1])) if pair else result
+
     return run
-kinds = {"linear": "products", "matmul": "products", "gelu": "GELU", "layer_norm": "norms",
-         "softmax": "softmax"}
+
+
+kinds = {
+    "linear": "products",
+    "matmul": "products",
+    "gelu": "GELU",
+    "layer_norm": "norms",
+    "softmax": "softmax",
+}
 clocks = {name: clocked(kind, getattr(layers, name, arrays.matmul)) for name, kind in kinds.items()}
 
 # %%
@@ -204,10 +252,14 @@ for _ in range(5):
     alone(clocked("large product", lambda: square @ square))()
 spent["the rest"] = spent["step"] - sum(spent[kind] for kind in set(kinds.values()))
 balance = {kind: floors(spent, kind) for kind in [*kinds.values(), "the rest"]}
-calls = {"memory": alone(lambda: step(naive)),
-         "rows": alone(lambda: step({"gelu": naive_gelu} | naive_sums)),
-         "ones": alone(lambda: step({"gelu": naive_gelu})), "GELU": alone(step),
-         "BLAS threads": step, "shards": lambda: step(shards=own)}
+calls = {
+    "memory": alone(lambda: step(naive)),
+    "rows": alone(lambda: step({"gelu": naive_gelu} | naive_sums)),
+    "ones": alone(lambda: step({"gelu": naive_gelu})),
+    "GELU": alone(step),
+    "BLAS threads": step,
+    "shards": lambda: step(shards=own),
+}
 times = compare(3, calls | large)
 ladder = {"naive": floors(times, "memory") * given_back["naive step"] / kept["naive step"]}
 ladder |= {name: floors(times, name) for name in calls}
@@ -236,8 +288,13 @@ minivit.analysis.save_figure(figure, "figures/17_where_the_time_goes.png")
 # %%
 for width in 192, 48, 12:
     of = problem(width, image_size=8, patch_size=2)
-    compare(0.4, {f"width {width}, one thread": lambda of=of: step(of=of, shards=2, threads=1),
-                  "all threads": lambda of=of: step(of=of, shards=2)})
+    compare(
+        0.4,
+        {
+            f"width {width}, one thread": lambda of=of: step(of=of, shards=2, threads=1),
+            "all threads": lambda of=of: step(of=of, shards=2),
+        },
+    )
 
 # %% [markdown]
 # Less and less, until they lose. Between two operations a thread holds Python's lock, so that

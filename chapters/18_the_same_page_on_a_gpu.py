@@ -31,10 +31,14 @@ from minivit import arrays, layers, training
 
 # %%
 log = []
-def bare(x):                                                  # the same memory, uncounted
+
+
+def bare(x):  # the same memory, uncounted
     if isinstance(x, (list, tuple)):
         return type(x)(map(bare, x))
     return x.view(np.ndarray) if isinstance(x, Tally) else x
+
+
 def launch(function, *given, **how):
     plain, how = bare(given), {name: bare(a) for name, a in how.items()}
     result = np.asarray(function(*plain, **how))
@@ -44,19 +48,27 @@ def launch(function, *given, **how):
         log.append((sum(x.nbytes for x in inputs), result.nbytes))
     return result.view(Tally)
 
+
 # %%
 class Tally(np.ndarray):
     __module__ = "tally"
+
     def __array_ufunc__(self, ufunc, method, *given, **how):
         return launch(getattr(ufunc, method), *given, **how)
+
     def __setitem__(self, at, value):
-        launch(np.add, value, 0, out=self[at])                # it costs what a copy costs
+        launch(np.add, value, 0, out=self[at])  # it costs what a copy costs
+
     def reshape(self, *shape):
         return launch(np.ndarray.reshape, self, *shape)
+
     def astype(self, *dtype, **how):
         return launch(np.ndarray.astype, self, *dtype, **how)
-    def get(self):                                            # in CuPy, a copy for the host
+
+    def get(self):  # in CuPy, a copy for the host
         raise RuntimeError("Python would wait for the GPU")
+
+
 tally = sys.modules["tally"] = types.ModuleType("tally")
 tally.__getattr__ = lambda name: lambda *given, **how: launch(getattr(np, name), *given, **how)
 
@@ -69,37 +81,52 @@ tally.__getattr__ = lambda name: lambda *given, **how: launch(getattr(np, name),
 B, T, D, heads, rng = 32, 65, 192, 3, np.random.default_rng(18)
 config = minivit.ViTConfig(32, 4, classes=10, width=D, depth=2, heads=heads, mlp_width=4 * D)
 params = minivit.ViT.create(config).params
+
+
 def numbers(*shape):
     return rng.standard_normal(shape, dtype="float32")
+
+
 def counting(tree):
     return minivit.tree.map_tree(lambda x: tally.asarray(x.copy()), tree)
-cases = {"softmax": (layers.softmax, numbers(B, heads, T, T)),
-         "layer norm": (layers.layer_norm, numbers(B, T, D), numbers(D), numbers(D)),
-         "GELU": (layers.gelu, numbers(B, T, 4 * D)),
-         "MLP": (layers.mlp, numbers(B, T, D), *params["blocks"][0]["mlp"].values())}
+
+
+cases = {
+    "softmax": (layers.softmax, numbers(B, heads, T, T)),
+    "layer norm": (layers.layer_norm, numbers(B, T, D), numbers(D), numbers(D)),
+    "GELU": (layers.gelu, numbers(B, T, 4 * D)),
+    "MLP": (layers.mlp, numbers(B, T, D), *params["blocks"][0]["mlp"].values()),
+}
 images, labels = numbers(B, 32, 32, 3), rng.integers(10, size=B)
+
 
 # %%
 def asked(name, layer, *given):
     given, _ = counting(list(given)), log.clear()
     y, pullback = layer(*given)
-    pullback(y)                                               # any numbers will do
+    pullback(y)  # any numbers will do
     moved, floor = sum(map(sum, log)), 4 * (3 * minivit.tree.count_parameters(given) + 2 * y.size)
     print(f"{name:10} {len(log):2} launches, {moved / 1e6:5.1f} MB, {moved / floor:4.1f} floors")
     return len(log), moved / floor
+
+
 plain = {name: asked(name, *case) for name, case in cases.items()}
 
 # %%
-training.optimisers.BLOCK_SIZE = 1 << 30                           # blocks are for a CPU's cache
-def step(B=B):                                                # as `train` takes it
+training.optimisers.BLOCK_SIZE = 1 << 30  # blocks are for a CPU's cache
+
+
+def step(B=B):  # as `train` takes it
     model, batch = minivit.ViT(config, params), (images[:B], labels[:B])
-    *_, right = training.step.packed_gradients(model, *batch)                   # by NumPy
+    *_, right = training.step.packed_gradients(model, *batch)  # by NumPy
     model.params = counting(params)
     adamw, _ = training.AdamW(model.params), log.clear()
     *_, gradient = training.step.packed_gradients(model, *batch)
     adamw.update(gradient, 1e-3)
     print(f"a step of {B}: {len(log)} launches, {sum(map(sum, log)) / 1e6:.0f} MB")
     assert abs(bare(gradient) - right).max() < 1e-5
+
+
 step()
 
 # %% [markdown]
@@ -115,26 +142,32 @@ step()
 # has a warp; then the library's kernel, in C++. There `LANE_NUMBERS` are `j`, `j + 32`, ..., and
 # `F` is a float. It reads a row three times, but after the first a row, being short, is in a cache.
 
+
 # %%
-def warp(x, combine):                                         # (..., 32): what each lane holds
+def warp(x, combine):  # (..., 32): what each lane holds
     for far in 16, 8, 4, 2, 1:
         x = combine(x, x[..., np.arange(32) ^ far])
     return x
-def softmax_by_warps(x):                                      # (rows, n)
+
+
+def softmax_by_warps(x):  # (rows, n)
     rows, n = x.shape
-    def shared(x, pad):                                       # lane j has numbers j, j + 32, ...
+
+    def shared(x, pad):  # lane j has numbers j, j + 32, ...
         return np.pad(x, ((0, 0), (0, -n % 32)), constant_values=pad).reshape(rows, -1, 32)
+
     mine = shared(x, -np.inf)
-    most = warp(mine.real.max(1), np.maximum)                 # (rows, 32)
+    most = warp(mine.real.max(1), np.maximum)  # (rows, 32)
     exps = np.exp(mine - most[:, None])
     p = (exps / warp(exps.sum(1), np.add)[:, None]).reshape(rows, -1)[:, :n]
     return p, lambda dp: p * (dp - warp(shared(p * dp, 0).sum(1), np.add)[:, :1])
+
 
 # %%
 source = (Path(minivit.__path__[0]) / "cuda" / "softmax.py").read_text(encoding="utf-8")
 print(source[source.index("    F most") : source.index("}\n")])
 held, scores = rng.normal(size=32), rng.normal(size=(2, 65))
-assert abs(warp(held, np.add) - held.sum()).max() < 1e-14     # all 32 of them
+assert abs(warp(held, np.add) - held.sum()).max() < 1e-14  # all 32 of them
 assert abs(softmax_by_warps(scores)[0] - layers.softmax(scores)[0]).max() < 1e-14
 assert minivit.gradcheck(softmax_by_warps, scores).worst < 1e-12
 
@@ -150,19 +183,25 @@ assert minivit.gradcheck(softmax_by_warps, scores).worst < 1e-12
 # write, two operations more on numbers that are at hand. Back, it writes $dx$, and $dy · \hat x$
 # for `sum_rows`: the scale's gradient is a sum over all rows, and a warp has but one.
 
+
 # %%
-def by_kernels(function, norm=False):                         # (μ, σ, scale and bias: not counted)
+def by_kernels(function, norm=False):  # (μ, σ, scale and bias: not counted)
     plain = function.dispatch(object)
+
     def faster(x, *given, **how):
         y, pullback = plain(*bare([x, *given]), **{name: bare(a) for name, a in how.items()})
         log.append((x.nbytes, y.nbytes))
+
         def back(dy):
             gradients = pullback(bare(dy))
             log.append((x.nbytes + dy.nbytes, x.nbytes * (1 + norm)))
-            [arrays.sum_leading(each) for each in [x, dy] * norm]                  # x for dy · x_hat
+            [arrays.sum_leading(each) for each in [x, dy] * norm]  # x for dy · x_hat
             return tuple(map(counting, gradients)) if norm else counting(gradients)
+
         return tally.asarray(y), back
+
     function.register(Tally, faster)
+
 
 # %% [markdown]
 # Such a layer is a `functools.singledispatch`: what is registered for a class of arrays takes its
@@ -176,15 +215,23 @@ def by_kernels(function, norm=False):                         # (μ, σ, scale a
 # %%
 keys = numbers(B, T, 3, heads, D // heads).transpose(2, 0, 3, 1, 4)[1]
 assert keys.strides == (4 * T * 3 * D, 4 * D // heads, 4 * 3 * D, 4)  # images, heads, rows, numbers
+
+
 def product(a, b, out=None):
     y = np.matmul(bare(a), bare(b), out=bare(out))
     log.extend(heads * [((a.nbytes + b.nbytes) // heads, y.nbytes // heads)])
     return tally.asarray(y)
-def sums(x):                                                  # by stripes, then those of stripes
+
+
+def sums(x):  # by stripes, then those of stripes
     log.extend([(x.nbytes, 0), (0, 0)][: 1 + (x.size > 128 * x.shape[-1])])
     return tally.asarray(bare(x).reshape(-1, x.shape[-1]).sum(0))
-def adamw(p, g, m, v, **how):                                 # nothing moves here
+
+
+def adamw(p, g, m, v, **how):  # nothing moves here
     log.append((4 * p.nbytes, 3 * p.nbytes))
+
+
 by_kernels(layers.softmax), by_kernels(layers.gelu), by_kernels(layers.layer_norm, norm=True)
 arrays.matmul.register(Tally, product), arrays.sum_leading.register(Tally, sums)
 training.optimisers.adamw.register(Tally, adamw)
@@ -197,9 +244,13 @@ training.optimisers.adamw.register(Tally, adamw)
 
 # %%
 fused, _ = {name: asked(name, *case) for name, case in cases.items()}, step()
+
+
 def rounded(x, digits):
-    fraction, exponent = np.frexp(x)                          # fraction from 1/2 to 1
+    fraction, exponent = np.frexp(x)  # fraction from 1/2 to 1
     return np.ldexp(np.round(fraction * 2 ** (digits + 1)), exponent - digits - 1)
+
+
 a, b = rng.normal(size=(2, 512, 512))
 for name, digits in {"float32": 23, "TF32": 10, "bfloat16": 7}.items():
     error = rounded(a, digits) @ rounded(b, digits) - a @ b
@@ -207,10 +258,14 @@ for name, digits in {"float32": 23, "TF32": 10, "bfloat16": 7}.items():
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
+
+
 def bars(axis, names, label, *pair):
     for place, values in zip((-0.2, 0.2), pair, strict=True):
         axis.barh(np.arange(len(names)) + place, values, 0.4)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=label, ylim=(len(names), -1))
+
+
 for i, label in enumerate(("launches", "bytes, in floors")):
     bars(axes[i], cases, label, *([asks[i] for asks in each.values()] for each in (plain, fused)))
 axes[0].legend(["plain", "kernels"]), axes[1].axvline(1, color="k", ls="--", lw=1)

@@ -31,6 +31,7 @@ from minivit.layers import add_positions_sincos2d, attend, relative_positions, s
 # This is how the authors' later code does it (big_vision, after MoCo v3). The paper's own models
 # learn theirs. In loops:
 
+
 # %%
 def naive_waves(gh, gw, D):
     table = []
@@ -39,10 +40,10 @@ def naive_waves(gh, gw, D):
             omegas = [10000 ** (-j / (D // 4 - 1)) for j in range(D // 4)]
             waves = [f(at * w) for at in (x, y) for f in (math.sin, math.cos) for w in omegas]
             table.append(waves)
-    return np.array(table)                                    # (N, D)
+    return np.array(table)  # (N, D)
 
 
-N, D = 12, 16                                                 # a grid of 3 rows, 4 columns
+N, D = 12, 16  # a grid of 3 rows, 4 columns
 table = add_positions_sincos2d(np.zeros((1, N, D)), (3, 4))[0][0]
 assert abs(table - naive_waves(3, 4, D)).max() < 1e-13
 errors = minivit.gradcheck(add_positions_sincos2d, np.ones((2, N, D)), (3, 4))
@@ -56,9 +57,9 @@ assert errors.worst < 1e-12
 
 # %%
 grid = table.reshape(3, 4, D)
-here = grid[0, 0] @ grid[1, 2]                                # down 1, right 2
-there = grid[1, 1] @ grid[2, 3]                               # the same offset, elsewhere
-elsewhere = grid[0, 0] @ grid[2, 2]                           # another offset
+here = grid[0, 0] @ grid[1, 2]  # down 1, right 2
+there = grid[1, 1] @ grid[2, 3]  # the same offset, elsewhere
+elsewhere = grid[0, 0] @ grid[2, 2]  # another offset
 print(f"{here:.3f} {there:.3f} {elsewhere:.3f}")
 assert abs(here - there) < 1e-13 < abs(here - elsewhere)
 
@@ -76,6 +77,7 @@ assert abs(here - there) < 1e-13 < abs(here - elsewhere)
 # class token's offsets are. Here each head has its own part of the table, and the class token three
 # rows of its own. The library has divided $q$ by $\sqrt{D_h}$ before, as for `attend`:
 
+
 # %%
 def naive_offsets(q, table):
     k, N, Dh = q.shape
@@ -89,8 +91,8 @@ def naive_offsets(q, table):
 
 
 rng = np.random.default_rng(0)
-q, table = rng.normal(size=(1, 2, 5, 3)), rng.normal(size=(9, 6))      # k = 2, N = 5, Dh = 3
-bias, _ = relative_positions(q, table, class_token=False)     # (1, 2, 5, 5)
+q, table = rng.normal(size=(1, 2, 5, 3)), rng.normal(size=(9, 6))  # k = 2, N = 5, Dh = 3
+bias, _ = relative_positions(q, table, class_token=False)  # (1, 2, 5, 5)
 assert abs(bias[0] - naive_offsets(q[0], table)).max() < 1e-13
 
 # %% [markdown]
@@ -123,11 +125,12 @@ assert errors.worst < 1e-12
 # column. On a grid of $G × G$ it has $2 G$ partners instead of $G^2$. No new mathematics is needed:
 # `attend` takes any number of axes in front, so the rows may stand there, or the columns.
 
+
 # %%
 def axial(q, k, v):
     """Along rows, then along columns: q, k, v (B, heads, G, G, Dh), what was found serving as v."""
     by_row, row_back = attend(q, k, v)
-    flip = (x.swapaxes(2, 3) for x in (q, k, by_row))         # columns stand where rows stood
+    flip = (x.swapaxes(2, 3) for x in (q, k, by_row))  # columns stand where rows stood
     y, column_back = attend(*flip)
 
     def pullback(dy):
@@ -137,20 +140,21 @@ def axial(q, k, v):
 
     return y.swapaxes(2, 3), pullback
 
+
 # %% [markdown]
 # The queries and keys are used twice, so each receives two gradients, which add up; the values go
 # through both attentions, one after the other. After the two steps every token has heard from
 # every other, by way of the one that stands in its column and the other's row:
 
 # %%
-q, k, v = rng.normal(size=(3, 1, 2, 4, 4, 3))                 # each (B, heads, G, G, Dh)
+q, k, v = rng.normal(size=(3, 1, 2, 4, 4, 3))  # each (B, heads, G, G, Dh)
 errors = minivit.gradcheck(axial, q, k, v)
 assert errors.worst < 1e-12
 dy = np.zeros_like(q)
-dy[..., 0, 0, :] = 1                                          # ask one corner ...
+dy[..., 0, 0, :] = 1  # ask one corner ...
 _, _, dv = axial(q, k, v)[1](dy)
 print(f"{(abs(dv) > 0).mean():.0%} of the values reach the corner")
-assert (abs(dv) > 0).all()                                    # ... and it has heard from all
+assert (abs(dv) > 0).all()  # ... and it has heard from all
 
 # %% [markdown]
 # ## Operations saved, and time saved
@@ -204,7 +208,7 @@ save_figure(figure, "figures/A_relatives.png")
 # 16 in the MLP). To meet $N$ tokens, in scores and weighted mean, takes $4 N D$:
 
 # %%
-D, N = 768, 196                                               # ViT-B/16
+D, N = 768, 196  # ViT-B/16
 share = 4 * N * D / (24 * D * D + 4 * N * D)
 print(f"{share:.1%} of a block's operations are all that another attention can save")
 assert 0.03 < share < 0.06
@@ -226,7 +230,7 @@ gw = 4
 pairs = [(divmod(j, gw), divmod(j + 1, gw)) for j in range(2 * gw - 1)]  # two rows of four
 print("in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] == b[0]))
 print("not in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] != b[0]))
-assert sum(a[0] == b[0] for a, b in pairs) == 6               # true neighbours
+assert sum(a[0] == b[0] for a, b in pairs) == 6  # true neighbours
 
 # %% [markdown]
 # All neighbours within a row. An offset in the raster cannot tell a neighbour from a line break.

@@ -99,7 +99,7 @@ def run(path: Path) -> list[str] | str:
             continue
         start = max(text.find(f"# %%\n{cell.source}", end), end) + len("# %%\n")
         end = start + len(cell.source)
-        above = text.count("\n", 0, start)                    # lines, so that tracebacks are right
+        above = text.count("\n", 0, start)  # lines, so that tracebacks are right
         try:
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile("\n" * above + cell.source, str(path), "exec"), namespace)

@@ -146,7 +146,7 @@ class ViT:
         if len(images) == 0:
             raise ValueError("the batch is empty")
         if images.dtype.kind == "f":
-            with np.errstate(over="ignore"):                  # what is too large is found below
+            with np.errstate(over="ignore"):  # what is too large is found below
                 images = images.astype(self.dtype, copy=False)
         if isinstance(images, np.ndarray) and not np.isfinite(images).all():
             bad = int(np.argmax(~np.isfinite(images).all(axis=(1, 2, 3))))

@@ -58,10 +58,10 @@ def require_cupy() -> ModuleType:
         if runtime.getDeviceCount() == 0:
             raise NoGPUError("CuPy and a driver are installed, but there is no device")
         one = cupy.ones((1, 1), dtype="float32")
-        to_host(one @ one + one)                              # by cuBLAS, and a kernel compiled
+        to_host(one @ one + one)  # by cuBLAS, and a kernel compiled
     except NoGPUError:
         raise
-    except Exception as error:                                # whatever it is: it does not work
+    except Exception as error:  # whatever it is: it does not work
         reason = f"CuPy and a driver are installed, but do not work: {first_line(error)}"
         raise NoGPUError(reason) from None
     return cupy
@@ -118,7 +118,7 @@ def synchronise(x: Array) -> None:
 
 def is_gpu_out_of_memory(error: MemoryError) -> bool:
     """Whether it is a GPU's memory that did not do, and not the host's."""
-    return type(error).__name__ == "OutOfMemoryError"         # CuPy's
+    return type(error).__name__ == "OutOfMemoryError"  # CuPy's
 
 
 def available_gpu_memory() -> int:

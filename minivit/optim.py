@@ -49,11 +49,11 @@ class AdamW:
             gradient,
             **self.state,
             decayed=self.kernels,
-            learning_rate=rate * (1 / (1 - self.beta1**self.t)),       # m̄ for m
+            learning_rate=rate * (1 / (1 - self.beta1**self.t)),  # m̄ for m
             decay_factor=1 - rate * self.weight_decay,
             beta1=self.beta1,
             beta2=self.beta2,
-            v_scale=1 / math.sqrt(1 - self.beta2**self.t),     # √v̄ for √v
+            v_scale=1 / math.sqrt(1 - self.beta2**self.t),  # √v̄ for √v
             eps=self.eps,
             threads=threads,
         )
@@ -86,7 +86,7 @@ def adamw(
     def of_block(block: slice) -> None:
         its_p, its_g, its_m, its_v = p[block], g[block], m[block], v[block]
         its_m *= beta1
-        passing = (1 - beta1) * its_g                         # one array for all: it stays cached
+        passing = (1 - beta1) * its_g  # one array for all: it stays cached
         its_m += passing
         its_v *= beta2
         xp.multiply(its_g, its_g, out=passing)
@@ -112,7 +112,9 @@ class SGD:
     Only kernels are decayed.
     """
 
-    def __init__(self, params: dict[str, Any], weight_decay: float = 0.0, momentum: float = 0.9) -> None:
+    def __init__(
+        self, params: dict[str, Any], weight_decay: float = 0.0, momentum: float = 0.9
+    ) -> None:
         self.vector, self.kernels = pack(params, first=is_kernel)
         self.weight_decay, self.momentum = weight_decay, momentum
         self.state = {"m": array_module(self.vector).zeros_like(self.vector)}

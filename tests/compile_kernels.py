@@ -37,6 +37,7 @@ def main():
     try:
         import cupy  # noqa: F401
         from cupy_backends.cuda.libs import nvrtc
+
         version = nvrtc.getVersion()
     except Exception as error:
         print(f"no NVRTC: {error}")

@@ -38,7 +38,7 @@ class Device:
     """The device's memory, of which a pool holds what was once needed; and what was asked of it."""
 
     def __init__(self):
-        self.total = 1 << 40                                  # bytes
+        self.total = 1 << 40  # bytes
         self.used = self.held = 0
         self.launches = self.reads = 0
         self.may_wait = True

@@ -104,7 +104,7 @@ def records(n, label_bytes=1):
     table = np.full((n, label_bytes + 3072), 99, np.uint8)
     table[:, label_bytes - 1] = np.arange(n)
     table[:, label_bytes:] = np.repeat([RED, GREEN, BLUE], 1024)
-    table[:, label_bytes] = np.arange(n)                      # its first red tells which it is
+    table[:, label_bytes] = np.arange(n)  # its first red tells which it is
     return table.tobytes()
 
 

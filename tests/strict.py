@@ -42,13 +42,17 @@ REDUCTIONS = _table("""
     max min all any: axis out keepdims
     argmax argmin: axis
 """)
-FUNCTIONS = ELEMENTWISE | REDUCTIONS | _table("""
+FUNCTIONS = (
+    ELEMENTWISE
+    | REDUCTIONS
+    | _table("""
     matmul: out
     concatenate stack: axis out
     expand_dims repeat squeeze take: axis
     ascontiguousarray broadcast_to moveaxis reshape swapaxes transpose tril triu:
     arange empty eye full ones zeros empty_like full_like ones_like zeros_like: dtype
 """)
+)
 METHODS = REDUCTIONS | _table("""
     astype: copy
     clip copy fill ravel repeat reshape squeeze swapaxes transpose:
@@ -61,7 +65,17 @@ UNARY = ("neg", "pos", "abs", "invert")
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
 COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
 HARMLESS = (
-    bool, int, float, complex, str, type, slice, EllipsisType, type(None), np.dtype, np.generic
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    type,
+    slice,
+    EllipsisType,
+    type(None),
+    np.dtype,
+    np.generic,
 )
 
 

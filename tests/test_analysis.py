@@ -374,7 +374,9 @@ def test_a_map_without_any_idea_has_inside_what_the_box_takes_of_the_image():
     these = corners.reshape(50, 4)  # top, left, bottom, right
     shares = box_area_fraction(these, (20, 12))
     assert 0 <= shares.min() < 0.01 < 0.5 < shares.max() <= 1
-    np.testing.assert_allclose(fraction_in_box(np.full((50, 5, 3), 0.3), these, 4), shares, atol=1e-12)
+    np.testing.assert_allclose(
+        fraction_in_box(np.full((50, 5, 3), 0.3), these, 4), shares, atol=1e-12
+    )
 
 
 def test_the_share_of_a_box():
@@ -412,7 +414,10 @@ def test_shares_are_means_over_all_images_however_they_are_cut(monkeypatch, batc
     assert list(shares) == ["rollout", "gradient-weighted", "gradient sum", "chance"]
     maps = {"rollout": attention_rollout(model.attention(images))}
     A, dA = attention_gradients(model, images, model(images).argmax(-1))
-    maps |= {"gradient-weighted": gradient_weighted_rollout(A, dA), "gradient sum": gradient_weighted_sum(A, dA)}
+    maps |= {
+        "gradient-weighted": gradient_weighted_rollout(A, dA),
+        "gradient sum": gradient_weighted_sum(A, dA),
+    }
     for name, flow in maps.items():
         cells = flow[:, 0, 1:].repeat(4, axis=1).reshape(5, 2, 3, 2, 2)
         pixels = cells.swapaxes(2, 3).reshape(5, 4, 6)  # each patch's mass on its four pixels
@@ -615,7 +620,10 @@ def test_the_maps_are_those_of_the_layer(figure, layer, number):
     axes = figure[0].axes
     assert axes[2].get_title() == f"layer {number}, head 1"
     shown = [np.asarray(axis.get_images()[0].get_array()) for axis in axes]
-    flow, heads = patch_maps(attention_rollout(attention), (2, 3)), patch_maps(attention[layer], (2, 3))
+    flow, heads = (
+        patch_maps(attention_rollout(attention), (2, 3)),
+        patch_maps(attention[layer], (2, 3)),
+    )
     for b in range(2):
         grey, *maps = shown[4 * b : 4 * b + 4]
         np.testing.assert_allclose(grey, (images[b, ..., 0] + 1) / 2, atol=1e-6)
@@ -698,8 +706,8 @@ def test_an_overlay_is_grey_where_nobody_looks_and_glows_where_many_do():
     black, bright = (2 * np.array(plt.get_cmap("inferno")(x)[:3]) - 1 for x in (0.0, 1.0))
     np.testing.assert_allclose(shown[15:, 20:], 0.7 * grey + 0.3 * black * np.ones((5, 10, 1)))
     np.testing.assert_allclose(shown[:5, :5], 0.2 * grey + 0.8 * bright * np.ones((5, 5, 1)))
-    between = shown[2, 4:16, 0]                               # from the first centre to the next
-    assert len(set(between.round(4))) > 8                     # no steps
+    between = shown[2, 4:16, 0]  # from the first centre to the next
+    assert len(set(between.round(4))) > 8  # no steps
 
 
 def test_a_glow_goes_from_the_lowest_entry_to_what_few_exceed():
@@ -709,7 +717,7 @@ def test_a_glow_goes_from_the_lowest_entry_to_what_few_exceed():
     assert (glow[0, 97:] == 1).all()
     assert (overlays.brightness(np.full((3, 4), 0.2, np.float32)) == 0).all()
     single = np.zeros((10, 10))
-    single[4, 5] = 0.3                                        # what 3% exceed is zero
+    single[4, 5] = 0.3  # what 3% exceed is zero
     assert np.array_equal(overlays.brightness(single), single / 0.3)
 
 
@@ -777,7 +785,7 @@ def test_no_name_above_a_panel_is_cut_and_the_caption_stands_close(figure, size,
             above = [other.y0 for other in pictures if other.y0 > one.y1]
             lines = [name.y1 for name in names if one.y1 < name.y0 < min(above, default=math.inf)]
             below = min(above, default=drawn.bbox.y1)
-            assert 0 < below - max(lines) < 0.3 * inch        # no wide gap above the names
+            assert 0 < below - max(lines) < 0.3 * inch  # no wide gap above the names
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -795,7 +803,7 @@ def test_rows_are_as_high_as_the_images_or_as_a_name(figure, size, with_gradient
     middles = sorted({round((one.y0 + one.y1) / 20) * 10 for one in shown})
     assert len(middles) == (4 if with_gradients else 2)
     gap = np.diff(middles).max() - shown[0].height
-    least = (0.4 if with_gradients else 0.8) * drawn.dpi      # of a row beside a name
+    least = (0.4 if with_gradients else 0.8) * drawn.dpi  # of a row beside a name
     least = max(0, least - shown[0].height)
     assert -10 < gap < least + 0.4 * drawn.dpi
     assert sum(one.width for one in shown) > 0.85 * len(middles) * 6 / 7 * drawn.bbox.width
@@ -977,7 +985,7 @@ def test_distances_are_of_128_images_and_beside_uniform_attention(drawn, monkeyp
     drawing.draw_held_out(model, dataset, "out.png", "distance")
     ((name, (distances, uniform, path)),) = drawn
     assert (name, path) == ("distances", "out.png")
-    A = model.attention(dataset.held_out_images[:14:2])       # twenty, every second
+    A = model.attention(dataset.held_out_images[:14:2])  # twenty, every second
     np.testing.assert_allclose(distances, mean_attention_distance(A, (2, 3), 2), rtol=1e-12)
     between = [math.hypot(i // 3 - j // 3, i % 3 - j % 3) for i in range(6) for j in range(6)]
     assert uniform == pytest.approx(2 * sum(between) / 6 / 7)
@@ -1073,7 +1081,7 @@ def test_a_hybrid_counts_pixels_from_token_to_token_and_has_no_filters(drawn):
     assert uniform == pytest.approx(8 * sum(between) / 6 / 7)
     with pytest.raises(ValueError, match="a hybrid reads no pixels: nothing to show"):
         drawing.draw(model, "filters", "out.png")
-    boxes_ = np.array([[0, 0, 16, 12], [8, 8, 16, 24]])       # the left half, a third
+    boxes_ = np.array([[0, 0, 16, 12], [8, 8, 16, 24]])  # the left half, a third
     flow = patch_maps(attention_rollout(model.attention(images)), (2, 3))
     expected = fraction_in_box(flow, boxes_, 8).mean()
     assert localisation_scores(model, images, boxes_)["rollout"] == pytest.approx(expected)
@@ -1153,7 +1161,7 @@ def test_few_epochs_are_dots_and_all_are_counted_in_whole_numbers(figure, epochs
     for axis in (left, right):
         assert_whole(axis, 1, epochs)
     assert left.get_ylim()[0] == 0
-    assert left.get_ylim()[1] > 1.02 * 2.0                    # the highest dot is whole
+    assert left.get_ylim()[1] > 1.02 * 2.0  # the highest dot is whole
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
@@ -1184,7 +1192,7 @@ def only_the_usual_fonts(monkeypatch):
 def test_letters_that_no_font_has_are_no_warning(tmp_path, caplog, only_the_usual_fonts, text):
     pixels, _ = written(tmp_path / "figure.png", text)
     assert caplog.messages == []
-    assert (pixels < 0.5).any()                               # boxes
+    assert (pixels < 0.5).any()  # boxes
 
 
 def test_letters_that_the_font_lacks_come_from_one_that_has_them(

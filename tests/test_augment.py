@@ -245,8 +245,20 @@ def test_colour_leaves_grey_images_alone(m):
 def test_the_fourteen_operations_of_the_paper():
     names = [operation.__name__ for operation in OPERATIONS]
     assert names == [
-        "identity", "autocontrast", "equalise", "rotate", "shear_x", "shear_y", "translate_x",
-        "translate_y", "posterise", "solarise", "brightness", "contrast", "colour", "sharpness",
+        "identity",
+        "autocontrast",
+        "equalise",
+        "rotate",
+        "shear_x",
+        "shear_y",
+        "translate_x",
+        "translate_y",
+        "posterise",
+        "solarise",
+        "brightness",
+        "contrast",
+        "colour",
+        "sharpness",
     ]
 
 
@@ -383,13 +395,15 @@ def test_as_many_images_are_erased_as_the_chance_says():
     result = random_erase(x, 0.25, np.random.default_rng(0))
     hit = (result != x).any(axis=(1, 2, 3))
     assert abs(hit.mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / 4000)
-    assert not np.array_equal(hit, (random_erase(x, 0.25, np.random.default_rng(1)) != x).any((1, 2, 3)))
+    assert not np.array_equal(
+        hit, (random_erase(x, 0.25, np.random.default_rng(1)) != x).any((1, 2, 3))
+    )
 
 
 def test_the_box_is_full_of_even_noise_in_every_channel():
     x = np.full((200, 32, 32, 3), 5, np.float32)
     result = random_erase(x, 1.0, np.random.default_rng(0))
-    noise = result[(result != 5).all(axis=-1)]                # (pixels, 3)
+    noise = result[(result != 5).all(axis=-1)]  # (pixels, 3)
     assert (result != 5).sum() == noise.size
     assert noise.min() < -0.999
     assert noise.max() > 0.999

@@ -263,7 +263,9 @@ SECOND = "# %% [markdown]\n# # 8. Second\n\n# %%\nprint(sorted(globals()))\n"
 
 def test_a_page_has_text_code_output_and_links(tmp_path):
     first, second = small_book(tmp_path, **{"07_a": FIRST, "08_b": SECOND, "notes": "1 / 0"})
-    assert build.page(first) == """\
+    assert (
+        build.page(first)
+        == """\
 *Made from [07_a.py](../07_a.py) by `python chapters/build.py 07`.*
 
 # 7. First
@@ -301,6 +303,7 @@ the namespace is one: 1
 
 [Contents](../README.md) · Next: [8. Second](08_b.md)
 """
+    )
     page = build.page(second)
     assert "['__builtins__', '__file__', '__name__']" in page  # nothing is left of the first
     assert page.endswith("---\n\nBefore: [7. First](07_a.md) · [Contents](../README.md)\n")

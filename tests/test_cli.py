@@ -213,8 +213,7 @@ def called(monkeypatch):
 def test_every_option_reaches_the_model_or_the_recipe(called, tmp_path):
     written = GIVEN | {"image_size": "16x24", "stem": "root"}
     options = [
-        option_of(name) + ("" if value is True else f"={value}")
-        for name, value in written.items()
+        option_of(name) + ("" if value is True else f"={value}") for name, value in written.items()
     ]
     assert run("train", *options, "--threads", 3, "--out", tmp_path).status == 0
     ((model, recipe, out, threads),) = called
@@ -311,7 +310,7 @@ def test_a_stop_before_the_figures_are_drawn_is_made_good(tmp_path, monkeypatch,
     def stop(*args):
         raise KeyboardInterrupt
 
-    for _ in range(2):                                        # over the figures of the one before
+    for _ in range(2):  # over the figures of the one before
         with monkeypatch.context() as patch:
             patch.setattr(analysis, figure, stop)
             result = run(*TRAIN, "--out", tmp_path)
@@ -432,7 +431,9 @@ def test_options_of_fine_tuning_reach_the_file_s_model_and_the_recipe(called, or
     c = model.config
     assert (c.image_size, c.heads, c.gelu, c.norm_eps) == ((12, 16), 4, "erf", 1e-4)
     assert (c.dropout, out) == (0.25, tmp_path)
-    assert recipe == dataclasses.replace(training.FINE_TUNING, freeze=True, learning_rate=0.25, seed=3)
+    assert recipe == dataclasses.replace(
+        training.FINE_TUNING, freeze=True, learning_rate=0.25, seed=3
+    )
     table = weights.positions.resize_positions(
         old.params["positions"]["table"], (4, 4), (6, 8), "aligned"
     )
@@ -851,7 +852,7 @@ def test_attention_is_of_five_held_out_digits_or_of_the_files_given(
 
 
 def test_a_file_whose_name_is_no_text_is_drawn(checkpoint, pictures, tmp_path):
-    odd = tmp_path / "\udcff.png"                             # the byte 255
+    odd = tmp_path / "\udcff.png"  # the byte 255
     try:
         odd.write_bytes((pictures / "light0.png").read_bytes())
     except OSError:
@@ -861,9 +862,7 @@ def test_a_file_whose_name_is_no_text_is_drawn(checkpoint, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["minivit", "dino"])
-def test_attention_of_a_data_set_is_of_its_images_fitted_to_the_model(
-    tmp_path, monkeypatch, how
-):
+def test_attention_of_a_data_set_is_of_its_images_fitted_to_the_model(tmp_path, monkeypatch, how):
     path, drawn = tmp_path / "coloured.npz", []
     moved(image_size=(16, 24), channels=3, preprocessing=how).save(path)
     monkeypatch.setattr(drawing, "plot_overlays", lambda *arguments: drawn.append(arguments))
@@ -1245,7 +1244,8 @@ def test_the_lines_of_a_short_file_of_labels_are_counted(
 def test_an_image_that_cannot_be_read_is_named_once(checkpoint, tmp_path, monkeypatch, reason):
     path = tmp_path / "bad.png"
     path.write_text("hello")
-    if reason == "permission":                                # which stops no superuser
+    if reason == "permission":  # which stops no superuser
+
         def refused(path):
             raise PermissionError(13, "Permission denied", str(path))
 
@@ -1434,7 +1434,7 @@ def test_help_tells_every_option_and_gives_examples_that_work(command, tmp_path,
     examples = re.findall(r"^  python -m minivit ([^>\n]*)", result.out, re.MULTILINE)
     assert len(examples) >= 2
     monkeypatch.chdir(tmp_path)
-    Path("flowers").mkdir()                                   # what the examples speak of
+    Path("flowers").mkdir()  # what the examples speak of
     Path("flowers.txt").write_text("--data flowers  # as --print-config says it\n")
     for example in examples:
         assert build_parser().parse_args(example.split()).command == command

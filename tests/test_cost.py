@@ -211,7 +211,10 @@ def test_what_pullbacks_keep_is_foreseen_to_the_byte(name, dtype):
     config = tiny(name)
     params, pullback = forward_and_back(config, dtype)
     known = {id(memory_owner(array)) for array in minivit.flatten(params).values()}
-    owners = {id(owner): owner.nbytes for owner in map(memory_owner, minivit.list_retained(pullback).values())}
+    owners = {
+        id(owner): owner.nbytes
+        for owner in map(memory_owner, minivit.list_retained(pullback).values())
+    }
     kept = sum(size for owner, size in owners.items() if owner not in known)
     assert kept == cost.totals(cost.rows(config, 3, dtype)).kept
 

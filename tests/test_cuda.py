@@ -47,9 +47,7 @@ def affine(rng, dtype, D, E):
 
 
 def upload(thing, dtype):
-    return convert(
-        thing, lambda a: cupy.asarray(a.astype(dtype) if a.dtype.kind == "f" else a)
-    )
+    return convert(thing, lambda a: cupy.asarray(a.astype(dtype) if a.dtype.kind == "f" else a))
 
 
 def assert_close(found, expected, dtype, factor=1.0):
@@ -342,7 +340,7 @@ def test_the_precision_of_products():
             name: abs(found[name].get() - right).max() / abs(right).max()
             for name, right in expected.items()
         }
-    for name, error in errors["tf32"].items():                # the layers' products, all of them
+    for name, error in errors["tf32"].items():  # the layers' products, all of them
         assert errors["float32"][name] < 1e-6
         assert 1e-5 < error < 1e-3
         assert 4 * error < errors["bfloat16"][name] < 1e-2
@@ -369,7 +367,7 @@ def test_sums_of_halves_are_added_up_in_float32():
     # Added to a few of its kind, 2^-4 + 2^-14 would be 2^-4 as a float16, and 61 would be missing.
     device_module("gpu")
     x = cupy.asarray(np.full((1_000_000, 1), 2**-4 + 2**-14, dtype="float16"))
-    assert sum_leading(x).get().tolist() == [62560]              # of 62561, with a step of 32
+    assert sum_leading(x).get().tolist() == [62560]  # of 62561, with a step of 32
     _, pullback = layers.layer_norm(x[:3], x[0], x[0])
     assert minivit.list_retained(pullback)["rstd"].dtype == "float32"
 

@@ -53,11 +53,15 @@ def test_pixels_know_their_number_and_shape_and_stay_as_they_are(colours):
 
 
 def test_pixels_are_fitted_as_arrays_are(colours):
-    plain = data.Dataset("x", ByteImages(colours)[:], np.zeros(4), ByteImages(colours)[:], np.zeros(4), ())
+    plain = data.Dataset(
+        "x", ByteImages(colours)[:], np.zeros(4), ByteImages(colours)[:], np.zeros(4), ()
+    )
     kept = plain._replace(images=ByteImages(colours), held_out_images=ByteImages(colours))
     some = np.array([1, 3])
     for size, channels in (((8, 8), 1), ((16, 16), 3), ((4, 4), 1)):
-        a, b = (data.resize_dataset(dataset, size, channels).images[some] for dataset in (plain, kept))
+        a, b = (
+            data.resize_dataset(dataset, size, channels).images[some] for dataset in (plain, kept)
+        )
         assert a.shape == (2, *size, channels)
         assert np.array_equal(a, b)
 

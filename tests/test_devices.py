@@ -52,6 +52,7 @@ def some_digits(n=40):
 
 def fake_cupy(driver=13000, devices=1, broken=None):
     """A CuPy that finds only so much."""
+
     def count():
         if isinstance(devices, Exception):
             raise devices
@@ -93,7 +94,10 @@ def test_what_is_missing_is_named(part, monkeypatch, tmp_path):
         require_cupy()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
-    for call in (lambda: ViT.create("ViT-Ti/4", image_size=8, device="gpu"), lambda: resolve_device("gpu")):
+    for call in (
+        lambda: ViT.create("ViT-Ti/4", image_size=8, device="gpu"),
+        lambda: resolve_device("gpu"),
+    ):
         with pytest.raises(NoGPUError):
             call()
     monkeypatch.chdir(tmp_path)
@@ -196,7 +200,7 @@ def test_create_and_load_and_save(tmp_path):
 def test_what_a_model_answers_is_on_the_host_and_the_same(monkeypatch):
     model, there = tiny(), tiny("gpu")
     images = some_digits(7).images
-    monkeypatch.setattr("minivit.api.ON_GPU", 3)            # images at a time
+    monkeypatch.setattr("minivit.api.ON_GPU", 3)  # images at a time
     for ask in (ViT.__call__, ViT.features, ViT.attention):
         found = ask(there, images)
         assert type(found) is np.ndarray
@@ -304,7 +308,7 @@ def a_step(model, images, labels, optimiser):
 
 @needs_gpu
 @needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")     # CuPy would rather not be asked
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # CuPy would rather not be asked
 def test_a_step_never_waits_for_the_device():
     import cupyx
 
@@ -313,7 +317,7 @@ def test_a_step_never_waits_for_the_device():
     average = training.EMA(model.params, 0.9)
     digits = some_digits(6)
     images, labels = cupy.asarray(digits.images), cupy.asarray(digits.labels)
-    with cupyx.allow_synchronize(False):                      # raises where somebody waits
+    with cupyx.allow_synchronize(False):  # raises where somebody waits
         loss = a_step(model, images, labels, optimiser)
         average.update(optimiser.vector, optimiser.t)
         assert type(loss) is cupy.ndarray
@@ -372,14 +376,14 @@ def test_a_batch_waits_for_what_may_use_its_memory_and_for_no_more():
 
     def making():
         for i in range(3):
-            asked.append(cupy.device.launches)                # what is launched until it is made
+            asked.append(cupy.device.launches)  # what is launched until it is made
             minivit.layers.softmax(cupy.zeros((2, 3), dtype="float32"))
             yield np.zeros((2, 3), dtype=np.float32), np.full(2, i)
 
     send = create_uploader()
     list(upload_batches(making(), 3, send))
     kinds = [kind for kind, *_ in send.stream.asked]
-    assert kinds == 6 * ["wait", "copy", "synchronize"]       # images and labels, each by itself
+    assert kinds == 6 * ["wait", "copy", "synchronize"]  # images and labels, each by itself
     events = [what[0] for kind, *what in send.stream.asked if kind == "wait"]
     assert {event.stream for event in events} == {cupy.cuda.get_current_stream()}
     assert [event.behind for event in events] == [n for n in asked for _ in range(2)]
@@ -432,7 +436,9 @@ def test_fine_tuning_and_a_frozen_body(tmp_path):
     digits = some_digits()
     body = training.replace_head(tiny("gpu"), 10)
     assert body.device == "gpu"
-    recipe = dataclasses.replace(training.FINE_TUNING, epochs=1, batch_size=20, freeze=True, shards=1)
+    recipe = dataclasses.replace(
+        training.FINE_TUNING, epochs=1, batch_size=20, freeze=True, shards=1
+    )
     before = body.params["norm"]["scale"].get()
     training.train(body, digits, recipe, tmp_path)
     assert np.array_equal(body.params["norm"]["scale"].get(), before)
@@ -454,7 +460,7 @@ def test_out_of_device_memory_tells_what_would_fit(wide, memory, way, tmp_path, 
     some, command = data.DATASETS["digits"](), sys.modules["minivit.commands.train"]
     some = some._replace(images=some.images[:400], labels=some.labels[:400])
     monkeypatch.setitem(data.DATASETS, "digits", lambda: some)
-    monkeypatch.setattr(command, "report", lambda *_: None)   # figures take long
+    monkeypatch.setattr(command, "report", lambda *_: None)  # figures take long
     monkeypatch.setattr(cupy.device, "total", cupy.device.used + memory)
     cupy.device.free_all_blocks()
     words = ["train", "--device", "gpu", "--epochs", 1, "--overwrite", *OPTIONS, *wide]
@@ -507,7 +513,7 @@ def test_what_is_told_of_a_training_that_went_on_or_should_have_fitted(tmp_path,
         cupy.device.free_all_blocks()
         result = run("train", "--device", "gpu", "--resume")
         assert "would fit, in a training begun anew with --batch-size" in result.err
-        patch.setattr(loop, "_one_epoch", no_more)            # of the host's memory, that is
+        patch.setattr(loop, "_one_epoch", no_more)  # of the host's memory, that is
         assert run(*words, "--overwrite").err.startswith("minivit: error: out of memory: a smaller")
 
 
@@ -555,7 +561,7 @@ def test_train_evaluate_predict_and_look_on_the_device(tmp_path, monkeypatch):
     result = run("predict", *there, image, "--top", 1)
     assert result.status == 0
     assert result.out == run("predict", image, "--top", 1).out
-    for kind in ("maps", "positions"):                        # all kinds: see below
+    for kind in ("maps", "positions"):  # all kinds: see below
         words = ["attention", "--weights", "runs/digits/model.npz", "--kind", kind]
         pictures = []
         for device in ("cpu", "gpu"):
@@ -581,7 +587,7 @@ def test_gradcheck_on_the_device():
     before = cupy.device.launches if not ON_GPU else -1
     result = run("gradcheck", "layer_norm", "--device", "gpu")
     assert (result.status, result.err) == (0, "")
-    assert ON_GPU or cupy.device.launches > before            # of kernels, that is
+    assert ON_GPU or cupy.device.launches > before  # of kernels, that is
     assert "worst error" in result.out
 
 

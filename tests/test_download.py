@@ -257,8 +257,7 @@ def test_a_full_disk(published, tmp_path):
     (tmp_path / left(published)).symlink_to(FULL)
     line = fails(published, tmp_path, OSError)
     assert line == (
-        f"file.gz cannot be written to {tmp_path}: No space left on device "
-        "(it needs 300,000 bytes)"
+        f"file.gz cannot be written to {tmp_path}: No space left on device (it needs 300,000 bytes)"
     )
     assert tree(tmp_path) == {}
 
@@ -327,7 +326,7 @@ def test_a_file_where_a_folder_should_be(server, tmp_path, name):
 
 def test_ctrl_c_keeps_what_has_come(server, published, tmp_path, capsys):
     def interrupt():
-        time.sleep(0.05)                                      # the first piece is being read
+        time.sleep(0.05)  # the first piece is being read
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
 

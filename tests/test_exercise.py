@@ -95,7 +95,7 @@ def test_the_solution_passes(exercise, tmp_path):
 
 
 def test_the_value_is_compared_with_the_one_in_plain_loops(monkeypatch, tmp_path):
-    monkeypatch.setattr(RMS.module, "expected", lambda x, scale, eps=1e-6: x ** 0)
+    monkeypatch.setattr(RMS.module, "expected", lambda x, scale, eps=1e-6: x**0)
     verdict = graded(tmp_path, exercises.solution(RMS))
     assert verdict.failed == VALUE
     assert "it should be 1;" in verdict.words
@@ -314,7 +314,7 @@ def test_the_file_is_not_there(tmp_path):
 NOT_TO_BE_RUN = {
     "syntax": ("x = (1\ndef f(:\n", "line 2", "SyntaxError"),
     "indentation": ("if 1:\nx = 2\n", "line 2", "IndentationError"),
-    "an error": ("x = 1\ny = x / 0\n", 'line 2, in <module>\n    y = x / 0', "ZeroDivisionError"),
+    "an error": ("x = 1\ny = x / 0\n", "line 2, in <module>\n    y = x / 0", "ZeroDivisionError"),
     "a module": ("import nosuchmodule\n", "line 1", "No module named 'nosuchmodule'"),
     "an exit": ("import sys\nsys.exit(0)\n", "It ends Python:", "line 2", "SystemExit: 0"),
     "a null": ("x = '\0'\n", "null bytes"),

@@ -167,14 +167,14 @@ def test_the_kernels_of_a_model_are_the_file_in_memory(tmp_path, layout):
     mapped = {name for name, leaf in flat.items() if isinstance(root_of(leaf), mmap.mmap)}
     copied = {
         "minivit": set(),
-        "timm": {"patch_embedding/kernel"},                   # other order of four axes
+        "timm": {"patch_embedding/kernel"},  # other order of four axes
         "google": {f"blocks/0/attention/qkv/{leaf}" for leaf in ("kernel", "bias")},
         "huggingface": {f"blocks/0/attention/qkv/{leaf}" for leaf in ("kernel", "bias")}
         | {"patch_embedding/kernel"},
     }[layout]
     assert flat.keys() - mapped == copied
     for leaf in flat.values():
-        leaf += 1                                             # it can be written into
+        leaf += 1  # it can be written into
     assert path.read_bytes() == before
     assert not np.array_equal(flat["norm/bias"], flatten(ViT.load(path).params)["norm/bias"])
 
@@ -447,7 +447,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, ending):
     path = tmp_path / f"model{ending}"
     path.write_bytes(raw)
     refusal(path)
-    with zipfile.ZipFile(path, "w") as archive:               # as PyTorch writes it today
+    with zipfile.ZipFile(path, "w") as archive:  # as PyTorch writes it today
         archive.writestr("archive/data.pkl", raw)
     message = refusal(path)
     assert not target.exists()
@@ -517,6 +517,6 @@ def test_a_mapped_file_can_be_replaced_by_what_was_read_from_it(tmp_path):
     first.save(path)
     mapped = ViT.load(path)
     mapped.save(path)
-    tiny(depth=2).save(path)                                  # and then by something else
+    tiny(depth=2).save(path)  # and then by something else
     assert same(flatten(mapped.params), flatten(first.params))
     assert ViT.load(path).config.depth == 2

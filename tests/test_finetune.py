@@ -136,9 +136,7 @@ def test_a_number_of_classes_that_is_none_is_refused(classes):
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_without_a_classifier_there_is_nothing_to_train_or_to_score(
-    few_digits, tmp_path, freeze
-):
+def test_without_a_classifier_there_is_nothing_to_train_or_to_score(few_digits, tmp_path, freeze):
     model, folder = moved(classes=None), tmp_path / "run"
     for act in (
         lambda: loss_and_gradients(model, *few(), freeze=freeze),
@@ -180,9 +178,7 @@ def test_a_frozen_body_is_never_gone_back_through(monkeypatch):
 
 def test_nothing_is_dropped_in_a_frozen_body():
     batch = few()
-    loss, tree = loss_and_gradients(
-        moved(classes=10, dropout=0.5), *batch, seed=(1,), freeze=True
-    )
+    loss, tree = loss_and_gradients(moved(classes=10, dropout=0.5), *batch, seed=(1,), freeze=True)
     plain_loss, plain = loss_and_gradients(moved(classes=10), *batch, freeze=True)
     assert loss == plain_loss
     assert same_bits(tree, plain)
@@ -205,11 +201,13 @@ def test_frozen_training_changes_the_head_and_no_other_bit(few_digits, tmp_path,
 def test_a_frozen_training_is_a_linear_model_of_the_features(few_digits, tmp_path):
     """The same gradient descent, written out on the features alone."""
     model = replace_head(moved(), 10)
-    recipe = changed(freeze=True, epochs=3, batch_size=97, warmup=0, learning_rate=0.5, schedule="constant")
+    recipe = changed(
+        freeze=True, epochs=3, batch_size=97, warmup=0, learning_rate=0.5, schedule="constant"
+    )
     train(model, few_digits, recipe, tmp_path)
     x = model.features(few_digits.images)
     W, m = np.zeros((9, 10)), 0
-    x = np.concatenate([x, np.ones((97, 1))], axis=1)         # the bias is one more weight
+    x = np.concatenate([x, np.ones((97, 1))], axis=1)  # the bias is one more weight
     for _ in range(3):
         scores = np.exp(x @ W)
         p = scores / scores.sum(-1, keepdims=True)
@@ -222,7 +220,9 @@ def test_a_frozen_training_is_a_linear_model_of_the_features(few_digits, tmp_pat
 
 # --- the paper's recipe ----------------------------------------------------------------------
 
-RECIPE = dataclasses.replace(FINE_TUNING, epochs=4, batch_size=20, learning_rate=0.1, seed=3, shards=3)
+RECIPE = dataclasses.replace(
+    FINE_TUNING, epochs=4, batch_size=20, learning_rate=0.1, seed=3, shards=3
+)
 
 
 def changed(**fields):
@@ -248,7 +248,9 @@ def released_rate(t, base, warmup, total):
 def test_the_rate_is_the_released_code_s_but_for_a_warm_up_that_begins_above_zero(warmup, total):
     for t in range(total):
         theirs = released_rate(t + (t < warmup), 0.03, warmup, total)
-        assert schedule_learning_rate(t, total, 0.03, warmup, "cosine") == pytest.approx(theirs, rel=1e-12)
+        assert schedule_learning_rate(t, total, 0.03, warmup, "cosine") == pytest.approx(
+            theirs, rel=1e-12
+        )
 
 
 def test_gradients_are_clipped_first_and_then_gathered_in_the_momentum(few_digits, tmp_path):
@@ -373,7 +375,9 @@ def test_boxes_grow_with_the_images():
     for boxes, before in ((larger.boxes, d.boxes), (larger.held_out_boxes, d.held_out_boxes)):
         assert np.array_equal(boxes[:, 0::2], 2 * before[:, 0::2])
         assert np.array_equal(boxes[:, 1::2], 1.5 * before[:, 1::2])
-        assert box_area_fraction(boxes, (48, 36)) == pytest.approx(box_area_fraction(before, (24, 24)))
+        assert box_area_fraction(boxes, (48, 36)) == pytest.approx(
+            box_area_fraction(before, (24, 24))
+        )
 
 
 def test_colours_have_the_mean_and_the_deviation_of_the_preprocessing(few_digits):

@@ -141,7 +141,7 @@ def test_the_authors_get_their_own_arrays_back(tmp_path, name):
     fixture(name)[0].save(tmp_path / "model.npz", "google")
     with np.load(tmp_path / "model.npz") as file:
         ours = {n: a for n, a in file.items() if n != "config"}
-    if name == "gap":                                         # the one in flax's numbers
+    if name == "gap":  # the one in flax's numbers
         new = {"LayerNorm_1": "LayerNorm_2", "MlpBlock_0": "MlpBlock_3", "tion_0": "tion_1"}
         for one, other in new.items():
             theirs = {n.replace(one, other): a for n, a in theirs.items()}

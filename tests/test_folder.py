@@ -76,7 +76,7 @@ def test_classes_are_the_folders_names_in_order(zoo):
 
 def test_names_that_are_no_text_become_text(zoo):
     try:
-        (zoo / "cat").rename(zoo / "c\udcfft")                # the byte 255
+        (zoo / "cat").rename(zoo / "c\udcfft")  # the byte 255
     except OSError:
         pytest.skip("this system has no such names")
     d = load_folder(zoo, (4, 4))
@@ -98,7 +98,7 @@ def test_the_seed_says_which(zoo):
     held_out = names(load_folder(zoo, (4, 4)).held_out_images)
     assert names(load_folder(zoo, (8, 8), 1).held_out_images) == held_out
     assert names(load_folder(zoo, (4, 4), seed=1).held_out_images) != held_out
-    paint(zoo / "cat" / "another.png")                        # changes nothing for the dogs
+    paint(zoo / "cat" / "another.png")  # changes nothing for the dogs
     again = names(load_folder(zoo, (4, 4)).held_out_images)
     assert again != held_out
     assert [name for name in again if "dog" in name] == [n for n in held_out if "dog" in n]
@@ -121,7 +121,7 @@ def test_the_folder_may_say_what_is_held_out(tmp_path, train, held_out):
         paint(tmp_path / train / f"{place}.png")
     for place in ("c/5", "a/6"):
         paint(tmp_path / held_out / f"{place}.png")
-    paint(tmp_path / "other" / "d" / "7.png")                 # no part of it
+    paint(tmp_path / "other" / "d" / "7.png")  # no part of it
     d = load_folder(tmp_path, (4, 4))
     assert d.classes == ("a", "b", "c")
     assert names(d.images) == ["a/1.png", "a/2.png", "b/3.png", "c/4.png"]
@@ -318,7 +318,7 @@ def test_a_photograph_is_nearly_the_same_in_each_format(tmp_path, suffix):
 def test_a_camera_that_was_held_upright_is_believed(tmp_path):
     ramp = Image.fromarray(np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6))
     exif = Image.Exif()
-    exif[0x0112] = 6                                          # to be turned a quarter, clockwise
+    exif[0x0112] = 6  # to be turned a quarter, clockwise
     ramp.save(tmp_path / "x.png", exif=exif)
     turned = np.rot90(np.asarray(ramp), -1)[..., None] / 127.5 - 1  # (6, 4, 1)
     np.testing.assert_allclose(first(tmp_path / "x.png", (6, 4), 1), turned, rtol=0, atol=1e-6)
@@ -358,7 +358,7 @@ def test_pillow_knows_its_formats_before_any_thread_starts(tmp_path, monkeypatch
 
 def test_as_many_files_are_read_at_a_time_as_there_are_threads(tmp_path, monkeypatch):
     images = shades(6, tmp_path, threads=3)
-    together = threading.Barrier(3, timeout=5)                # broken, if they came one by one
+    together = threading.Barrier(3, timeout=5)  # broken, if they came one by one
     opening = Image.open
 
     def meet(path):
@@ -371,7 +371,7 @@ def test_as_many_files_are_read_at_a_time_as_there_are_threads(tmp_path, monkeyp
 
 def test_warnings_of_pillow_are_not_shown_and_others_are_as_before(tmp_path, monkeypatch):
     images = shades(40, tmp_path, threads=4)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)        # a warning for each of 36
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # a warning for each of 36
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
@@ -430,7 +430,7 @@ def test_what_the_system_lacks_makes_no_image_unreadable(zoo, monkeypatch, fault
 
 def test_what_could_not_be_read_is_not_tried_again(torn, tmp_path, capsys):
     assert torn.read([1])[1].tolist() == [False]
-    paint(tmp_path / "1.png")                                 # too late: scores stay comparable
+    paint(tmp_path / "1.png")  # too late: scores stay comparable
     assert torn.read([1])[1].tolist() == [False]
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -451,7 +451,7 @@ def test_an_index_wants_all_of_its_images(torn):
 def test_where_none_can_be_read_it_is_an_error(torn, tmp_path):
     for i in (0, 3, 4):
         spoil(tmp_path / f"{i}.png")
-    assert len(torn.read(slice(0, 5))[0]) == 0                # the last may yet be good
+    assert len(torn.read(slice(0, 5))[0]) == 0  # the last may yet be good
     for _ in range(2):
         with pytest.raises(ValueError, match=r"none .* can be read, from .*0\.png to .*5\.png"):
             torn.read([5])
@@ -459,12 +459,21 @@ def test_where_none_can_be_read_it_is_an_error(torn, tmp_path):
 
 def test_how_many_could_not_be_read_is_told_of_both_parts(zoo, capsys):
     d = load_folder(zoo, (4, 4))
-    assert describe_unreadable(d) == describe_unreadable(resize_dataset(d, (8, 8), 3)) == describe_unreadable(load_digits()) == ""
+    assert (
+        describe_unreadable(d)
+        == describe_unreadable(resize_dataset(d, (8, 8), 3))
+        == describe_unreadable(load_digits())
+        == ""
+    )
     for file in (*d.images.files[:2], d.held_out_images.files[0]):
         spoil(Path(file))
     for images in (d.images, d.held_out_images):
         images.read(slice(None))
-    assert describe_unreadable(d) == describe_unreadable(resize_dataset(d, (8, 8), 3)) == "3 of 53 images could not be read"
+    assert (
+        describe_unreadable(d)
+        == describe_unreadable(resize_dataset(d, (8, 8), 3))
+        == "3 of 53 images could not be read"
+    )
     assert len(capsys.readouterr().err.splitlines()) == 3
     many = d._replace(images=Fake(2000, {f"{i}" for i in range(1200)}))
     assert describe_unreadable(many) == "1,201 of 2,006 images could not be read"
@@ -480,7 +489,7 @@ class Fake:
         return self.n
 
     def read(self, chosen):
-        assert self.last is None or self.last() is None       # the batch before has been let go
+        assert self.last is None or self.last() is None  # the batch before has been let go
         chosen = np.arange(self.n)[chosen]
         self.sizes.append(len(chosen))
         good = ~np.isin(chosen, list(self.unreadable))
@@ -520,7 +529,7 @@ def test_answers_are_of_the_images_that_can_be_read():
         return -batch
 
     n = 3 * BATCH
-    bad = {0, 7, n - 1, *range(BATCH, 2 * BATCH)}             # the whole of the second batch
+    bad = {0, 7, n - 1, *range(BATCH, 2 * BATCH)}  # the whole of the second batch
     good = [i for i in range(n) if i not in bad]
     outputs, labels = predict_batches(function, Fake(n, bad), np.arange(n) + 1)
     assert outputs.tolist() == [-i for i in good]
@@ -582,7 +591,7 @@ def test_another_size_or_mean_is_fitted_as_the_images_are_read(zoo, size):
     assert isinstance(fitted, ResizedImages)
     images, good = fitted.read(chosen)
     assert good.tolist() == [True, False, True]
-    expected = (plain[good, :1, :1] + 1) / 2                  # each is of one shade
+    expected = (plain[good, :1, :1] + 1) / 2  # each is of one shade
     mean, deviation = np.float32(how.mean), np.float32(how.std)
     expected = np.broadcast_to((expected - mean) / deviation, (2, *size, 3))
     assert images.dtype == np.float32

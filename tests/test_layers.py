@@ -470,9 +470,7 @@ def test_self_attention_with_relative_positions(class_token):
     rng = np.random.default_rng(0)
     z, qkv, out = rng.normal(size=(2, 4, 6)), weights(rng, 6, 18), weights(rng, 6, 6)
     table = rng.normal(size=(8 if class_token else 7, 6))
-    y, _ = layers.self_attention(
-        z, qkv, out, 2, relative={"table": table}, class_token=class_token
-    )
+    y, _ = layers.self_attention(z, qkv, out, 2, relative={"table": table}, class_token=class_token)
     close(y, heads_in_loops(z, qkv, 2, table, class_token) @ out["kernel"] + out["bias"])
 
 

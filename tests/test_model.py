@@ -43,9 +43,7 @@ def some_images(batch=3, dtype="float64"):
         ("ViT-H/14", 32, 1280, 5120, 16, 14),
     ],
 )
-def test_a_name_stands_for_the_sizes_of_the_paper(
-    name, depth, width, mlp_width, heads, patch_size
-):
+def test_a_name_stands_for_the_sizes_of_the_paper(name, depth, width, mlp_width, heads, patch_size):
     c = ViTConfig.named(name)
     found = (c.depth, c.width, c.mlp_width, c.heads, c.patch_size)
     assert found == (depth, width, mlp_width, heads, patch_size)

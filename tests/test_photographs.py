@@ -39,7 +39,7 @@ def model():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_of_a_photograph_are_those_of_another_implementation(model, reference, name):
     how = data.get_preprocessing("timm", model.config.image_size)
-    how = dataclasses.replace(how, short_side=256)            # the middle of what has 256 x 256
+    how = dataclasses.replace(how, short_side=256)  # the middle of what has 256 x 256
     image = data.read_image(DATA / "photos" / name, model.config.image_size, 3, how)
     (logits,) = model(image[None])
     expected = reference[name]["logits_first8"]
@@ -89,8 +89,8 @@ def test_attention_is_laid_over_the_photographs(tmp_path):
         pixels = np.asarray(figure.convert("RGB")).astype(float)
     H, W, _ = pixels.shape
     astronaut, maps = pixels[:, : W // 6], pixels[:, W // 6 :]
-    assert 2.3 < W / H < 2.7                                  # two rows of six
+    assert 2.3 < W / H < 2.7  # two rows of six
     suit = (astronaut[..., 0] > astronaut[..., 2] + 100).mean()
     glow = (maps[..., 0] > maps[..., 2] + 100).mean()
-    assert suit > 0.05                                        # the orange of the suit, in colour
-    assert glow > 0.02                                        # the heat, over grey
+    assert suit > 0.05  # the orange of the suit, in colour
+    assert glow > 0.02  # the heat, over grey

@@ -113,14 +113,14 @@ def test_grey_has_the_average_of_the_three():
 
 #      picture (width, height), image (H, W), short side -> by Pillow, by area
 COVERING = [
-    ((500, 333), (224, 224), 248, (248, 372), (248, 372)),    # 372.4
-    ((640, 427), (224, 224), 248, (248, 371), (248, 372)),    # 371.7
+    ((500, 333), (224, 224), 248, (248, 372), (248, 372)),  # 372.4
+    ((640, 427), (224, 224), 248, (248, 371), (248, 372)),  # 371.7
     ((427, 640), (224, 224), 248, (371, 248), (372, 248)),
     ((100, 100), (224, 224), 256, (256, 256), (256, 256)),
     ((500, 500), (224, 224), 500, (500, 500), (500, 500)),
-    ((300, 100), (20, 40), 25, (25, 75), (25, 75)),           # flatter than the image: H decides
+    ((300, 100), (20, 40), 25, (25, 75), (25, 75)),  # flatter than the image: H decides
     ((100, 300), (20, 40), 25, (150, 50), (150, 50)),
-    ((100, 60), (20, 40), 25, (30, 50), (30, 50)),            # flat, but less so
+    ((100, 60), (20, 40), 25, (30, 50), (30, 50)),  # flat, but less so
     ((60, 100), (40, 20), 25, (50, 30), (50, 30)),
 ]
 
@@ -151,7 +151,7 @@ def test_the_crop_is_the_middle_and_where_there_is_none_as_others_round(filter_,
 
 def test_without_a_short_side_everything_is_squashed_into_the_image():
     pixels = np.zeros((40, 80, 3), np.uint8)
-    pixels[:, :20] = 255                                      # the first quarter is white
+    pixels[:, :20] = 255  # the first quarter is white
     for antialias in (True, False):
         image = preprocess(Image.fromarray(pixels), (8, 8), Preprocessing(antialias=antialias))
         close(image[:, 0], 1)
@@ -174,7 +174,7 @@ def test_a_picture_that_would_become_too_long_is_refused():
 def test_tensorflow_reads_the_nearest_pixels_alone_and_rounds_nothing():
     pixels, picture = noise(32, 16)
     image = preprocess(picture, (8, 4), get_preprocessing("google", (8, 4)))
-    nearest = pixels.reshape(8, 4, 4, 4, 3)[:, 1:3, :, 1:3]   # the middle two of each four
+    nearest = pixels.reshape(8, 4, 4, 4, 3)[:, 1:3, :, 1:3]  # the middle two of each four
     close(image, nearest.mean((1, 3)) / 127.5 - 1)
 
 
@@ -306,14 +306,14 @@ def test_a_picture_too_large_for_any_memory_is_refused(tmp_path, monkeypatch):
 
 def test_a_large_picture_is_read_without_a_warning(tmp_path, monkeypatch):
     noise(30, 30)[1].save(tmp_path / "x.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)       # a warning from here, twice that no
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # a warning from here, twice that no
     assert read_image(tmp_path / "x.png", (4, 4), 3).shape == (4, 4, 3)
 
 
 def test_the_portrait_is_a_photograph_that_is_always_there():
     image = read_image(sample_photograph(), (224, 224), 3, "timm")
     assert image.shape == (224, 224, 3)
-    blue, face = image[20, 215], image[105, 105]              # the background, and a cheek
+    blue, face = image[20, 215], image[105, 105]  # the background, and a cheek
     assert blue[2] > blue[0] + 0.3
     assert face[0] > face[2] + 0.3
 

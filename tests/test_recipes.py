@@ -41,7 +41,12 @@ def small(name, n=20, held_out=12):
     labels = np.arange(max(n, held_out)) % K
     classes = tuple("0123456789") if "igit" in name or name in ("scattered", "mnist") else None
     classes = classes or tuple(f"class {letter}" for letter in range(1, K + 1))
-    parts = data.ByteImages(images[:n]), labels[:n], data.ByteImages(others[:held_out]), labels[:held_out]
+    parts = (
+        data.ByteImages(images[:n]),
+        labels[:n],
+        data.ByteImages(others[:held_out]),
+        labels[:held_out],
+    )
     return data.Dataset(name, *parts, classes)
 
 
@@ -144,8 +149,9 @@ def test_a_printed_configuration_names_every_field_once(shelf):
     fields = [field.name for kind in (ViTConfig, training.Recipe) for field in
               dataclasses.fields(kind)]  # fmt: skip
     fields = ["preprocess" if name == "preprocessing" else name for name in fields]
-    assert sorted(names) == sorted([*fields, "data", "out", "threads", "device", "precision",
-                                    "parameters"])
+    assert sorted(names) == sorted(
+        [*fields, "data", "out", "threads", "device", "precision", "parameters"]
+    )
     for line in ("--data cifar10", "--out runs/cifar10", "--seed 0", "--image-size 32", "--flip",
                  "# channels 3", "# classes 10", "# --hidden-head None"):  # fmt: skip
         assert line in lines
@@ -183,9 +189,7 @@ def test_a_file_of_options_that_is_none_is_bad_usage(shelf):
     assert "none.txt" in err.splitlines()[-1]
 
 
-def test_printing_reads_no_image_writes_nothing_and_minds_no_unfinished_training(
-    pets, monkeypatch
-):
+def test_printing_reads_no_image_writes_nothing_and_minds_no_unfinished_training(pets, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("nothing is to be read")
 
@@ -246,6 +250,7 @@ def test_an_interruption_before_the_end_is_gone_on_with_on_the_same_data_alone(
 ):
     loop = import_module("minivit.training.loop")
     with monkeypatch.context() as patch:
+
         def stop(*args):
             raise KeyboardInterrupt
 
@@ -260,7 +265,7 @@ def test_an_interruption_before_the_end_is_gone_on_with_on_the_same_data_alone(
     assert "on the cifar10, not on the digits" in refused(*going_on, "--data", "digits")
     line = refused(*going_on, "--data", "cifar100")
     assert "model.npz is of 10 classes, and the cifar100 are of 100: say with --data" in line
-    assert run(*going_on)[0] == 0                             # it knows on what it began
+    assert run(*going_on)[0] == 0  # it knows on what it began
     assert run(*words, "--overwrite")[0] == 0
 
 
@@ -277,11 +282,11 @@ def test_names_of_classes_are_kept_beside_the_model_and_used(shelf, quick):
     Path("others.txt").write_text("".join(f"{c}\n" for c in "abcdefghij"))
     assert "  a\n" in printed(*words, "--labels", "others.txt")
     kept.rename("classes.txt")
-    Path("runs/cifar10/model.npz").rename("other.npz")        # what lies beside is not of it
+    Path("runs/cifar10/model.npz").rename("other.npz")  # what lies beside is not of it
     assert "class" not in printed("predict", "--weights", "other.npz", "black.png")
     kept.write_text("of another training\n")
     assert run("train", "--data", "mnist", *QUICK, "--out", "runs/cifar10")[0] == 0
-    assert not kept.exists()                                  # the classes are numbers
+    assert not kept.exists()  # the classes are numbers
 
 
 def test_the_end_of_a_training_tells_which_files_it_left(shelf, quick):
@@ -294,7 +299,7 @@ def test_the_end_of_a_training_tells_which_files_it_left(shelf, quick):
 def printed_end(name):
     status, out, _ = run("train", "--data", name, *QUICK)
     assert status == 0
-    assert "logistic regression" not in out                   # there is no number for it here
+    assert "logistic regression" not in out  # there is no number for it here
     return out.splitlines()[-1]
 
 
@@ -384,7 +389,7 @@ def test_a_folder_of_images_is_trained_on_and_what_cannot_be_read_is_counted(pet
 def test_held_out_images_that_cannot_be_read_are_not_scored_and_counted(pets):
     ViT.create(ViTConfig(image_size=16, patch_size=8, classes=3, width=8, depth=1, heads=2,
                          mlp_width=8)).save("model.npz")  # fmt: skip
-    for i in range(10):                                       # all the dogs
+    for i in range(10):  # all the dogs
         (pets / "dog" / f"{i}.png").write_text("hello")
     status, out, err = run("evaluate", "--data", pets, "--weights", "model.npz")
     assert (status, len(err.splitlines())) == (0, 1)

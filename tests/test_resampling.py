@@ -102,7 +102,7 @@ def test_only_what_widens_reads_every_point_when_shrinking():
 
 def test_the_area_is_the_mean_of_what_lies_under_it():
     x = draw(7)
-    fine = np.repeat(x, 3)                                    # 21 thirds of a point
+    fine = np.repeat(x, 3)  # 21 thirds of a point
     close(resampling_matrix(7, 3, "area") @ x, fine.reshape(3, 7).mean(1))
 
 
@@ -170,7 +170,7 @@ def test_positions_are_resized_as_the_authors_do_unless_told_otherwise():
     expected = resize_positions(table, (3, 3), (5, 5), "aligned")
     assert np.array_equal(resize_positions(table, (3, 3), (5, 5)), expected)
     corners = [0, 4, 20, 24]
-    close(expected[1:][corners], table[1:][[0, 2, 6, 8]])     # the corners stay corners
+    close(expected[1:][corners], table[1:][[0, 2, 6, 8]])  # the corners stay corners
     moved = resize_positions(table, (3, 3), (5, 5), "bilinear")
     assert abs(moved - expected).max() > 0.1
 

@@ -65,7 +65,9 @@ def test_no_shard_is_too_large_and_there_are_no_more_than_there_must_be(batch, a
     assert count == batch or count % threads == 0  # every thread has as many
     assert max(len(range(batch)[part]) for part in batch_slices(batch, count)) <= at_most
     fewer = count - threads if count % threads == 0 else count // threads * threads
-    assert fewer <= 0 or max(len(range(batch)[part]) for part in batch_slices(batch, fewer)) > at_most
+    assert (
+        fewer <= 0 or max(len(range(batch)[part]) for part in batch_slices(batch, fewer)) > at_most
+    )
 
 
 @pytest.mark.parametrize(

@@ -144,9 +144,7 @@ REASONS = {  # so that nothing is refused by accident
     "CuPy": MISSING,
     "float64": SILENT_FLOAT64,
 }
-REFUSED = {
-    name: (act, reason) for reason, acts in REASONS.items() for name, act in acts.items()
-}
+REFUSED = {name: (act, reason) for reason, acts in REASONS.items() for name, act in acts.items()}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -236,7 +234,7 @@ def test_the_stand_in_has_no_function_and_no_keyword_that_cupy_has_not() -> None
     cupy = pytest.importorskip("cupy")
     for name, keywords in strict.FUNCTIONS.items():
         function = getattr(cupy, name)
-        if not isinstance(function, cupy.ufunc):              # these have all that is in the tables
+        if not isinstance(function, cupy.ufunc):  # these have all that is in the tables
             known = inspect.signature(function).parameters
             assert set(keywords) <= set(known), name
     for name in (*strict.METHODS, *strict.METADATA, *strict.VIEWS, "get"):

@@ -393,7 +393,7 @@ ON_THE_HOST = {
 
 
 def dotted(node: ast.AST) -> str:
-    """"np.random.Generator" of such an expression, "" of another."""
+    """ "np.random.Generator" of such an expression, "" of another."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (base := dotted(node.value)):

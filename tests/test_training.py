@@ -537,7 +537,9 @@ def test_the_log_has_a_row_for_each_epoch(uninterrupted, few_digits):
     rows = read_log(folder / "log.csv")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
-    rates = [schedule_learning_rate(STEPS * epoch - 1, 20, 0.01, warmup=STEPS) for epoch in (1, 2, 3, 4)]
+    rates = [
+        schedule_learning_rate(STEPS * epoch - 1, 20, 0.01, warmup=STEPS) for epoch in (1, 2, 3, 4)
+    ]
     assert [row["rate"] for row in rows] == rates
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
@@ -595,9 +597,7 @@ def steps_of(few_digits, tmp_path, monkeypatch, **fields):
     return steps
 
 
-def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(
-    few_digits, tmp_path, monkeypatch
-):
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(few_digits, tmp_path, monkeypatch):
     steps = steps_of(few_digits, tmp_path, monkeypatch, epochs=2, shift=0)
     assert sorted(len(step.labels) for step in steps) == [19] * 6 + [20] * 4
     first, second = (
@@ -1072,9 +1072,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("long", "shown"), [(0, True), (1000, False)])
-def test_a_long_epoch_shows_its_steps_on_a_terminal(
-    few_digits, tmp_path, monkeypatch, long, shown
-):
+def test_a_long_epoch_shows_its_steps_on_a_terminal(few_digits, tmp_path, monkeypatch, long, shown):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(loop, "LONG", long)
@@ -1193,9 +1191,7 @@ def test_a_checkpoint_from_before_the_newer_fields_is_gone_on_with(
     assert path.read_bytes() == (whole / "model.npz").read_bytes()
 
 
-def test_a_resumed_training_has_its_log_on_the_disk_at_once(
-    interrupted, few_digits, monkeypatch
-):
+def test_a_resumed_training_has_its_log_on_the_disk_at_once(interrupted, few_digits, monkeypatch):
     before = (interrupted / "log.csv").read_bytes()
     on_disk = []
 
@@ -1249,7 +1245,9 @@ def test_the_seconds_go_on_from_those_of_the_log(interrupted, few_digits):
 def test_a_finished_training_cannot_be_resumed(uninterrupted, few_digits):
     _, folder = uninterrupted
     before = (folder / "log.csv").read_bytes()
-    with pytest.raises(ResumeError, match=r"model\.npz is fully trained: there is nothing to go on"):
+    with pytest.raises(
+        ResumeError, match=r"model\.npz is fully trained: there is nothing to go on"
+    ):
         resume(folder, ViT.load(folder / "model.npz"), few_digits)
     assert (folder / "log.csv").read_bytes() == before
 
@@ -1333,7 +1331,13 @@ def test_a_diverging_training_stops_and_keeps_its_last_checkpoint(
     # only the score tells that the next ones are lost.
     model = moved("float32")
     recipe = changed(
-        epochs=2, optimiser=optimiser, batch_size=batch, learning_rate=rate, warmup=0, weight_decay=0, grad_clip=0
+        epochs=2,
+        optimiser=optimiser,
+        batch_size=batch,
+        learning_rate=rate,
+        warmup=0,
+        weight_decay=0,
+        grad_clip=0,
     )
     first = {name: leaf.copy() for name, leaf in flatten(model.params).items()}
     with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch 1: the rate"):

@@ -288,7 +288,7 @@ def test_the_axes_of_queries_keys_and_values():
         theirs = f"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/{part}/"
         for h in range(2):
             for e in range(4):
-                column = 8 * third + 4 * h + e                # head after head in each third
+                column = 8 * third + 4 * h + e  # head after head in each third
                 expected = 1000 * np.arange(8) + column
                 assert np.array_equal(google[theirs + "kernel"][:, h, e], expected)
                 assert google[theirs + "bias"][h, e] == column
@@ -309,7 +309,7 @@ def test_the_axes_of_the_output_of_attention_and_of_the_mlp():
             assert np.array_equal(timm["blocks.0.attn.proj.weight"][:, 4 * h + e], row)
             name = "vit.encoder.layer.0.attention.output.dense.weight"
             assert np.array_equal(face[name][:, 4 * h + e], row)
-    first = 1000 * np.arange(8)[:, None] + np.arange(20)      # (in, out)
+    first = 1000 * np.arange(8)[:, None] + np.arange(20)  # (in, out)
     assert np.array_equal(google[FIRST + "MlpBlock_3/Dense_0/kernel"], first)
     assert np.array_equal(timm["blocks.0.mlp.fc1.weight"], first.T)
     assert np.array_equal(face["vit.encoder.layer.0.intermediate.dense.weight"], first.T)
@@ -327,7 +327,7 @@ def test_the_axes_of_patches_and_positions():
                 assert np.array_equal(google["embedding/kernel"][r, c, channel], row)
                 assert np.array_equal(proj[:, channel, r, c], row)
     assert np.array_equal(face["vit.embeddings.patch_embeddings.projection.weight"], proj)
-    rows = 1000 * np.arange(17)[:, None] + np.arange(8)       # the class token's is the first
+    rows = 1000 * np.arange(17)[:, None] + np.arange(8)  # the class token's is the first
     assert np.array_equal(google["Transformer/posembed_input/pos_embedding"], rows[None])
     assert np.array_equal(timm["pos_embed"], rows[None])
     assert np.array_equal(face["vit.embeddings.position_embeddings"], rows[None])
@@ -366,7 +366,7 @@ def test_load_save_load_is_the_same_bit_for_bit(tmp_path, kind):
             again = ViT.load(second)
             assert again.config == model.config
             assert same_bits(again.params, model.params), (layout, ending)
-            if ending == ".npz":                              # the other's metadata have no order
+            if ending == ".npz":  # the other's metadata have no order
                 assert first.read_bytes() == second.read_bytes()
 
 
@@ -846,7 +846,7 @@ def test_a_folder_without_weights(tmp_path):
 def test_a_folder_with_a_pickle_says_how_to_convert_it(tmp_path):
     folder = folder_of(tmp_path, SETTINGS)
     (folder / "pytorch_model.bin").write_bytes(b"never opened")
-    ViT.load(folder)                                          # there is no need for it
+    ViT.load(folder)  # there is no need for it
     (folder / "model.safetensors").unlink()
     refusal(lambda: ViT.load(folder), str(folder / "pytorch_model.bin"), "python -c")
 
@@ -860,8 +860,8 @@ def test_a_folder_with_a_pickle_says_how_to_convert_it(tmp_path):
         ({"classes": None}, "vit", "ViTModel"),
         ({"classes": None, "hidden_head": 6}, "vit", "ViTModel"),
         ({"positions": "sincos2d"}, "vit", "ViTForImageClassification"),
-        ({"hidden_head": 6}, "minivit", None),                # what it has none of,
-        ({"pooling": "mean"}, "minivit", None),               # nobody is to open as its own
+        ({"hidden_head": 6}, "minivit", None),  # what it has none of,
+        ({"pooling": "mean"}, "minivit", None),  # nobody is to open as its own
         ({"patch_bias": False}, "minivit", None),
         (KINDS["hybrid"], "minivit", None),
     ],
@@ -898,7 +898,7 @@ def test_what_others_save_again_is_opened_by_its_config_json(tmp_path):
     model = tiny(gelu="erf", norm_eps=1e-4)
     model.save(tmp_path / "model", "huggingface")
     file = tmp_path / "model" / "model.safetensors"
-    save_file(load_file(file), file, {"format": "pt"})        # what minivit left in it is lost
+    save_file(load_file(file), file, {"format": "pt"})  # what minivit left in it is lost
     loaded = ViT.load(tmp_path / "model")
     assert loaded.config == dataclasses.replace(model.config, preprocessing="huggingface")
     assert same_bits(loaded.params, model.params)
@@ -990,9 +990,7 @@ def test_another_image_size_resizes_the_positions(tmp_path, resize, image_size):
 
 def test_the_authors_resize_with_aligned_corners(tmp_path):
     model = tiny()
-    loaded = opened(
-        tmp_path, export(model.params, model.config, "google"), image_size=18, heads=2
-    )
+    loaded = opened(tmp_path, export(model.params, model.config, "google"), image_size=18, heads=2)
     corners = [0, 5, 30, 35]
     old, new = (m.params["positions"]["table"][1:] for m in (model, loaded))
     np.testing.assert_allclose(new[corners], old[[0, 3, 12, 15]], rtol=0, atol=1e-7)
@@ -1031,7 +1029,7 @@ def test_what_is_no_parameter_here_is_a_table_elsewhere(tmp_path, positions, poo
     for layout in FOREIGN:
         model.save(tmp_path / "model.safetensors", layout)
         assert ViT.load(tmp_path / "model.safetensors").config == model.config
-        arrays = load_file(tmp_path / "model.safetensors")    # and whoever does not know minivit
+        arrays = load_file(tmp_path / "model.safetensors")  # and whoever does not know minivit
         fields = needed(model.config, layout) | {"positions": "1d", "image_size": (6, 15)}
         loaded = opened(tmp_path, arrays, **fields)
         assert loaded.config.positions == "1d"
@@ -1136,7 +1134,7 @@ def test_the_damaged_array_is_named_in_minivits_own_names(tmp_path, damage):
 def test_what_has_no_place_is_named(tmp_path, layout):
     model = tiny()
     arrays = export(model.params, model.config, layout)
-    extra, missing = {                                        # a block too many, with a gap
+    extra, missing = {  # a block too many, with a gap
         "google": ("Transformer/encoderblock_3/LayerNorm_0/bias", "Transformer/encoderblock_2/"),
         "timm": ("blocks.3.norm1.bias", "blocks.2."),
         "huggingface": ("vit.encoder.layer.3.layernorm_before.bias", "vit.encoder.layer.2."),
@@ -1263,7 +1261,7 @@ def test_what_is_loaded_can_be_saved_over_itself(tmp_path):
         for other in LAYOUTS:
             model.save(path, other)
             assert same_bits(ViT.load(path).params, tiny().params)
-        assert same_bits(model.params, tiny().params)         # still whole, in memory
+        assert same_bits(model.params, tiny().params)  # still whole, in memory
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -53,7 +53,7 @@ def run(kind, q, dy):
 
 
 def main():
-    configure_malloc()                                       # as training does
+    configure_malloc()  # as training does
     rng = np.random.default_rng(0)
     with open(Path(__file__).with_suffix(".csv"), "w", newline="") as file, single_threaded_blas():
         table = csv.writer(file)

@@ -41,7 +41,9 @@ SHOWN = [
     ("wider", 36, (*RESIZED, *OTHERS)),
 ]
 TUNED = [("aligned", "body"), ("bicubic", "body"), ("anew", "body"), ("aligned", "head")]
-RECIPE = dataclasses.replace(FINE_TUNING, epochs=4, batch_size=64, learning_rate=0.03, warmup=0.2, shards=2)
+RECIPE = dataclasses.replace(
+    FINE_TUNING, epochs=4, batch_size=64, learning_rate=0.03, warmup=0.2, shards=2
+)
 
 
 def with_positions(size, positions, seed):

@@ -48,10 +48,13 @@ def trained(settings, digits, seed):
     """The accuracy of each epoch, and the model."""
     model = ViT.create(CONFIG, seed=seed)
     if settings is None:
+
         def f(images, params):
             return vit(images, params, CONFIG)
 
-        return train_sgd(f, model.params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=seed), model
+        return train_sgd(
+            f, model.params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=seed
+        ), model
     with tempfile.TemporaryDirectory() as folder:
         train(model, digits, Recipe(**settings, seed=seed), folder)
         log = read_log(Path(folder) / "log.csv")

@@ -40,7 +40,7 @@ def attention_rollout(attention: Array) -> Array:
     xp = array_module(attention)
     identity = xp.eye(attention.shape[-1], dtype=attention.dtype)
     flow = identity
-    for A in attention.mean(2):                               # (B, T, T), the first layer first
+    for A in attention.mean(2):  # (B, T, T), the first layer first
         flow = ((A + identity) / 2) @ flow
     return flow
 

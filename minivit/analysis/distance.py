@@ -22,13 +22,13 @@ def mean_attention_distance(
     gh, gw = grid
     start = int(has_class_token(attention.shape[-1], grid))
     place = xp.arange(gh * gw)
-    rows, columns = place // gw, place % gw                   # (N,) each
+    rows, columns = place // gw, place % gw  # (N,) each
     squares = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
     distances = patch_size * xp.sqrt(squares.astype(attention.dtype))  # (N, N)
     layers = []
-    for every in attention:                                   # (B, k, T, T)
-        A = every[..., start:, start:]                        # (B, k, N, N)
+    for every in attention:  # (B, k, T, T)
+        A = every[..., start:, start:]  # (B, k, N, N)
         if renormalise:
             A = safe_divide(A, A.sum(-1, keepdims=True))
-        layers.append((A * distances).sum(-1).mean((0, 2)))   # (k,)
+        layers.append((A * distances).sum(-1).mean((0, 2)))  # (k,)
     return xp.stack(layers)

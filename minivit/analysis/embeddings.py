@@ -1,6 +1,5 @@
 """What the embedding has learned: which patches it looks for, and which places are alike."""
 
-
 import numpy as np
 
 from ..api import ViT
@@ -58,9 +57,9 @@ def patch_filters(kernel: Array, patch_size: int, count: int = 28) -> tuple[Arra
     most = min(rows, D - 1)
     if not 1 <= count <= most:
         raise ValueError(f"{D} filters of {rows} numbers have 1 to {most} components, not {count}")
-    filters = to_host(kernel).T.astype("float64")             # (D, P P C)
+    filters = to_host(kernel).T.astype("float64")  # (D, P P C)
     _, lengths, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
-    chosen = components[:count]                               # (count, P P C)
+    chosen = components[:count]  # (count, P P C)
     farthest = abs(chosen).argmax(1)[:, None]
     chosen = chosen * np.sign(np.take_along_axis(chosen, farthest, 1))
     lowest = chosen.min(1, keepdims=True)

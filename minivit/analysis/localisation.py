@@ -1,6 +1,5 @@
 """Is what a map points at the thing itself? The share of its mass inside a box."""
 
-
 import numpy as np
 
 from ..api import ViT
@@ -20,9 +19,9 @@ def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
     A patch counts by the share of its area inside the box. A map without any mass gives 0.
     """
     gh, gw = maps.shape[1:]
-    edges = boxes.astype(maps.dtype) / patch_size             # (B, 4) in patches
-    rows = overlap(edges[:, 0], edges[:, 2], gh)              # (B, gh)
-    columns = overlap(edges[:, 1], edges[:, 3], gw)           # (B, gw)
+    edges = boxes.astype(maps.dtype) / patch_size  # (B, 4) in patches
+    rows = overlap(edges[:, 0], edges[:, 2], gh)  # (B, gh)
+    columns = overlap(edges[:, 1], edges[:, 3], gw)  # (B, gw)
     inside = (maps * rows[:, :, None] * columns[:, None, :]).sum((1, 2))
     return safe_divide(inside, maps.sum((1, 2)))
 
@@ -33,7 +32,7 @@ def overlap(start: Array, stop: Array, cells: int) -> Array:
     ->  (B, cells) from 0 to 1
     """
     xp = array_module(start)
-    left = xp.arange(cells, dtype=start.dtype)                # (cells,)
+    left = xp.arange(cells, dtype=start.dtype)  # (cells,)
     shared = xp.minimum(stop[:, None], left + 1) - xp.maximum(start[:, None], left)
     return shared.clip(0, None)
 
@@ -60,10 +59,14 @@ def localisation_scores(model: ViT, images: Array, boxes: Array) -> dict[str, fl
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         A, dA = attention_gradients(model, images[part])
-        flows = [attention_rollout(A), gradient_weighted_rollout(A, dA), gradient_weighted_sum(A, dA)]
+        flows = [
+            attention_rollout(A),
+            gradient_weighted_rollout(A, dA),
+            gradient_weighted_sum(A, dA),
+        ]
         maps = [patch_maps(flow, config.grid) for flow in flows]
         parts.append([fraction_in_box(one, boxes[part], config.stride) for one in maps])
-    found = np.concatenate(parts, axis=1).mean(1)             # (3,)
+    found = np.concatenate(parts, axis=1).mean(1)  # (3,)
     names = ["rollout", "gradient-weighted", "gradient sum"]
     shares = {name: float(share) for name, share in zip(names, found, strict=True)}
     return shares | {"chance": float(box_area_fraction(boxes, config.image_size).mean())}

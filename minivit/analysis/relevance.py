@@ -29,13 +29,15 @@ def attention_gradients(
         seen: dict[str, Array] = {}
         logits, pullback = model.forward(images[part], watch=seen.__setitem__)
         which = to_host(logits).argmax(-1) if chosen is None else chosen[part]
-        one_hot = np.arange(K) == which[:, None]              # (B, K)
+        one_hot = np.arange(K) == which[:, None]  # (B, K)
         pullback(array_module(logits).asarray(one_hot, dtype=logits.dtype))
         names = [f"blocks/{i}/attention" for i in range(model.config.depth)]
-        return np.stack([
-            [to_host(seen[f"{name}/{kind}"]) for name in names]
-            for kind in ("probabilities", "dprobabilities")
-        ])                                                    # (2, L, B, k, T, T)
+        return np.stack(
+            [
+                [to_host(seen[f"{name}/{kind}"]) for name in names]
+                for kind in ("probabilities", "dprobabilities")
+            ]
+        )  # (2, L, B, k, T, T)
 
     parts = map_shards(shard, batch_slices(B, model.shard_count(B)))
     A, dA = np.concatenate(list(parts), axis=2)
@@ -64,7 +66,7 @@ def gradient_weighted_rollout(attention: Array, gradients: Array) -> Array:
     xp = array_module(attention)
     identity = xp.eye(attention.shape[-1], dtype=attention.dtype)
     relevance = identity
-    for A, dA in zip(attention, gradients, strict=True):      # (B, k, T, T)
+    for A, dA in zip(attention, gradients, strict=True):  # (B, k, T, T)
         relevance = relevance + positive_relevance(A, dA) @ relevance
     return relevance - identity
 

@@ -81,7 +81,7 @@ def layer_cases() -> Iterator[Case]:
     with_class = (x(2, 7, 8), *halves, x(8))
     yield Case("add_positions_2d, class token", layers.add_positions_2d, with_class)
     yield Case("add_positions_sincos2d", layers.add_positions_sincos2d, (x(2, 7, 8), (2, 3)))
-    for class_token, R in ((False, 7), (True, 10)):           # four patches
+    for class_token, R in ((False, 7), (True, 10)):  # four patches
         q = x(2, 3, 4 + class_token, 5)
         name = "relative_positions" + ", class token" * class_token
         yield Case(name, layers.relative_positions, (q, x(R, 15), class_token))
@@ -114,7 +114,7 @@ def layer_cases() -> Iterator[Case]:
     for name, rates in {
         "encoder_block": {},
         "encoder_block, dropout": {"dropout": 0.3},
-        "encoder_block, drop path": {"drop_path": 0.28},          # leaves out each branch once
+        "encoder_block, drop path": {"drop_path": 0.28},  # leaves out each branch once
     }.items():
         config = _config(**rates)
         block = perturb(initialise(config, dtype="float64")["blocks"][0], rng)

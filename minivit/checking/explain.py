@@ -17,9 +17,7 @@ def explain_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) ->
     return text
 
 
-def explain(
-    name: str, a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array
-) -> str:
+def explain(name: str, a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -> str:
     """In words: the worst entry, and what the ratio of analytic to numeric may tell."""
     worst = int(np.argmax(np.where(np.isfinite(a), abs(a - n), math.inf)))
     where = f"along direction {worst}"

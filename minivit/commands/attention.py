@@ -42,7 +42,9 @@ def attention(args: argparse.Namespace) -> int:
         dataset = dataset_for(model, args)
         must_fit(model, dataset, args.weights)
         analysis.draw_held_out(model, dataset, args.out, kind, layer)
-        fitted = isinstance(dataset.held_out_images, data.ResizedImages)  # large ones: it would take long
+        fitted = isinstance(
+            dataset.held_out_images, data.ResizedImages
+        )  # large ones: it would take long
         if dataset.held_out_boxes is not None and kind in analysis.OF_A_LAYER and not fitted:
             report_boxes(model, dataset)
     print(args.out)

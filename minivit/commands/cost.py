@@ -23,7 +23,7 @@ def cost(args: argparse.Namespace) -> int:
     needs = predict(args, config, args.batch_size)
     print(title(args, config), ledger.LEGEND, "", ledger.predicted(rows), "", sep="\n")
     print(work(rows, args.batch_size), ledger.summary(needs, args.dtype, args.optimiser), sep="\n")
-    if args.csv:                                              # before minutes of measuring
+    if args.csv:  # before minutes of measuring
         ledger.write_csv(args.csv, rows)
     if not args.measure:
         return 0
@@ -117,9 +117,7 @@ def together(
     return ledger.totals(rows), ledger.Measured("total", *sums)
 
 
-def step(
-    args: argparse.Namespace, model: ViT, rows: list[ledger.Row], needs: ledger.Memory
-) -> str:
+def step(args: argparse.Namespace, model: ViT, rows: list[ledger.Row], needs: ledger.Memory) -> str:
     """How long a step in shards took, at what rate, and how much memory beside the parameters."""
     seconds, peak = ledger.measure_step(model, args.batch_size, args.shards, args.threads)
     total, threads = ledger.totals(rows), args.threads or cpu_count()

@@ -44,7 +44,7 @@ def report_score(model: ViT, dataset: data.Dataset) -> None:
 def report_few_shot(model: ViT, dataset: data.Dataset, shots: Sequence[int]) -> None:
     """How well a linear model of the features does that has seen a few images of each class."""
     chosen = np.arange(len(dataset.images))
-    if len(chosen) > POOL:                                    # any: a folder's are sorted by class
+    if len(chosen) > POOL:  # any: a folder's are sorted by class
         chosen = np.random.default_rng(0).choice(chosen, POOL, replace=False)
     pool = Some(dataset.images, chosen), dataset.labels[chosen]
     test = dataset.held_out_images, dataset.held_out_labels

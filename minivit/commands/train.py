@@ -104,7 +104,7 @@ def what_fits(model: ViT, how: training.Recipe, where: str = "") -> str:
     """That the GPU's memory does not do for a training, and for how many images it would."""
     H, W = model.config.image_size
     batches = 2 * how.batch_size * H * W * model.config.channels * model.dtype.itemsize
-    vectors = 2 + bool(how.ema)                           # sums of pieces; the mean weights
+    vectors = 2 + bool(how.ema)  # sums of pieces; the mean weights
 
     def needs(images: int) -> int:
         foreseen = cost.memory(
@@ -123,9 +123,7 @@ def what_fits(model: ViT, how: training.Recipe, where: str = "") -> str:
     return f"{said}: {most} would fit, {where}with {options}"
 
 
-def check_usage(
-    args: argparse.Namespace, fields: dict[str, Any], settings: dict[str, Any]
-) -> None:
+def check_usage(args: argparse.Namespace, fields: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse options that do not go together: what a training or a file has decided already."""
     if args.resume and (fields or settings or args.origin or args.resize):
         args.usage_error("--resume goes on as begun: it takes no other model and no other recipe")
@@ -174,7 +172,7 @@ def name_classes(dataset: data.Dataset, folder: Path) -> None:
     """Write down what the classes are called, for `predict`, if they are more than numbers."""
     path = folder / CLASSES
     if dataset.classes == tuple(map(str, range(len(dataset.classes)))):
-        path.unlink(missing_ok=True)                          # it was of a training before
+        path.unlink(missing_ok=True)  # it was of a training before
         return
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
@@ -218,7 +216,7 @@ def whole_log(folder: Path) -> list[dict[str, float]]:
 
 def report(model: ViT, dataset: data.Dataset, folder: Path) -> None:
     """The figures of a finished training, and its accuracy beside that of a linear model."""
-    for name in FIGURES:                                      # those of a training before
+    for name in FIGURES:  # those of a training before
         (folder / name).unlink(missing_ok=True)
     log = whole_log(folder)
     baseline = training.fit_logistic_regression(dataset)

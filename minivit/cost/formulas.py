@@ -240,7 +240,7 @@ def unit_row(
         forward += flop
         kept += weights + entries * s + norm_and_relu(B, n // B, E, s)
     if shortcut:
-        kept -= strided * 4 * f                               # no ReLU of its own
+        kept -= strided * 4 * f  # no ReLU of its own
     return Row(layer, times, parameters, forward, kept=kept)
 
 

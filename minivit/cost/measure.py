@@ -131,7 +131,7 @@ def measure_step(
     )
     most = peak(model.xp, step)
     started = time.perf_counter()
-    step()                                                    # its loss is read: it is over
+    step()  # its loss is read: it is over
     return time.perf_counter() - started, most
 
 
@@ -217,7 +217,7 @@ def head_trials(config: ViTConfig, params: Params, B: int) -> Iterator[Trial]:
     tokens = ((B, c.tokens, D),)
     yield Trial("final norm", partial(layer_norm, **params["norm"], eps=c.norm_eps), tokens)
     yield Trial("pool", class_pool if token else mean_pool, tokens)
-    y = ((), ((B, D),)) if token else (((B, D),), ())         # a view, or an array of its own
+    y = ((), ((B, D),)) if token else (((B, D),), ())  # a view, or an array of its own
     if c.hidden_head is not None:
         yield Trial("hidden head", partial(hidden_layer, **params["hidden"]), *y)
         y = (), ((B, c.hidden_head),)

@@ -113,7 +113,9 @@ def passing(config: ViTConfig, batch: int, dtype: str) -> int:
 def hollow(config: ViTConfig, dtype: str) -> ViT:
     """A model whose parameters have shapes but no memory: each is one zero, seen many times."""
     zero = np.zeros((), dtype)
-    params: dict[str, Any] = map_tree(lambda p: np.broadcast_to(zero, p.shape), parameter_specs(config))
+    params: dict[str, Any] = map_tree(
+        lambda p: np.broadcast_to(zero, p.shape), parameter_specs(config)
+    )
     return ViT(config, params)
 
 
@@ -122,7 +124,7 @@ def fits(available: int, batch: int, needs: Callable[[int], int]) -> int:
 
     A still larger one might do where it is cut into smaller shards; that is not looked for.
     """
-    batches = range(1, min(batch, available) + 1)             # an image takes a byte or more
+    batches = range(1, min(batch, available) + 1)  # an image takes a byte or more
     return bisect_right(batches, available, key=needs)
 
 

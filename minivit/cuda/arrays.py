@@ -131,7 +131,9 @@ def axes_in_front(a: Array, b: Array, y: Array) -> list[tuple[int, int, int, int
 
 # Each thread walks down a column, and 32 of them, a block's, share one out. What they find is added
 # up in the block's own memory, in an order that is always the same.
-SUMS = Kernel("column_sums", r"""
+SUMS = Kernel(
+    "column_sums",
+    r"""
 template <typename T>
 __global__ void column_sums(const T* x, T* sums, long long rows, long long n) {
     using F = computed<T>;
@@ -147,7 +149,8 @@ __global__ void column_sums(const T* x, T* sums, long long rows, long long n) {
     const long long column = blockIdx.x * 32ll + threadIdx.y;
     if (threadIdx.x == 0 && column < n) sums[blockIdx.y * n + column] = T(sum);
 }
-""")
+""",
+)
 STRIPES = 64  # of rows, each summed up by itself
 
 

@@ -8,12 +8,14 @@ from .kernel import NULL, Kernel, read_with, replaces, rows_of
 
 KINDS = {"tanh": 0, "erf": 1}
 
-CODE = f"""
+CODE = (
+    f"""
 template <typename F> struct Form {{
     static constexpr F a = {TANH[0]!r}, b = {TANH[1]!r};        // the authors' two coefficients
     static constexpr F root_half = 0.7071067811865476, density = 0.3989422804014327;
 }};
-""" + r"""
+"""
+    + r"""
 // Φ(x), the probability that a normal number is smaller.
 template <typename F> __device__ F normal(F x, long long exact) {
     using form = Form<F>;
@@ -57,6 +59,7 @@ __global__ void gelu_back(const T* x, const T* bias, const T* dy, T* dx, long lo
     }
 }
 """
+)
 FORWARD, BACKWARD = Kernel("gelu", CODE), Kernel("gelu_back", CODE)
 
 

@@ -11,7 +11,9 @@ from ..arrays import Array, Pullback, sum_leading
 from ..layers.layer_norm import layer_norm
 from .kernel import Kernel, read_with, replaces, rows_of
 
-FORWARD = Kernel("layer_norm", r"""
+FORWARD = Kernel(
+    "layer_norm",
+    r"""
 template <typename T>
 __global__ void layer_norm(const T* x, const T* scale, const T* bias, T* y, computed<T>* mean,
                            computed<T>* rstd, long long rows, long long D, double eps) {
@@ -27,10 +29,13 @@ __global__ void layer_norm(const T* x, const T* scale, const T* bias, T* y, comp
     for (LANE_NUMBERS(j, D)) y[j] = T((F(x[j]) - mu) * r * F(scale[j]) + F(bias[j]));
     if (threadIdx.x == 0) mean[row] = mu, rstd[row] = r;
 }
-""")
+""",
+)
 
 # Moving x along 1 or along x_hat changes only what x_hat forgets: those parts are taken out of g.
-BACKWARD = Kernel("layer_norm_back", r"""
+BACKWARD = Kernel(
+    "layer_norm_back",
+    r"""
 template <typename T>
 __global__ void layer_norm_back(const T* x, const T* scale, const T* dy, T* dx, T* product,
                                 const computed<T>* mean, const computed<T>* rstd,
@@ -53,7 +58,8 @@ __global__ void layer_norm_back(const T* x, const T* scale, const T* dy, T* dx, 
         product[j] = T(F(dy[j]) * x_hat);
     }
 }
-""")
+""",
+)
 
 
 @replaces(layer_norm)

@@ -6,9 +6,7 @@ from .kernel import replaces
 
 
 @replaces(linear)
-def linear_by_cublas(
-    x: Array, kernel: Array, bias: Array | None = None
-) -> tuple[Array, Pullback]:
+def linear_by_cublas(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Pullback]:
     """x (..., D), kernel (D, E), bias (E,) or None  ->  y (..., E)"""
     D, E = kernel.shape
     rows = x.reshape(-1, D)

@@ -6,7 +6,9 @@ from ..arrays import Array, Pullback
 from ..layers.losses import cross_entropy, make_targets
 from .kernel import Kernel, replaces
 
-FORWARD = Kernel("cross_entropy", r"""
+FORWARD = Kernel(
+    "cross_entropy",
+    r"""
 template <typename T>
 __global__ void cross_entropy(const T* logits, const T* targets, T* losses, T* slopes,
                               long long B, long long K) {
@@ -27,7 +29,8 @@ __global__ void cross_entropy(const T* logits, const T* targets, T* losses, T* s
         slopes[j] = T(exp(F(logits[j]) - most) / sum * mass - F(targets[j]));
     if (threadIdx.x == 0) losses[row] = T(mass * log(sum) - met);
 }
-""")
+""",
+)
 
 
 @replaces(cross_entropy)

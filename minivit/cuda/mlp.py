@@ -21,10 +21,10 @@ def mlp_with_biases_inside(
 ) -> tuple[Array, Pullback]:
     """x (..., D), hidden {kernel (D, M), bias (M,)}, out {kernel (M, D), bias (D,)} -> (..., D)"""
     bias = hidden.get("bias")
-    h, product_back = linear(x, hidden["kernel"])             # (..., M)
+    h, product_back = linear(x, hidden["kernel"])  # (..., M)
     a, gelu_back = gelu_with_bias(h, bias, kind)
     a_kept, middle_drop_back = dropout(a, rate, generator)
-    y, out_back = linear(a_kept, **out)                       # (..., D)
+    y, out_back = linear(a_kept, **out)  # (..., D)
     y_kept, last_drop_back = dropout(y, rate, generator)
 
     def pullback(dy: Array) -> tuple[Array, dict[str, dict[str, Array]]]:

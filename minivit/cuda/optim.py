@@ -6,7 +6,9 @@ from ..arrays import Array
 from ..optim import adamw
 from .kernel import Kernel, read_with, replaces
 
-UPDATE = Kernel("adamw", r"""
+UPDATE = Kernel(
+    "adamw",
+    r"""
 template <typename T>
 __global__ void adamw(T* p, const T* g, T* m, T* v, long long size, long long kernels, double rate,
                       double keep, double beta1, double beta2, double unbias, double eps) {
@@ -20,7 +22,8 @@ __global__ void adamw(T* p, const T* g, T* m, T* v, long long size, long long ke
     m[i] = T(mean), v[i] = T(square);
     p[i] = T(kept - F(rate) * mean / (F(unbias) * sqrt(square) + F(eps)));
 }
-""")
+""",
+)
 
 
 @replaces(adamw)

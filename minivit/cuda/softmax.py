@@ -6,7 +6,9 @@ from ..arrays import Array, Pullback
 from ..layers.softmax import softmax
 from .kernel import Kernel, read_with, replaces, rows_of
 
-FORWARD = Kernel("softmax", r"""
+FORWARD = Kernel(
+    "softmax",
+    r"""
 template <typename T>
 __global__ void softmax(const T* x, T* p, long long rows, long long n) {
     using F = computed<T>;
@@ -20,9 +22,12 @@ __global__ void softmax(const T* x, T* p, long long rows, long long n) {
     sum = warp_sum(sum);
     for (LANE_NUMBERS(j, n)) p[j] = T(exp(F(x[j]) - most) / sum);
 }
-""")
+""",
+)
 
-BACKWARD = Kernel("softmax_back", r"""
+BACKWARD = Kernel(
+    "softmax_back",
+    r"""
 template <typename T>
 __global__ void softmax_back(const T* p, const T* dp, T* dx, long long rows, long long n) {
     using F = computed<T>;
@@ -34,7 +39,8 @@ __global__ void softmax_back(const T* p, const T* dp, T* dx, long long rows, lon
     together = warp_sum(together);
     for (LANE_NUMBERS(j, n)) dx[j] = T(F(p[j]) * (F(dp[j]) - together));
 }
-""")
+""",
+)
 
 
 @replaces(softmax)

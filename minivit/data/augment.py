@@ -66,14 +66,14 @@ def random_shift(
     padded[:] = border
     padded[:, pixels : pixels + H, pixels : pixels + W] = images
     down, right = generator.integers(0, 2 * pixels + 1, size=(2, B, 1, 1, 1))
-    rows = down + np.arange(H)[:, None, None]                 # (B, H, 1, 1)
-    columns = right + np.arange(W)[:, None]                   # (B, 1, W, 1)
+    rows = down + np.arange(H)[:, None, None]  # (B, H, 1, 1)
+    columns = right + np.arange(W)[:, None]  # (B, 1, W, 1)
     return gather_pixels(padded, rows, columns)
 
 
 def random_flip(images: Array, generator: np.random.Generator) -> Array:
     """Each image (B, H, W, C) as it is, or left and right exchanged, with chance 1/2 each."""
-    mirrored = generator.random(len(images)) < 0.5            # (B,)
+    mirrored = generator.random(len(images)) < 0.5  # (B,)
     images = images.copy()
     images[mirrored] = images[mirrored, :, ::-1]
     return images
@@ -88,8 +88,8 @@ def random_erase(images: Array, chance: float, generator: np.random.Generator) -
     There a box that is too long is drawn again; here it is cut to the side of the image.)
     """
     B, H, W, C = images.shape
-    hit = generator.random(B) < chance                        # (B,)
-    area = generator.uniform(*AREA, size=B) * (H * W)         # in pixels
+    hit = generator.random(B) < chance  # (B,)
+    area = generator.uniform(*AREA, size=B) * (H * W)  # in pixels
     aspect = generator.uniform(*ASPECT, size=B)
     rows = random_interval(np.sqrt(area * aspect), H, generator)
     columns = random_interval(np.sqrt(area / aspect), W, generator)
@@ -105,7 +105,7 @@ def random_interval(length: Array, side: int, generator: np.random.Generator) ->
     Returns a mask (B, side); the lengths are rounded to whole pixels that fit, at least one.
     """
     length = np.rint(length).astype(int).clip(1, side)[:, None]
-    start = generator.integers(side - length + 1)             # (B, 1)
+    start = generator.integers(side - length + 1)  # (B, 1)
     place = np.arange(side)
     return (start <= place) & (place < start + length)
 
@@ -135,7 +135,7 @@ def mix(
     for name, beta in {"mixup": mixup, "cutmix": cutmix}.items():
         if not 0 <= beta < math.inf:
             raise ValueError(f"{name} is a parameter of the Beta distribution, not {beta}")
-    targets = to_soft_labels(labels, len(images), classes)    # (B, K)
+    targets = to_soft_labels(labels, len(images), classes)  # (B, K)
     if not mixup and not cutmix:
         return images, targets
     if cutmix and (not mixup or generator.random() < 0.5):

@@ -45,8 +45,7 @@ def temporary_folder(root: Path) -> Iterator[Path]:
         own = tempfile.mkdtemp(prefix=OWN, dir=root)
     except OSError as error:
         raise OSError(
-            f"the cache {root} cannot be written ({error.strerror}): name another with "
-            "MINIVIT_DATA"
+            f"the cache {root} cannot be written ({error.strerror}): name another with MINIVIT_DATA"
         ) from None
     try:
         yield Path(own)
@@ -57,7 +56,7 @@ def temporary_folder(root: Path) -> Iterator[Path]:
 def remove_stale_folders(root: Path) -> None:
     """Remove the folders that killed processes have left, once they are a day old."""
     for left in root.glob(f"{OWN}*"):
-        with suppress(OSError):                               # another process is sweeping, too
+        with suppress(OSError):  # another process is sweeping, too
             if time.time() - max(path.stat().st_mtime for path in [left, *left.iterdir()]) > DAY:
                 shutil.rmtree(left)
 

@@ -46,9 +46,7 @@ class Records(NamedTuple):
 CIFAR10 = Records(
     "CIFAR-10 images",
     "cifar-10-batches-bin",
-    Published(
-        TORONTO + "cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"
-    ),
+    Published(TORONTO + "cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"),
     {f"data_batch_{i}.bin": 10_000 for i in range(1, 6)},
     {"test_batch.bin": 10_000},
     "batches.meta.txt",
@@ -58,13 +56,11 @@ CIFAR10 = Records(
 CIFAR100 = Records(
     "CIFAR-100 images",
     "cifar-100-binary",
-    Published(
-        TORONTO + "cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8"
-    ),
+    Published(TORONTO + "cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8"),
     {"train.bin": TRAIN},
     {"test.bin": 10_000},
     "fine_label_names.txt",
-    label_bytes=2,                                            # of the superclass, of the class
+    label_bytes=2,  # of the superclass, of the class
     K=100,
 )
 
@@ -135,7 +131,7 @@ def unpack_into_cache(published: Records, archive: Path, root: Path) -> None:
         unpack(archive, entries, own)
         folder.mkdir(exist_ok=True)
         (folder / published.names).unlink(missing_ok=True)
-        for name in wanted:                                   # the names are the last of them
+        for name in wanted:  # the names are the last of them
             os.replace(own / name, folder / name)
 
 
@@ -143,8 +139,7 @@ def check_archive(archive: Path, published: Published) -> None:
     """Raise ValueError if an archive is another than the published one, or not whole."""
     if compute_md5(archive) != published.md5:
         raise ValueError(
-            f"{archive} is not the file published at {published.address}, or not all of it: "
-            f"{AGAIN}"
+            f"{archive} is not the file published at {published.address}, or not all of it: {AGAIN}"
         )
 
 
@@ -163,10 +158,8 @@ def read_records(published: Records, path: Path, n: int) -> tuple[Array, Array]:
     check_file(path)
     table = np.fromfile(path, np.uint8)
     if table.size != published.bytes_of(n):
-        raise ValueError(
-            f"{path} has {table.size:,} bytes, not {published.bytes_of(n):,}: {AGAIN}"
-        )
-    table = table.reshape(n, -1)                              # (n, label bytes + 3072)
+        raise ValueError(f"{path} has {table.size:,} bytes, not {published.bytes_of(n):,}: {AGAIN}")
+    table = table.reshape(n, -1)  # (n, label bytes + 3072)
     labels = table[:, published.label_bytes - 1].astype(np.int64)
     if labels.max() >= published.K:
         raise ValueError(f"{path} has a label {labels.max()}, of {published.K}: {AGAIN}")

@@ -19,7 +19,7 @@ def load_digits(n: int = TRAIN) -> Dataset:
     """The handwritten digits: n, at most 1,437, for training, 360 held out; 8 x 8 in [-1, 1]."""
     with np.load(FILE, allow_pickle=False) as file:
         ink, labels = file["images"], file["labels"].astype(np.int64)
-    images = ink[..., None].astype(np.float32) / 8 - 1        # ink is counted from 0 to 16
+    images = ink[..., None].astype(np.float32) / 8 - 1  # ink is counted from 0 to 16
     return Dataset(
         "digits",
         images[:TRAIN][:n],

@@ -47,7 +47,7 @@ def download(published: Published, root: Path, instead: str) -> Iterator[Path]:
     with temporary_folder(root) as own:
         file = own / published.name
         with suppress(FileNotFoundError):
-            os.replace(left, file)                            # of two processes one gets it
+            os.replace(left, file)  # of two processes one gets it
         try:
             with report_write_errors(published.name, published.size, root):
                 complete_download(file, published)
@@ -89,7 +89,7 @@ def complete_download(file: Path, published: Published) -> None:
         if compute_md5(file) == published.md5:
             return
         file.write_bytes(b"")
-        if not begun:                                         # else the part was to blame
+        if not begun:  # else the part was to blame
             raise ValueError(
                 f"{published.address} is not the file that was published: its size or its MD5 "
                 f"is another than {published.size:,} bytes, {published.md5}; nothing was kept"
@@ -115,7 +115,7 @@ def transfer(file: Path, published: Published) -> None:
                     out.seek(place)
                     out.write(piece)
                     bar.update(out.tell() - bar.n)
-                    if out.tell() > published.size:           # no end of it: another file
+                    if out.tell() > published.size:  # no end of it: another file
                         return
             return
         except ConnectionError:

@@ -43,7 +43,7 @@ class ResizedImages:
             images = resample(images, (H, W), method)
         if c != C:
             images = array_module(images).repeat(images, C, axis=-1)
-        if self.how.mean == HALF:                             # from -1 to 1, as they are
+        if self.how.mean == HALF:  # from -1 to 1, as they are
             return images
         return self.how.normalise((images + 1) * 127.5)
 

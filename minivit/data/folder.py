@@ -47,7 +47,7 @@ class FolderImages:
         preprocessing: str = "cropped",
         threads: int | None = None,
     ) -> None:
-        self.files = np.array(files, dtype=object)            # (n,), to be indexed by arrays
+        self.files = np.array(files, dtype=object)  # (n,), to be indexed by arrays
         self.shape = (len(files), *image_size, channels)
         family = get_preprocessing(preprocessing, image_size)
         self.how = dataclasses.replace(family, mean=HALF, std=HALF)
@@ -138,7 +138,7 @@ def load_folder(
 
 
 def describe_unreadable(dataset: Dataset) -> str:
-    """"3 of 1,200 images could not be read", of both parts so far; "" if all could be."""
+    """ "3 of 1,200 images could not be read", of both parts so far; "" if all could be."""
     parts = (dataset.images, dataset.held_out_images)
     bad = sum(len(getattr(images, "unreadable", ())) for images in parts)
     n = sum(len(images) for images in parts)

@@ -39,13 +39,15 @@ def read_image(
     try:
         with Image.open(path) as picture:
             picture.load()
-            picture = remove_transparency(to_eight_bits(apply_orientation(picture))).convert(modes[channels])
+            picture = remove_transparency(to_eight_bits(apply_orientation(picture))).convert(
+                modes[channels]
+            )
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read as an image: cannot identify its kind") from None
     except Exception as reason:  # each of Pillow's readers has its own kinds
         if isinstance(reason, MemoryError) or getattr(reason, "errno", None) in SYSTEM_ERRORS:
             raise
-        said = getattr(reason, "strerror", None) or reason    # without the path once more
+        said = getattr(reason, "strerror", None) or reason  # without the path once more
         raise ValueError(f"{path} cannot be read as an image: {said}") from None
     try:
         return preprocess(picture, size, how)

@@ -19,7 +19,7 @@ class ByteImages:
         return len(self.colours)
 
     def __getitem__(self, chosen: int | slice | Array) -> Array:
-        images = self.colours[chosen].astype(np.float32)      # (..., H, W, C)
+        images = self.colours[chosen].astype(np.float32)  # (..., H, W, C)
         images /= 127.5
         images -= 1
         return images

@@ -108,14 +108,16 @@ def preprocess(picture: Image.Image, size: tuple[int, int], how: Preprocessing) 
         return how.normalise(resize_picture(picture, size, how))
     (H, W), (h, w) = size, size_before_crop(picture, size, how)
     whole = resize_picture(picture, (h, w), how)
-    if how.by_pillow:                                         # torchvision's corner, to the pixel
+    if how.by_pillow:  # torchvision's corner, to the pixel
         top, left = round((h - H) / 2), round((w - W) / 2)
     else:
         top, left = (h - H) // 2, (w - W) // 2
     return how.normalise(whole[top : top + H, left : left + W])
 
 
-def size_before_crop(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+def size_before_crop(
+    picture: Image.Image, size: tuple[int, int], how: Preprocessing
+) -> tuple[int, int]:
     """(h, w) of the picture just before the crop: of its own shape, and covering the image."""
     (H, W), (width, height) = size, picture.size
     if how.short_side < min(size):
@@ -130,11 +132,11 @@ def size_before_crop(picture: Image.Image, size: tuple[int, int], how: Preproces
             f"which has {height} x {width}, would be too long"
         )
     m, s = min(size), how.short_side
-    if H * width <= W * height:                               # the picture is tall: W decides
+    if H * width <= W * height:  # the picture is tall: W decides
         h, w = W * height * s / (width * m), W * s / m
     else:
         h, w = H * s / m, H * width * s / (height * m)
-    rounded = int if how.by_pillow else round                 # as torchvision, as big_vision
+    rounded = int if how.by_pillow else round  # as torchvision, as big_vision
     return rounded(h), rounded(w)
 
 

@@ -112,7 +112,9 @@ def sample_pixels(images: Array, down: Array, right: Array) -> Array:
     bottom, end = np.minimum(top + 1, H - 1), np.minimum(left + 1, W - 1)
     across, along = x - np.floor(x), y - np.floor(y)
     above = interpolate(gather_pixels(images, top, left), gather_pixels(images, top, end), across)
-    below = interpolate(gather_pixels(images, bottom, left), gather_pixels(images, bottom, end), across)
+    below = interpolate(
+        gather_pixels(images, bottom, left), gather_pixels(images, bottom, end), across
+    )
     return interpolate(above, below, along) * inside
 
 
@@ -124,7 +126,7 @@ def gather_pixels(images: Array, rows: Array, columns: Array) -> Array:
     """
     B, H, W, C = images.shape
     one = np.arange(B)[:, None, None, None]
-    number = (one * H + rows) * W + columns                   # (B, H, W, 1)
+    number = (one * H + rows) * W + columns  # (B, H, W, 1)
     return images.reshape(-1, C).take(number[..., 0], axis=0)
 
 
@@ -153,10 +155,10 @@ def equalise(images: Array, m: Array) -> Array:
     as in Pillow; a channel of one level stays as it is.
     """
     B, _, _, C = images.shape
-    level = to_levels(images)                                    # (B, H, W, C)
+    level = to_levels(images)  # (B, H, W, C)
     table = np.arange(B * C).reshape(B, 1, 1, C) * LEVELS + level
     pixels = np.bincount(table.ravel(), minlength=B * C * LEVELS).reshape(B, C, LEVELS)
-    darker = pixels.cumsum(-1) - pixels                       # (B, C, LEVELS)
+    darker = pixels.cumsum(-1) - pixels  # (B, C, LEVELS)
     step = np.where(pixels, darker, 0).max(-1, keepdims=True) // (LEVELS - 1)
     equal = ((darker + step // 2) // np.maximum(step, 1)).clip(0, LEVELS - 1)
     equal = np.where(step > 0, equal, np.arange(LEVELS))
@@ -171,7 +173,7 @@ def posterise(images: Array, m: Array) -> Array:
 
 def solarise(images: Array, m: Array) -> Array:
     """Invert what is brighter than a threshold, which falls from above white to below black."""
-    threshold = from_levels(LEVELS * (1 - abs(m)) - 0.5, images)    # between two levels
+    threshold = from_levels(LEVELS * (1 - abs(m)) - 0.5, images)  # between two levels
     return np.where(images >= threshold, -images, images)
 
 
@@ -192,7 +194,7 @@ def colour(images: Array, m: Array) -> Array:
 
 def sharpness(images: Array, m: Array) -> Array:
     """Away from the image smoothed over 3x3 pixels, or towards it; its border stays as it is."""
-    rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]   # (B, H - 2, W, C)
+    rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]  # (B, H - 2, W, C)
     square = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = images.copy()
     smooth[:, 1:-1, 1:-1] = (square + 4 * images[:, 1:-1, 1:-1]) / 13
@@ -222,6 +224,18 @@ def from_levels(level: Array, like: Array) -> Array:
 
 
 OPERATIONS = (
-    identity, autocontrast, equalise, rotate, shear_x, shear_y, translate_x, translate_y,
-    posterise, solarise, brightness, contrast, colour, sharpness,
+    identity,
+    autocontrast,
+    equalise,
+    rotate,
+    shear_x,
+    shear_y,
+    translate_x,
+    translate_y,
+    posterise,
+    solarise,
+    brightness,
+    contrast,
+    colour,
+    sharpness,
 )

@@ -23,12 +23,14 @@ def resampling_matrix(old: int, new: int, method: str) -> Array:
     Raises ValueError for an unknown method, or a side below 1.
     """
     if method not in RESAMPLING_METHODS:
-        raise ValueError(f"unknown method {method!r} of resampling: choose {', '.join(RESAMPLING_METHODS)}")
+        raise ValueError(
+            f"unknown method {method!r} of resampling: choose {', '.join(RESAMPLING_METHODS)}"
+        )
     if old < 1 or new < 1:
         raise ValueError(f"{old} points cannot become {new}: both numbers go from 1 up")
     scale = old / new  # old pixels in a new one
-    places = np.arange(old, dtype=np.float64)                 # (old,)
-    starts = scale * np.arange(new)                           # (new,) of the new pixels
+    places = np.arange(old, dtype=np.float64)  # (old,)
+    starts = scale * np.arange(new)  # (new,) of the new pixels
     if method == "aligned":
         centres = np.arange(new) * ((old - 1) / max(new - 1, 1))
         return triangle_kernel(places - centres[:, None])
@@ -36,10 +38,10 @@ def resampling_matrix(old: int, new: int, method: str) -> Array:
         ends = np.minimum(starts[:, None] + scale, places + 1)
         shared = (ends - np.maximum(starts[:, None], places)).clip(0)
         return normalise_rows(shared)
-    centres = starts + scale / 2 - 0.5                        # (new,) among the places
+    centres = starts + scale / 2 - 0.5  # (new,) among the places
     if method == "bicubic":
-        around = np.arange(-2, old + 2)                       # two more places at either end
-        weights = cubic_kernel(around - centres[:, None], -0.75)     # (new, old + 4)
+        around = np.arange(-2, old + 2)  # two more places at either end
+        weights = cubic_kernel(around - centres[:, None], -0.75)  # (new, old + 4)
         return weights @ (around.clip(0, old - 1)[:, None] == places)
     if method == "antialiased":
         return normalise_rows(cubic_kernel((places - centres[:, None]) / max(scale, 1), -0.5))
@@ -72,7 +74,7 @@ def resample(images: Array, size: tuple[int, int], method: str) -> Array:
     xp = array_module(images)
     *rest, H, W, C = images.shape
     h, w = size
-    rows = xp.asarray(resampling_matrix(H, h, method), dtype=images.dtype)     # (h, H)
+    rows = xp.asarray(resampling_matrix(H, h, method), dtype=images.dtype)  # (h, H)
     columns = xp.asarray(resampling_matrix(W, w, method), dtype=images.dtype)  # (w, W)
     taller = xp.matmul(rows, images.reshape(*rest, H, W * C))  # (..., h, W C)
     return xp.matmul(columns, taller.reshape(*rest, h, W, C))  # (..., h, w, C)

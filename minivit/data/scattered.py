@@ -60,11 +60,13 @@ def make_scenes(
     canvas = np.full((n, size, size, 1), -1, dtype=images.dtype)
     for _ in range(scraps):
         other = generator.integers(len(images), size=n)
-        piece = extract_squares(images[other], random_corners(n, SIDE - scrap_size, generator), scrap_size)
+        piece = extract_squares(
+            images[other], random_corners(n, SIDE - scrap_size, generator), scrap_size
+        )
         paste(canvas, piece, random_corners(n, size - scrap_size, generator))
     chosen = generator.integers(len(images), size=n)
     place = random_corners(n, size - SIDE, generator)
-    paste(canvas, images[chosen], place)                      # last: no scrap lies on the digit
+    paste(canvas, images[chosen], place)  # last: no scrap lies on the digit
     return canvas, labels[chosen], np.concatenate([place, place + SIDE], axis=1)
 
 
@@ -86,6 +88,6 @@ def paste(canvas: Array, pieces: Array, places: Array) -> None:
 def square_index(places: Array, side: int) -> tuple[Array, Array, Array]:
     """The index of a square with its corner at each place: image, row, column."""
     along = np.arange(side)
-    rows = places[:, 0, None, None] + along[:, None]          # (n, side, 1)
-    columns = places[:, 1, None, None] + along                # (n, 1, side)
+    rows = places[:, 0, None, None] + along[:, None]  # (n, side, 1)
+    columns = places[:, 1, None, None] + along  # (n, 1, side)
     return np.arange(len(places))[:, None, None], rows, columns

@@ -20,17 +20,17 @@ def attend(
     The pullback returns (dq, dk, dv, dscores); dscores is also the gradient of the bias. Given
     `out`, three arrays, it writes dq, dk and dv there.
     """
-    scores = matmul(q, k.swapaxes(-1, -2))                    # (..., T, T)
+    scores = matmul(q, k.swapaxes(-1, -2))  # (..., T, T)
     if bias is not None:
         scores += bias
-    A, softmax_back = softmax(scores, out=scores)             # (6)
+    A, softmax_back = softmax(scores, out=scores)  # (6)
     if watch:
         watch("probabilities", A)
 
     def pullback(
         dy: Array, out: tuple[Array | None, ...] = (None, None, None)
     ) -> tuple[Array, Array, Array, Array]:
-        dA = matmul(dy, v.swapaxes(-1, -2))                   # (..., T, T)
+        dA = matmul(dy, v.swapaxes(-1, -2))  # (..., T, T)
         if watch:
             watch("dprobabilities", dA)
         dscores = softmax_back(dA)
@@ -39,7 +39,7 @@ def attend(
         dv = matmul(A.swapaxes(-1, -2), dy, out[2])
         return dq, dk, dv, dscores
 
-    return matmul(A, v), pullback                             # (7)
+    return matmul(A, v), pullback  # (7)
 
 
 def single_head_attention(
@@ -51,7 +51,7 @@ def single_head_attention(
     """
     xp = array_module(z)
     Dh = kernel.shape[1] // 3
-    qkv, qkv_back = linear(z, kernel, bias)                   # (5)  (..., T, 3 Dh)
+    qkv, qkv_back = linear(z, kernel, bias)  # (5)  (..., T, 3 Dh)
     q, k, v = qkv[..., :Dh], qkv[..., Dh : 2 * Dh], qkv[..., 2 * Dh :]
     y, attend_back = attend(q / math.sqrt(Dh), k, v, watch=watch)
 
@@ -90,22 +90,22 @@ def self_attention(
     if Dh * heads != D:
         raise ValueError(f"width {D} cannot be shared among {heads} heads")
     scale = 1 / math.sqrt(Dh)
-    packed, qkv_back = linear(z, **qkv)                       # (5)  (B, T, 3 D)
+    packed, qkv_back = linear(z, **qkv)  # (5)  (B, T, 3 D)
     q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)  # each (B, k, T, Dh)
     q = q * scale
     bias, relative_back = (
         relative_positions(q, **relative, class_token=class_token) if relative else (None, None)
     )
-    y, attend_back = attend(q, k, v, bias, watch)             # (6, 7)  (B, k, T, Dh)
-    joined = y.swapaxes(1, 2).reshape(B, T, D)                # the heads side by side again
-    mixed, out_back = linear(joined, **out)                   # (8)
+    y, attend_back = attend(q, k, v, bias, watch)  # (6, 7)  (B, k, T, Dh)
+    joined = y.swapaxes(1, 2).reshape(B, T, D)  # the heads side by side again
+    mixed, out_back = linear(joined, **out)  # (8)
     mixed, drop_back = dropout(mixed, rate, generator)
 
     def pullback(dmixed: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
         djoined, dout = out_back(drop_back(dmixed))
         dy = djoined.reshape(B, T, heads, Dh).swapaxes(1, 2)  # (B, k, T, Dh)
         dpacked = xp.empty((B, T, 3, heads, Dh), dtype=dy.dtype)
-        dq, dk, dv = dpacked.transpose(2, 0, 3, 1, 4)         # views, filled by the next line
+        dq, dk, dv = dpacked.transpose(2, 0, 3, 1, 4)  # views, filled by the next line
         *_, dscores = attend_back(dy, out=(dq, dk, dv))
         dparams = {"out": dout}
         if relative_back is not None:

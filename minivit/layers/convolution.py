@@ -13,7 +13,7 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullba
     """
     kh, kw, C, E = kernel.shape
     shape = x.shape
-    windows = extract_windows(x, (kh, kw), stride)                     # (B, h, w, kh kw C)
+    windows = extract_windows(x, (kh, kw), stride)  # (B, h, w, kh kw C)
     y, linear_back = linear(windows, kernel.reshape(kh * kw * C, E))
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
@@ -33,20 +33,20 @@ def standardise(kernel: Array) -> tuple[Array, Pullback]:
     """
     xp = array_module(kernel)
     shape, E = kernel.shape, kernel.shape[-1]
-    rows = kernel.reshape(-1, E)                              # (n, E)
+    rows = kernel.reshape(-1, E)  # (n, E)
     average = xp.full((1, len(rows)), 1 / len(rows), dtype=kernel.dtype)
-    centred = rows - average @ rows                           # (n, E)
-    centred -= average @ centred                              # the mean as it was rounded is not 0
-    sigma = (average @ (centred * centred)) ** 0.5            # (1, E)
+    centred = rows - average @ rows  # (n, E)
+    centred -= average @ centred  # the mean as it was rounded is not 0
+    sigma = (average @ (centred * centred)) ** 0.5  # (1, E)
     divisor = sigma + 1e-5
-    w_hat = xp.divide(centred, divisor, out=centred)          # centred has done its work
+    w_hat = xp.divide(centred, divisor, out=centred)  # centred has done its work
 
     def pullback(dw_hat: Array) -> Array:
         # As in a layer norm, the part along 1 goes, for the mean forgets it, and nearly all of
         # the part along w_hat. σ's own slope, centred / (n σ), is 0 / 0 for constant weights:
         # there w_hat stays at zero, and so does the part.
         drows = dw_hat.reshape(-1, E)
-        along = average @ (drows * w_hat)                     # (1, E)
+        along = average @ (drows * w_hat)  # (1, E)
         along /= xp.where(sigma.real > 0, sigma, 1)
         drows = (drows - average @ drows) / divisor - along * w_hat
         return drows.reshape(shape)
@@ -54,9 +54,7 @@ def standardise(kernel: Array) -> tuple[Array, Pullback]:
     return w_hat.reshape(shape), pullback
 
 
-def standardised_convolution(
-    x: Array, kernel: Array, stride: int = 1
-) -> tuple[Array, Pullback]:
+def standardised_convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullback]:
     """A convolution with the standardised kernel.
 
     x (B, H, W, C), kernel (kh, kw, C, E)  ->  (B, h, w, E), as `convolution`
@@ -74,7 +72,7 @@ def standardised_convolution(
 def extract_windows(x: Array, sides: tuple[int, int], stride: int) -> Array:
     """What each window sees, in the kernel's order: x (B, H, W, C)  ->  (B, h, w, kh kw C)"""
     if sides == (1, 1):
-        return x[:, ::stride, ::stride]                       # no copy where the stride is 1
+        return x[:, ::stride, ::stride]  # no copy where the stride is 1
     views = list(window_views(pad_same(x, sides, stride), sides, stride))
     B, h, w, C = views[0].shape
     windows = array_module(x).empty((B, h, w, len(views), C), dtype=x.dtype)

@@ -40,7 +40,7 @@ def drop_path(
     if generator is None or rate == 0:
         return x, lambda dy: dy
     ones = array_module(x).ones((len(x), *[1] * (x.ndim - 1)), dtype=x.real.dtype)
-    mask, _ = dropout(ones, rate, generator)                  # (B, 1, ..., 1)
+    mask, _ = dropout(ones, rate, generator)  # (B, 1, ..., 1)
 
     def pullback(dy: Array) -> Array:
         return dy * mask

@@ -14,8 +14,8 @@ def patch_embedding(
 
     It is the convolution whose kernel, E.reshape(P, P, C, D), is as large as its stride.
     """
-    patches, patchify_back = patchify(images, patch_size)     # (B, N, P P C)
-    x, linear_back = linear(patches, kernel, bias)            # (B, N, D)
+    patches, patchify_back = patchify(images, patch_size)  # (B, N, P P C)
+    x, linear_back = linear(patches, kernel, bias)  # (B, N, D)
 
     def pullback(dx: Array) -> tuple[Array, dict[str, Array]]:
         dpatches, dparams = linear_back(dx)
@@ -34,6 +34,6 @@ def prepend_class_token(x: Array, class_token: Array) -> tuple[Array, Pullback]:
     tokens = xp.broadcast_to(class_token, (B, 1, D))
 
     def pullback(dz: Array) -> tuple[Array, dict[str, Array]]:
-        return dz[:, 1:], {"class_token": dz[:, 0].sum(0)}    # one token serves the whole batch
+        return dz[:, 1:], {"class_token": dz[:, 0].sum(0)}  # one token serves the whole batch
 
     return xp.concatenate([tokens, x], axis=1), pullback

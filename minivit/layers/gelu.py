@@ -55,11 +55,11 @@ def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
 
     def gradient(dx: Array, x: Array, dy: Array) -> None:
         # With t = tanh(u) and u = a x + b x³,  y' = ½ (1 + t + x (1 - t) (1 + t) u').
-        t = dx                                                # its memory serves twice
-        slope = tanh_of_polynomial(x, TANH, t)                # x², of which u' is made
+        t = dx  # its memory serves twice
+        slope = tanh_of_polynomial(x, TANH, t)  # x², of which u' is made
         slope *= 3 * b
         slope += a
-        slope *= 1 - t                                        # 0 where x³ might overflow
+        slope *= 1 - t  # 0 where x³ might overflow
         t += 1
         slope *= t
         slope *= x
@@ -75,7 +75,7 @@ def gelu_erf(x: Array) -> tuple[Array, Pullback]:
     xp = array_module(x)
 
     def value(y: Array, x: Array) -> None:
-        if x.dtype.itemsize <= 4:                             # float32 and below
+        if x.dtype.itemsize <= 4:  # float32 and below
             tanh_form(x, ERF_FLOAT32, y)
         else:
             xp.multiply(x, 0.5 * (1 + erf(x / math.sqrt(2))), out=y)
@@ -116,7 +116,7 @@ def tanh_form(x: Array, p: tuple[float, ...], y: Array) -> None:
 def tanh_of_polynomial(x: Array, p: tuple[float, ...], t: Array) -> Array:
     """t = tanh(x p(x²)), with p by Horner's scheme, written to `t`; returns x²."""
     xp = array_module(x)
-    with np.errstate(over="ignore"):                          # tanh(inf) is 1, as it should be
+    with np.errstate(over="ignore"):  # tanh(inf) is 1, as it should be
         square = x * x
         xp.multiply(square, p[-1], out=t)
         for coefficient in p[-2:0:-1]:
@@ -131,7 +131,7 @@ def tanh_of_polynomial(x: Array, p: tuple[float, ...], t: Array) -> Array:
 def erf(z: Array) -> Array:
     """erf(z) = 2 z / √π ∫₀¹ exp(-z² t²) dt, by 24 Gauss nodes, |Re z| clipped at 6."""
     xp = array_module(z)
-    z = xp.clip(z.real, -6, 6) + (z - z.real)                 # the imaginary part stays
+    z = xp.clip(z.real, -6, 6) + (z - z.real)  # the imaginary part stays
     minus_square = -(z * z)
     integral = xp.zeros_like(z)
     for t, weight in GAUSS:

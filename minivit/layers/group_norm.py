@@ -19,8 +19,8 @@ def group_norm(
     flat = x.reshape(B, H * W, C)
     centred = flat - mean_of_group(channel_sums(flat), groups, H * W)  # (B, H W, C)
     variance = mean_of_group(channel_sums(centred * centred), groups, H * W)
-    rstd = (variance + eps) ** -0.5                           # (B, 1, C)
-    x_hat = xp.multiply(centred, rstd, out=centred)           # centred has done its work
+    rstd = (variance + eps) ** -0.5  # (B, 1, C)
+    x_hat = xp.multiply(centred, rstd, out=centred)  # centred has done its work
     y = x_hat * scale
     y += bias
 
@@ -28,7 +28,7 @@ def group_norm(
         # Layer norm's pullback, where a group of one image stands for a token. What each channel
         # sums up over the map serves twice: for its scale and bias, and for its group's means.
         drows = dy.reshape(B, H * W, C)
-        product = drows * x_hat                               # (B, H W, C)
+        product = drows * x_hat  # (B, H W, C)
         dscale, dbias = channel_sums(product), channel_sums(drows)  # (B, 1, C)
         along_1 = mean_of_group(dbias * scale, groups, H * W)
         along_x_hat = mean_of_group(dscale * scale, groups, H * W)

@@ -12,7 +12,7 @@ def class_pool(z: Array) -> tuple[Array, Pullback]:
     xp = array_module(z)
 
     def pullback(dy: Array) -> Array:
-        dz = xp.zeros(z.shape, dtype=dy.dtype)                # the patches go straight to nothing
+        dz = xp.zeros(z.shape, dtype=dy.dtype)  # the patches go straight to nothing
         dz[:, 0] = dy
         return dz
 
@@ -38,7 +38,7 @@ def hidden_layer(y: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback]
 
     y (B, D), kernel (D, R), bias (R,)  ->  (B, R)    (Section 3.1)
     """
-    h, linear_back = linear(y, kernel, bias)                  # (B, R)
+    h, linear_back = linear(y, kernel, bias)  # (B, R)
     t = array_module(y).tanh(h)
 
     def pullback(dt: Array) -> tuple[Array, dict[str, Array]]:
@@ -55,8 +55,8 @@ def pretraining_head(
     y (B, D), hidden {kernel (D, R), bias (R,)}, head {kernel (R, K), bias (K,)}  ->  (B, K)
     (Section 3.1. For fine-tuning the hidden layer goes and a zero-initialised `linear` stays.)
     """
-    t, hidden_back = hidden_layer(y, **hidden)                # (B, R)
-    logits, head_back = linear(t, **head)                     # (B, K)
+    t, hidden_back = hidden_layer(y, **hidden)  # (B, R)
+    logits, head_back = linear(t, **head)  # (B, K)
 
     def pullback(dlogits: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
         dt, dhead = head_back(dlogits)

@@ -12,14 +12,14 @@ def linear(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, P
     x (..., D), kernel (D, E), bias (E,) or None  ->  y (..., E)
     """
     D, E = kernel.shape
-    rows = x.reshape(-1, D)                                   # one large product, not B small ones
+    rows = x.reshape(-1, D)  # one large product, not B small ones
     y = rows @ kernel
     if bias is not None:
         y += bias
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
         drows = dy.reshape(-1, E)
-        dparams = {"kernel": rows.T @ drows}                  # each token adds x^T dy
+        dparams = {"kernel": rows.T @ drows}  # each token adds x^T dy
         if bias is not None:
             dparams["bias"] = sum_leading(drows)
         return (drows @ kernel.T).reshape(x.shape), dparams

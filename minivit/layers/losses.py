@@ -22,15 +22,15 @@ def cross_entropy(
         raise ValueError(f"label smoothing is a share from 0 to 1, not {label_smoothing}")
     xp = array_module(logits)
     B = len(logits)
-    targets = make_targets(logits, labels, label_smoothing)         # (B, K)
-    mass = targets.sum(-1, keepdims=True)                     # (B, 1), ones unless the caller's own
+    targets = make_targets(logits, labels, label_smoothing)  # (B, K)
+    mass = targets.sum(-1, keepdims=True)  # (B, 1), ones unless the caller's own
     shifted = logits - logits.real.max(-1, keepdims=True)
     exps = xp.exp(shifted)
-    norm = exps.sum(-1, keepdims=True)                        # (B, 1)
+    norm = exps.sum(-1, keepdims=True)  # (B, 1)
     losses = mass * xp.log(norm) - (targets * shifted).sum(-1, keepdims=True)
 
     def pullback(dloss: Array = 1) -> Array:
-        return (exps / norm * mass - targets) * (dloss / B)   # (softmax - target) / B
+        return (exps / norm * mass - targets) * (dloss / B)  # (softmax - target) / B
 
     return losses.sum() / B, pullback
 

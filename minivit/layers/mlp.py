@@ -24,10 +24,10 @@ def mlp(
     x (..., D), hidden {kernel (D, M), bias (M,)}, out {kernel (M, D), bias (D,)}  ->  (..., D)
     `kind` is the GELU's. Dropout of `rate` follows the GELU and the second layer.
     """
-    h, hidden_back = linear(x, **hidden)                      # (..., M)
+    h, hidden_back = linear(x, **hidden)  # (..., M)
     a, gelu_back = gelu(h, kind)
     a, middle_drop_back = dropout(a, rate, generator)
-    y, out_back = linear(a, **out)                            # (..., D)
+    y, out_back = linear(a, **out)  # (..., D)
     y, last_drop_back = dropout(y, rate, generator)
 
     def pullback(dy: Array) -> tuple[Array, dict[str, dict[str, Array]]]:

@@ -18,9 +18,7 @@ def patchify(images: Array, patch_size: int) -> tuple[Array, Pullback]:
     return unfold(images, patch_size), pullback
 
 
-def unpatchify(
-    patches: Array, patch_size: int, height: int, width: int
-) -> tuple[Array, Pullback]:
+def unpatchify(patches: Array, patch_size: int, height: int, width: int) -> tuple[Array, Pullback]:
     """Put patches (B, N, P P C) back together to images (B, H, W, C): the inverse of patchify.
 
     Raises ValueError if there are not HW / P^2 patches.
@@ -40,12 +38,12 @@ def unfold(images: Array, P: int) -> Array:
     B, H, W, C = images.shape
     if H % P or W % P:
         raise ValueError(f"an image of {H} x {W} pixels cannot be cut into {P} x {P} patches")
-    grid = images.reshape(B, H // P, P, W // P, P, C)         # (B, rows, P, columns, P, C)
-    return grid.swapaxes(2, 3).reshape(B, -1, P * P * C)      # (B, N, P P C)
+    grid = images.reshape(B, H // P, P, W // P, P, C)  # (B, rows, P, columns, P, C)
+    return grid.swapaxes(2, 3).reshape(B, -1, P * P * C)  # (B, N, P P C)
 
 
 def fold(patches: Array, P: int, H: int, W: int) -> Array:
     """patches (B, N, P P C)  ->  images (B, H, W, C)"""
     B, _, PPC = patches.shape
     grid = patches.reshape(B, H // P, W // P, P, P, PPC // (P * P))
-    return grid.swapaxes(2, 3).reshape(B, H, W, -1)           # (B, H, W, C)
+    return grid.swapaxes(2, 3).reshape(B, H, W, -1)  # (B, H, W, C)

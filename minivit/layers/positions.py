@@ -19,7 +19,7 @@ def add_positions(z: Array, table: Array) -> tuple[Array, Pullback]:
     """
 
     def pullback(dz: Array) -> tuple[Array, dict[str, Array]]:
-        return dz, {"table": dz.sum(0)}                       # one table serves the whole batch
+        return dz, {"table": dz.sum(0)}  # one table serves the whole batch
 
     return z + table, pullback
 
@@ -40,10 +40,10 @@ def add_positions_2d(
     by_row = xp.broadcast_to(rows[:, None, :], (gh, gw, D // 2))
     table = xp.concatenate([by_column, by_row], axis=2).reshape(gh * gw, D)
     if class_token is not None:
-        table = xp.concatenate([class_token[None], table])    # (T, D)
+        table = xp.concatenate([class_token[None], table])  # (T, D)
 
     def pullback(dz: Array) -> tuple[Array, dict[str, Array]]:
-        dtable = dz.sum(0)                                    # (T, D)
+        dtable = dz.sum(0)  # (T, D)
         grid = dtable[-gh * gw :].reshape(gh, gw, D)
         dparams = {"rows": grid[:, :, D // 2 :].sum(1), "columns": grid[:, :, : D // 2].sum(0)}
         if class_token is not None:
@@ -65,13 +65,11 @@ def add_positions_sincos2d(z: Array, grid: tuple[int, int]) -> tuple[Array, Pull
     gh, gw = grid
     kind = z.real.dtype
     steps = xp.arange(D // 4, dtype=kind) / max(D // 4 - 1, 1)
-    omega = xp.exp(-math.log(10000) * steps)                  # (D / 4,)
+    omega = xp.exp(-math.log(10000) * steps)  # (D / 4,)
     x = xp.broadcast_to(xp.arange(gw, dtype=kind)[None, :, None] * omega, (gh, gw, D // 4))
     y = xp.broadcast_to(xp.arange(gh, dtype=kind)[:, None, None] * omega, (gh, gw, D // 4))
     waves = xp.concatenate([xp.sin(x), xp.cos(x), xp.sin(y), xp.cos(y)], axis=2)
-    table = xp.concatenate(
-        [xp.zeros((T - gh * gw, D), dtype=kind), waves.reshape(gh * gw, D)]
-    )
+    table = xp.concatenate([xp.zeros((T - gh * gw, D), dtype=kind), waves.reshape(gh * gw, D)])
 
     def pullback(dz: Array) -> Array:
         return dz
@@ -93,17 +91,17 @@ def relative_positions(q: Array, table: Array, class_token: bool) -> tuple[Array
     xp = array_module(q)
     k, T, Dh = q.shape[1:]
     R = len(table)
-    offset = relative_offsets(xp, T, class_token)                      # (T, T)
-    keys = table.reshape(R, k, Dh).swapaxes(0, 1)             # (k, R, Dh)
+    offset = relative_offsets(xp, T, class_token)  # (T, T)
+    keys = table.reshape(R, k, Dh).swapaxes(0, 1)  # (k, R, Dh)
     query = xp.arange(T)[:, None]
-    every = q @ keys.swapaxes(1, 2)                           # (B, k, T, R)
+    every = q @ keys.swapaxes(1, 2)  # (B, k, T, R)
 
     def pullback(dbias: Array) -> tuple[Array, dict[str, Array]]:
         devery = xp.zeros_like(every)
-        devery[:, :, query, offset] = dbias                   # a query meets an offset once ...
+        devery[:, :, query, offset] = dbias  # a query meets an offset once ...
         if class_token:
-            devery[:, :, 0, R - 3] = dbias[:, :, 0, 1:].sum(-1)   # ... but the class token's
-        dkeys = (devery.swapaxes(2, 3) @ q).sum(0)            # (k, R, Dh)
+            devery[:, :, 0, R - 3] = dbias[:, :, 0, 1:].sum(-1)  # ... but the class token's
+        dkeys = (devery.swapaxes(2, 3) @ q).sum(0)  # (k, R, Dh)
         return devery @ keys, {"table": dkeys.swapaxes(0, 1).reshape(table.shape)}
 
     return every[:, :, query, offset], pullback
@@ -112,7 +110,7 @@ def relative_positions(q: Array, table: Array, class_token: bool) -> tuple[Array
 def relative_offsets(xp: Any, T: int, class_token: bool) -> Array:
     """The row of the relative table for each query and key, (T, T) integers."""
     N = T - 1 if class_token else T
-    between = xp.arange(N)[:, None] - xp.arange(N) + N - 1    # (N, N), from 0 to 2N - 2
+    between = xp.arange(N)[:, None] - xp.arange(N) + N - 1  # (N, N), from 0 to 2N - 2
     if not class_token:
         return between
     from_class, to_class = xp.full((1, N), 2 * N - 1), xp.full((N, 1), 2 * N)

@@ -12,7 +12,7 @@ def softmax(x: Array, out: Array | None = None) -> tuple[Array, Pullback]:
     x (..., n)  ->  p (..., n), written to `out` if it is given, which may be x itself
     """
     xp = array_module(x)
-    shift = x.real.max(-1, keepdims=True)                     # it avoids overflow, no more
+    shift = x.real.max(-1, keepdims=True)  # it avoids overflow, no more
     exps = xp.subtract(x, shift, out=out)
     xp.exp(exps, out=exps)
     p = xp.divide(exps, sum_last(exps), out=exps)

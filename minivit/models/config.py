@@ -78,7 +78,7 @@ class ViTConfig:
         size = self.image_size
         size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         object.__setattr__(self, "image_size", size)
-        if isinstance(self.stem, list):                       # as JSON keeps it
+        if isinstance(self.stem, list):  # as JSON keeps it
             object.__setattr__(self, "stem", tuple(self.stem))
         self._check()
 
@@ -128,9 +128,7 @@ class ViTConfig:
         for units in self.stem:
             _check_count("the units of a stem's stage", units)
         if self.stem_width % GROUPS:
-            raise ValueError(
-                f"stem_width {self.stem_width} cannot be shared among {GROUPS} groups"
-            )
+            raise ValueError(f"stem_width {self.stem_width} cannot be shared among {GROUPS} groups")
 
     def _check_image(self) -> None:
         if len(self.image_size) != 2:

@@ -28,7 +28,9 @@ def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"parameters are floats, not {dtype}")
     rng = np.random.default_rng(seed)
-    return map_tree(lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameter_specs(config))
+    return map_tree(
+        lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameter_specs(config)
+    )
 
 
 def parameter_count(config: ViTConfig) -> int:
@@ -62,7 +64,7 @@ def _stem(config: ViTConfig) -> dict[str, Any]:
         stem["stages"] = []
     entering = F
     for stage, units in enumerate(config.stem):
-        f = F * 2**stage                                      # doubled from stage to stage
+        f = F * 2**stage  # doubled from stage to stage
         first, rest = _unit(entering, f, first=True), [_unit(4 * f, f) for _ in range(units - 1)]
         stem["stages"].append([first, *rest])
         entering = 4 * f
@@ -76,7 +78,7 @@ def _unit(C: int, f: int, first: bool = False) -> dict[str, Any]:
         "conv2": _convolution(3, f, f),
         "norm2": _norm(f),
         "conv3": _convolution(1, f, 4 * f),
-        "norm3": _norm(4 * f, zeros),                         # at first a unit changes nothing
+        "norm3": _norm(4 * f, zeros),  # at first a unit changes nothing
     }
     if first:
         unit |= {"conv_shortcut": _convolution(1, C, 4 * f), "norm_shortcut": _norm(4 * f)}
@@ -88,7 +90,10 @@ def _positions(config: ViTConfig) -> dict[str, ParameterSpec]:
     gh, gw = config.grid
     if config.positions == "1d":
         return {"table": ParameterSpec((config.tokens, D), draw)}
-    tables = {"rows": ParameterSpec((gh, D // 2), draw), "columns": ParameterSpec((gw, D // 2), draw)}
+    tables = {
+        "rows": ParameterSpec((gh, D // 2), draw),
+        "columns": ParameterSpec((gw, D // 2), draw),
+    }
     if config.pooling == "class":
         tables["class_token"] = ParameterSpec((D,), draw)
     return tables

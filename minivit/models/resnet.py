@@ -61,10 +61,12 @@ def iterate_units(params: Params) -> Iterator[tuple[int, int, Params, int]]:
             yield stage, number, unit, 2 if number == 0 and stage > 0 else 1
 
 
-def resnet_root(images: Array, params: Params, watch: Watch | None = None) -> tuple[Array, Pullback]:
+def resnet_root(
+    images: Array, params: Params, watch: Watch | None = None
+) -> tuple[Array, Pullback]:
     """images (B, H, W, C)  ->  (B, H / 4, W / 4, F)"""
     normed, norm_back = conv_norm(images, params, "", stride=2)
-    active, relu_back = relu(normed)                          # (B, H / 2, W / 2, F)
+    active, relu_back = relu(normed)  # (B, H / 2, W / 2, F)
     pooled, pool_back = max_pool(active)
     if watch:
         watch("root", pooled)
@@ -89,16 +91,16 @@ def bottleneck(
         else (x, lambda dy: (dy, {}))
     )
     normed1, norm1_back = conv_norm(x, params, "1")
-    active1, relu1_back = relu(normed1)                       # (B, H, W, f)
+    active1, relu1_back = relu(normed1)  # (B, H, W, f)
     normed2, norm2_back = conv_norm(active1, params, "2", stride)
-    active2, relu2_back = relu(normed2)                       # (B, H / stride, W / stride, f)
+    active2, relu2_back = relu(normed2)  # (B, H / stride, W / stride, f)
     normed3, norm3_back = conv_norm(active2, params, "3")
-    out, relu_back = relu(shortcut + normed3)                 # (B, H / stride, W / stride, 4 f)
+    out, relu_back = relu(shortcut + normed3)  # (B, H / stride, W / stride, 4 f)
     if watch:
         watch("output", out)
 
     def pullback(dout: Array) -> tuple[Array, Params]:
-        dsum = relu_back(dout)                                # goes both ways as it is
+        dsum = relu_back(dout)  # goes both ways as it is
         dactive2, dparams3 = norm3_back(dsum)
         dactive1, dparams2 = norm2_back(relu2_back(dactive2))
         dx, dparams1 = norm1_back(relu1_back(dactive1))
@@ -108,9 +110,7 @@ def bottleneck(
     return out, pullback
 
 
-def conv_norm(
-    x: Array, params: Params, which: str, stride: int = 1
-) -> tuple[Array, Pullback]:
+def conv_norm(x: Array, params: Params, which: str, stride: int = 1) -> tuple[Array, Pullback]:
     """The convolution and the group norm that the parameters have under conv`which` and so on."""
     conv, norm = f"conv{which}", f"norm{which}"
     y, conv_back = standardised_convolution(x, **params[conv], stride=stride)

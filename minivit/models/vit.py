@@ -1,9 +1,9 @@
 """The Vision Transformer, Equations 1 to 4, forward and backward.
 
-    z_0  = [x_class; x_p^1 E; ...; x_p^N E] + E_pos                (1)
-    z'_l = MSA(LN(z_{l-1})) + z_{l-1},      l = 1 .. L             (2)
-    z_l  = MLP(LN(z'_l)) + z'_l,            l = 1 .. L             (3)
-    y    = LN(z_L^0)                                               (4)
+z_0  = [x_class; x_p^1 E; ...; x_p^N E] + E_pos                (1)
+z'_l = MSA(LN(z_{l-1})) + z_{l-1},      l = 1 .. L             (2)
+z_l  = MLP(LN(z'_l)) + z'_l,            l = 1 .. L             (3)
+y    = LN(z_L^0)                                               (4)
 """
 
 from typing import Any
@@ -71,9 +71,7 @@ def vit(
     return logits, pullback
 
 
-def infer(
-    images: Array, params: Params, config: ViTConfig, watch: Watch | None = None
-) -> Array:
+def infer(images: Array, params: Params, config: ViTConfig, watch: Watch | None = None) -> Array:
     """From pixels to logits, keeping nothing: each block's pullback is dropped at once."""
     x = images
     if config.stem is not None:
@@ -130,7 +128,7 @@ def embed_map(
     def pullback(dz: Array) -> tuple[Array, Params]:
         dparams = {}
         dtokens = positions_back(drop_back(dz))
-        if isinstance(dtokens, tuple):                        # the kinds that learn something
+        if isinstance(dtokens, tuple):  # the kinds that learn something
             dtokens, dparams["positions"] = dtokens
         dpatches, dtoken = token_back(dtokens)
         dparams |= dtoken
@@ -183,13 +181,13 @@ def encoder_block(
         watch=add_prefix(watch, "attention"),
     )
     mixed, path1_back = drop_path(mixed, config.drop_path, generator)
-    mid = z + mixed                                           # (2)
+    mid = z + mixed  # (2)
     normed2, norm2_back = layer_norm(mid, **params["norm2"], eps=config.norm_eps)
     thought, mlp_back = mlp(
         normed2, **params["mlp"], kind=config.gelu, rate=config.dropout, generator=generator
     )
     thought, path2_back = drop_path(thought, config.drop_path, generator)
-    out = mid + thought                                       # (3)
+    out = mid + thought  # (3)
     if watch:
         watch("output", out)
 
@@ -197,7 +195,7 @@ def encoder_block(
         dparams = {}
         dnormed2, dparams["mlp"] = mlp_back(path2_back(dout))
         dbranch, dparams["norm2"] = norm2_back(dnormed2)
-        dmid = dout + dbranch                                 # the residual hands dout through
+        dmid = dout + dbranch  # the residual hands dout through
         dnormed1, dparams["attention"] = attention_back(path1_back(dmid))
         dbranch, dparams["norm1"] = norm1_back(dnormed1)
         return dmid + dbranch, dparams
@@ -209,7 +207,7 @@ def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullba
     """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K), see `head`"""
     normed, norm_back = layer_norm(z, **params["norm"], eps=config.norm_eps)
     pool = class_pool if config.pooling == "class" else mean_pool
-    y, pool_back = pool(normed)                               # (4)  (B, D)
+    y, pool_back = pool(normed)  # (4)  (B, D)
     logits, head_back = head(y, params)
 
     def pullback(dlogits: Array) -> tuple[Array, Params]:

@@ -15,9 +15,7 @@ WEIGHTS = Path("runs/digits/model.npz")
 DATA = f"{', '.join(PRESETS)}, or a folder of images by class"
 
 
-def command(
-    commands: Any, name: str, summary: str, examples: list[str]
-) -> argparse.ArgumentParser:
+def command(commands: Any, name: str, summary: str, examples: list[str]) -> argparse.ArgumentParser:
     """A command of this name, and what its help says before and after the options."""
     sub = commands.add_parser(
         name,

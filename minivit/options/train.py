@@ -112,7 +112,9 @@ def _recipe(sub: argparse.ArgumentParser) -> None:
     _field(group, recipe, "mixup", float, "the Beta distribution's parameter, 0 for none")
     _field(group, recipe, "cutmix", float, "the Beta distribution's parameter, 0 for none")
     _field(group, recipe, "ema", float, "decay of an average of the weights, 0 for none")
-    _field(group, recipe, "grad_accumulation", positive, "pieces a batch is done in, to save memory")
+    _field(
+        group, recipe, "grad_accumulation", positive, "pieces a batch is done in, to save memory"
+    )
     _field(group, recipe, "seed", int, "of all random numbers")
     _field(group, recipe, "shards", positive, "of a piece; None, as the cache suggests")
     _switch(group, recipe, "freeze", "train the head alone")

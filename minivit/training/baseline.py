@@ -33,13 +33,13 @@ def fit_logistic_regression(data: Dataset, steps: int = 300, rate: float = 0.03)
     optimiser = AdamW(head, weight_decay=0.01)
     with single_threaded_blas():  # these products are too small for two
         for step in range(steps):
-            part = slice(step % parts, None, parts)           # a data set may be in order of class
+            part = slice(step % parts, None, parts)  # a data set may be in order of class
             logits, head_back = linear(x[part], **head)
             _, loss_back = cross_entropy(logits, labels[part])
             _, dhead = head_back(loss_back())
             # packed as the parameters are: kernel first
             gradient = np.concatenate([dhead["kernel"].ravel(), dhead["bias"]])
-            fall = 1 - step / steps if parts > 1 else 1       # a part's noise has to die away
+            fall = 1 - step / steps if parts > 1 else 1  # a part's noise has to die away
             optimiser.update(gradient, rate * fall, threads=1)
     return float(np.mean(linear(test, **head)[0].argmax(-1) == test_labels))
 

@@ -39,12 +39,14 @@ def train_sgd(
             order = generator.permutation(n)
             for part in batch_slices(n, -(-n // batch_size)):
                 images, labels = take(data.images, data.labels, order[part])
-                if len(images) == 0:                          # none of them could be read
+                if len(images) == 0:  # none of them could be read
                     continue
                 logits, model_back = model(images, params)
                 loss, loss_back = cross_entropy(logits, labels)
                 if not np.isfinite(loss):
-                    raise FloatingPointError(f"the loss is {loss}: the learning rate {learning_rate} is too high")
+                    raise FloatingPointError(
+                        f"the loss is {loss}: the learning rate {learning_rate} is too high"
+                    )
                 _, dparams = model_back(loss_back())
                 leaves = flatten(params)
                 for name, gradient in flatten(dparams).items():

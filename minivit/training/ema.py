@@ -18,8 +18,8 @@ class EMA:
     """
 
     def __init__(self, params: dict[str, Any], decay: float) -> None:
-        self.params = map_tree(lambda leaf: leaf, params)     # a tree of its own
-        self.vector, _ = pack(self.params, first=is_kernel)   # with arrays of its own
+        self.params = map_tree(lambda leaf: leaf, params)  # a tree of its own
+        self.vector, _ = pack(self.params, first=is_kernel)  # with arrays of its own
         self.decay = decay
 
     def update(self, vector: Array, t: int, threads: int | None = None) -> None:

@@ -48,7 +48,7 @@ def predict_batches(
         if len(batch):
             outputs.append(function(batch))
             known.append(its_labels)
-        del batch                                             # before the next one is read
+        del batch  # before the next one is read
     if not outputs:
         raise ValueError("there is no image that could be read")
     return np.concatenate(outputs), np.concatenate(known)

@@ -74,10 +74,10 @@ def fit_least_squares(
     def whitened(some: Array) -> Array:
         return np.pad((some - mean) / deviation, ((0, 0), (0, 1)), constant_values=CONSTANT)
 
-    X = whitened(features)                                    # (n, D + 1)
-    Y = 2.0 * (labels[:, None] == np.arange(K)) - 1           # (n, K)
+    X = whitened(features)  # (n, D + 1)
+    Y = 2.0 * (labels[:, None] == np.arange(K)) - 1  # (n, K)
     solve = solve_primal if X.shape[0] >= X.shape[1] else solve_dual
-    W = solve(X, Y, l2)                                       # (D + 1, K)
+    W = solve(X, Y, l2)  # (D + 1, K)
     return lambda some: whitened(some) @ W
 
 
@@ -86,7 +86,7 @@ def solve_primal(X: Array, Y: Array, l2: float) -> Array:
 
     X (n, D), Y (n, K)  ->  (D, K)
     """
-    values, Q = np.linalg.eigh(X.T @ X)                       # (D,), (D, D)
+    values, Q = np.linalg.eigh(X.T @ X)  # (D,), (D, D)
     return Q @ ((Q.T @ (X.T @ Y)) / (values + l2)[:, None])
 
 
@@ -95,5 +95,5 @@ def solve_dual(X: Array, Y: Array, l2: float) -> Array:
 
     X (n, D), Y (n, K)  ->  (D, K)
     """
-    values, Q = np.linalg.eigh(X @ X.T)                       # (n,), (n, n)
+    values, Q = np.linalg.eigh(X @ X.T)  # (n,), (n, n)
     return X.T @ (Q @ ((Q.T @ Y) / (values + l2)[:, None]))

@@ -20,9 +20,7 @@ FINE_TUNING = Recipe(
 )
 
 
-def replace_head(
-    model: ViT, classes: int, dropout: float = 0.0, drop_path: float = 0.0
-) -> ViT:
+def replace_head(model: ViT, classes: int, dropout: float = 0.0, drop_path: float = 0.0) -> ViT:
     """A new model with the same body and, instead of the old head, a linear one of zeros.
 
     The hidden layer of pre-training goes. All logits are 0, so the first loss is ln(classes).

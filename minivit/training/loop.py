@@ -93,9 +93,7 @@ def train(
     return _epochs(run, 0, [])
 
 
-def resume(
-    folder: str | Path, model: ViT, data: Dataset, *, threads: int | None = None
-) -> Score:
+def resume(folder: str | Path, model: ViT, data: Dataset, *, threads: int | None = None) -> Score:
     """Go on with the training that was interrupted in this folder, to the same bits in the end.
 
     `model` is the one loaded from the folder's checkpoint. Raises Unfinished if it is complete,
@@ -122,7 +120,7 @@ def resume(
         raise ValueError(f"{path} was training on the {progress['data']}, not on the {data.name}")
     if progress.get("fingerprint", fingerprint(data)) != fingerprint(data):
         raise ValueError(f"{path} began with other files or labels than the {data.name} have now")
-    log = read_log(folder / "log.csv") if epoch else []       # killed before it had one
+    log = read_log(folder / "log.csv") if epoch else []  # killed before it had one
     rows = [row for row in log if row["epoch"] <= epoch]
     return _epochs(run, epoch, rows)
 
@@ -176,7 +174,7 @@ def _epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
             values = [epoch, run.optimiser.t, rate, loss, *score, seconds]
             log.writerow(dict(zip(COLUMNS, values, strict=True)))
             file.flush()
-            os.fsync(file.fileno())                           # before the checkpoint that is newer
+            os.fsync(file.fileno())  # before the checkpoint that is newer
             _save(run, epoch)
             line = f"loss {loss:.4f}, held out {score.loss:.4f}, accuracy {score.accuracy:.2%}"
             bar.set_postfix_str(line, refresh=False)
@@ -184,7 +182,7 @@ def _epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
             if bar.disable:  # no terminal: plain lines
                 print(f"epoch {epoch}/{epochs}: {line}, {seconds:.0f} s", file=sys.stderr)
     if run.average is not None:
-        run.optimiser.vector[:] = run.average.vector          # the caller's model is the result
+        run.optimiser.vector[:] = run.average.vector  # the caller's model is the result
     return score
 
 
@@ -194,7 +192,7 @@ def _one_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
     made = iterate_batches(run.data, recipe, epoch)
     if run.model.device == "gpu":
         made = prefetch(upload_batches(made, run.model.config.classes, run.send))
-    elif recipe.shards > 1:                                   # a single one leaves BLAS its threads
+    elif recipe.shards > 1:  # a single one leaves BLAS its threads
         made = prefetch(made)
     total, n, rate, unread = 0.0, 0, 0.0, []
     with (

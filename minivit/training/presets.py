@@ -47,9 +47,7 @@ CIFAR_TUNING = {"epochs": 5, "warmup": 0.5, "flip": True}
 PRESETS = {
     "digits": Preset(DIGITS, {}, {}),
     "scattered": Preset(SCATTERED, {"epochs": 6, "warmup": 0.3}, {"epochs": 1, "warmup": 0.1}),
-    "mnist": Preset(
-        MNIST, {"epochs": 11, "warmup": 1, "shift": 2}, {"epochs": 3, "warmup": 0.3}
-    ),
+    "mnist": Preset(MNIST, {"epochs": 11, "warmup": 1, "shift": 2}, {"epochs": 3, "warmup": 0.3}),
     "fashion-mnist": Preset(
         FASHION,
         {"epochs": 8, "batch_size": 64, "warmup": 0.5, "shift": 0, "flip": True},

@@ -7,8 +7,24 @@ from ..optim import SGD, AdamW
 from .schedules import SCHEDULES
 
 OPTIMISERS = {"adamw": AdamW, "sgd": SGD}
-WHOLE = {"epochs": 1, "batch_size": 1, "shift": 0, "randaugment": 0, "seed": 0, "grad_accumulation": 1}
-FROM_0_UP = ("learning_rate", "warmup", "weight_decay", "grad_clip", "label_smoothing", "mixup", "cutmix", "ema")
+WHOLE = {
+    "epochs": 1,
+    "batch_size": 1,
+    "shift": 0,
+    "randaugment": 0,
+    "seed": 0,
+    "grad_accumulation": 1,
+}
+FROM_0_UP = (
+    "learning_rate",
+    "warmup",
+    "weight_decay",
+    "grad_clip",
+    "label_smoothing",
+    "mixup",
+    "cutmix",
+    "ema",
+)
 BELOW_1 = ("label_smoothing", "ema")
 LARGEST = {"randaugment_magnitude": 10, "random_erasing": 1}
 

@@ -82,12 +82,12 @@ def packed_gradients(
         generator = None if seed is None else np.random.default_rng([*seed, s])
         logits, model_back = forward(images[part], model.params, model.config, generator)
         loss, loss_back = cross_entropy(logits, labels[part], smoothing)
-        share = len(logits) / (whole or B)                    # each counts alike, in any shard
+        share = len(logits) / (whole or B)  # each counts alike, in any shard
         _, dparams = model_back(loss_back(share))
         return loss * share, dparams
 
     parts = list(enumerate(batch_slices(B, min(shards or model.shard_count(B, threads), B))))
-    threads = 1 if model.device == "gpu" else threads         # it does not need ours
+    threads = 1 if model.device == "gpu" else threads  # it does not need ours
     with contextlib.closing(map_shards(of_shard, parts, threads)) as results:
         loss, tree = next(results)
         vector, _ = pack(tree, first=is_kernel)
@@ -107,7 +107,7 @@ def head_alone(
     images (B, H, W, C)  ->  logits (B, K); the pullback gives (dfeatures, {"head": ...}). There is
     no dropout: a body that does not learn is used as in evaluation.
     """
-    features = forward_features(images, params, config)              # (B, R), nothing is kept
+    features = forward_features(images, params, config)  # (B, R), nothing is kept
     return head(features, {"head": params["head"]})
 
 

@@ -30,7 +30,7 @@ def export(tree: Tree, config: ViTConfig, layout: str) -> dict[str, Array]:
     if layout == "minivit":
         return flat
     theirs, arrays = FOREIGN[layout], {}
-    spelling = int(layout == "timm" and config.stem == ())    # a root alone has another name there
+    spelling = int(layout == "timm" and config.stem == ())  # a root alone has another name there
     for ours, leaf in flat.items():
         if row_of(ours, theirs) is None:
             raise ValueError(f"the layout '{layout}' has no name for '{ours}'")

@@ -32,7 +32,7 @@ class CheckpointError(ValueError):
     """A file that is no whole model. The message names the file, the array, and what is wrong."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))      # one line, whatever a name holds
+        super().__init__(" ".join(message.splitlines()))  # one line, whatever a name holds
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Array], str | None]:
@@ -159,7 +159,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Array], str | None]:
         array = raw[start + first : start + last].view(DTYPES[tensor["dtype"]])
         try:
             arrays[name] = np.require(array.reshape(tensor["shape"]), requirements="A")
-        except ValueError as reason:                          # more axes than NumPy has
+        except ValueError as reason:  # more axes than NumPy has
             raise CheckpointError(f"{path}: '{name}' is no array here: {reason}") from None
     return arrays, metadata.get("config")
 

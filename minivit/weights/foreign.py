@@ -32,7 +32,7 @@ class ForeignFile:
         first = next(filter(None, (re.match(self.layout.mark, name) for name in arrays)))
         self.prefix = first[1] or ""
         self.arrays: dict[str, Array] = {}
-        self.sources: dict[str, str] = {}                     # what each is called in the file
+        self.sources: dict[str, str] = {}  # what each is called in the file
         self.places: dict[tuple[str, int], str] = {}
         self.gather(arrays)
         spellings = Counter({0: 0})
@@ -124,11 +124,13 @@ class ForeignFile:
                 raise self.error(f"the array '{self.called(name)}' has no place in this model")
             self.check(name, shape_of(ours, self.layout, config))
         kinds = {array.dtype for array in self.arrays.values()}
-        dtype = np.result_type(np.float32, *kinds)            # halves become singles
-        return unflatten({
-            ours: self.leaf(ours, shape).astype(dtype, copy=False)
-            for ours, shape in expected.items()
-        })
+        dtype = np.result_type(np.float32, *kinds)  # halves become singles
+        return unflatten(
+            {
+                ours: self.leaf(ours, shape).astype(dtype, copy=False)
+                for ours, shape in expected.items()
+            }
+        )
 
     def leaf(self, ours: str, shape: tuple[int, ...]) -> Array:
         """One of our leaves, made of one array of theirs or of three side by side."""

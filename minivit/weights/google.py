@@ -57,7 +57,7 @@ def adapt(arrays: dict[str, Array]) -> Iterator[tuple[str, Array, str]]:
     """big_vision's own ways: all blocks in one array, positions added before the class token."""
     for name, array in arrays.items():
         before, together, after = name.partition("Transformer/encoderblock/")
-        if together and array.ndim:                           # (L, ...), a block after the other
+        if together and array.ndim:  # (L, ...), a block after the other
             for i, one in enumerate(array):
                 yield f"{before}Transformer/encoderblock_{i}/{after}", one, name
         elif name == "pos_embedding" and array.ndim == 3:

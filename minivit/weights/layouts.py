@@ -107,8 +107,8 @@ class Expression(NamedTuple):
     """Finds the names of one of our leaves, or of a third of it, among those of others."""
 
     expression: re.Pattern[str]
-    ours: str                                                 # with # for each group
-    starts: tuple[int, ...]                                   # 0 or 1, where each group counts from
+    ours: str  # with # for each group
+    starts: tuple[int, ...]  # 0 or 1, where each group counts from
     part: int
     spelling: int
 

@@ -73,7 +73,7 @@ def foreign_model(
     if text is not None:
         config = config_from(path, text, fields, len(arrays))
         if config.positions in UNLEARNED:
-            file.places.pop(("positions/table", 0), None)     # for others: here it is made anew
+            file.places.pop(("positions/table", 0), None)  # for others: here it is made anew
     else:
         said = said_beside(path, fields) if layout == "huggingface" else {}
         config = config_of(file, said, fields, image_size)

@@ -69,7 +69,7 @@ def config_from(path: Path, text: str, fields: dict[str, Any], arrays: int) -> V
     """
     try:
         config = ViTConfig(**json.loads(text) | fields)
-        if config.depth + sum(config.stem or ()) > arrays:    # before they are all listed
+        if config.depth + sum(config.stem or ()) > arrays:  # before they are all listed
             raise ValueError(f"it has more blocks than there are arrays, {arrays}")
     except (TypeError, ValueError, RecursionError) as reason:
         raise CheckpointError(f"{path}: its 'config' cannot be used: {reason}") from None

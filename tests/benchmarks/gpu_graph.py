@@ -81,7 +81,7 @@ def try_graphs(model: str, its_problem: tuple) -> None:
     peer.wait()
     stream = peer.xp.cuda.Stream(non_blocking=True)
     with stream:
-        step()                                                # all is compiled, memory is there
+        step()  # all is compiled, memory is there
         try_graph(f"{model}, CuPy's cuBLAS", step, stream)
         try:
             with own_cublas(peer.xp, stream):

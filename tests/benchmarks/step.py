@@ -112,9 +112,7 @@ def jax_step(*problem: object) -> tuple[Callable, Callable]:
     return jax_vit.training_step(*problem)
 
 
-def our_update(
-    model: minivit.ViT, gradients: dict[str, np.ndarray]
-) -> tuple[Callable, Callable]:
+def our_update(model: minivit.ViT, gradients: dict[str, np.ndarray]) -> tuple[Callable, Callable]:
     optimiser = AdamW(model.params, weight_decay=DECAY)
     gradient, _ = pack(minivit.unflatten(gradients), first=is_kernel)
     return partial(optimiser.update, gradient, RATE), lambda _: minivit.flatten(model.params)

@@ -74,8 +74,10 @@ def attention_maps(
     """
     maps = {"rollout": patch_maps(attention_rollout(attention), grid)}
     if gradients is not None:
-        maps["gradient-weighted"] = patch_maps(gradient_weighted_rollout(attention, gradients), grid)
-    heads = patch_maps(attention[layer], grid)                # (B, k, gh, gw)
+        maps["gradient-weighted"] = patch_maps(
+            gradient_weighted_rollout(attention, gradients), grid
+        )
+    heads = patch_maps(attention[layer], grid)  # (B, k, gh, gw)
     number = range(len(attention))[layer] + 1
     return maps | {f"layer {number}, head {h + 1}": heads[:, h] for h in range(heads.shape[1])}
 
@@ -136,7 +138,7 @@ def plot_curves(
         right.axhline(level, color="0.4", ls=":", label="logistic regression on pixels")
     right.set(xlabel="epoch", ylabel="errors (%)", yscale="log")
     low, high = right.get_ylim()
-    wide = high > 4 * low                                     # else 1, 2, 3, 5 are too few
+    wide = high > 4 * low  # else 1, 2, 3, 5 are too few
     ticks = matplotlib.ticker
     right.yaxis.set_major_locator(
         ticks.LogLocator(subs=(1, 2, 3, 5)) if wide else ticks.MaxNLocator(6, steps=(1, 2, 5, 10))

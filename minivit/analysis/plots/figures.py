@@ -56,10 +56,10 @@ def plot_similarity(similarity: Array, path: str | Path) -> None:
     similarity (gh, gw, gh, gw), cosines, of `position_similarity`.
     """
     gh, gw = similarity.shape[:2]
-    tiles = np.full((gh, gh + 1, gw, gw + 1), np.nan)         # one more line, empty, as a gap
+    tiles = np.full((gh, gh + 1, gw, gw + 1), np.nan)  # one more line, empty, as a gap
     tiles[:, :gh, :, :gw] = similarity.transpose(0, 2, 1, 3)
     mosaic = tiles.reshape(gh * (gh + 1), gw * (gw + 1))[:-1, :-1]
-    side = -(-MOSAIC // max(mosaic.shape))                    # pixels of an entry: all alike
+    side = -(-MOSAIC // max(mosaic.shape))  # pixels of an entry: all alike
     figure, axis, bar = mosaic_axes(side * mosaic.shape[0], side * mosaic.shape[1])
     shown = axis.imshow(mosaic, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
     axis.spines[:].set_visible(False)
@@ -74,7 +74,7 @@ def plot_similarity(similarity: Array, path: str | Path) -> None:
 
 def mosaic_axes(height: int, width: int) -> tuple[plt.Figure, plt.Axes, plt.Axes]:
     """A figure with an axis of just so many pixels, and one beside it for the colours."""
-    tall, wide = max(height, LABELS), max(width, LABELS)      # the place for it, and the figure's
+    tall, wide = max(height, LABELS), max(width, LABELS)  # the place for it, and the figure's
     size = np.array([wide + 230, tall + 90])
     figure = plt.figure(figsize=tuple(size / DPI))
     places = [
@@ -119,10 +119,10 @@ def plot_gradients(
     farthest from zero. Boxes (B, 4) in pixels are outlined.
     """
     A, dA = patch_maps(attention[layer], grid), patch_maps(gradients[layer], grid)
-    B, k = A.shape[:2]                                        # (B, k, gh, gw)
+    B, k = A.shape[:2]  # (B, k, gh, gw)
     number = range(len(attention))[layer] + 1
     H, W = images.shape[1:3]
-    height = max(1.3 * H / W, LOWEST / 2)                     # a name stands beside two rows
+    height = max(1.3 * H / W, LOWEST / 2)  # a name stands beside two rows
     titles, more = beside(titles, 2 * height)
     size = (1.45 * (k + 1) + 0.2 + more, 2 * (height + BETWEEN) * B + 0.35)
     figure, axes = plt.subplots(2 * B, k + 1, figsize=size, squeeze=False, layout="constrained")

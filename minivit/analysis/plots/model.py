@@ -56,8 +56,7 @@ def draw(
     elif kind == "distance":
         uniform = np.full((1, 1, 1, c.tokens, c.tokens), 1 / c.tokens)
         distances, level = (
-            mean_attention_distance(A, c.grid, c.stride)
-            for A in (model.attention(images), uniform)
+            mean_attention_distance(A, c.grid, c.stride) for A in (model.attention(images), uniform)
         )
         plot_distances(distances, float(level[0, 0]), path)
     elif kind in OF_A_LAYER:
@@ -89,7 +88,7 @@ def draw_held_out(
     if kind in OF_A_LAYER:
         shown = (0, 2, 3, 4, 8) if kind == "maps" else (2, 3, 8)  # gradients take two rows for each
         chosen = firsts(labels, shown)
-    else:                                                     # from all over: they may be sorted
+    else:  # from all over: they may be sorted
         chosen = np.arange(0, len(labels), max(1, len(labels) // EXAMPLES))[:EXAMPLES]
     images, labels = take(dataset.held_out_images, labels, chosen)
     if kind not in OF_A_LAYER:

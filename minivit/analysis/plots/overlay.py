@@ -45,7 +45,7 @@ def plot_overlays(
     columns = panels if panels <= FEW else ACROSS
     B, H, W = images.shape[:3]
     titles = [wrapped(title, LETTERS) for title in titles]
-    lines = np.ones((B, -(-panels // columns)), dtype=int)    # above each row of each photograph
+    lines = np.ones((B, -(-panels // columns)), dtype=int)  # above each row of each photograph
     lines[: len(titles), 0] = [title.count("\n") + 1 for title in titles[:B]]
     figure, axes = panels_below(lines.ravel(), columns, PANEL * H / W)
     for b, block in enumerate(axes.reshape(B, -1)):
@@ -65,7 +65,7 @@ def panels_below(lines: Array, columns: int, height: float) -> tuple[plt.Figure,
 
     lines (rows,)  ->  the figure and its axes (rows, columns)
     """
-    above = LINE * lines + 2 * GAP                            # (rows,)
+    above = LINE * lines + 2 * GAP  # (rows,)
     lower = above.sum() + height * len(lines) + BELOW - (above + height).cumsum()
     size = np.array([columns * (PANEL + GAP), lower[0] + height + above[0]])
     figure = plt.figure(figsize=tuple(size))
@@ -90,7 +90,7 @@ def overlay(image: Array, one: Array) -> Array:
     """
     glow = resample(brightness(one)[..., None], image.shape[:2], "bilinear")  # (H, W, 1)
     heat = 2 * matplotlib.colormaps["inferno"](glow[..., 0])[..., :3] - 1
-    grey = image.astype(np.float64) @ np.array(LUMINANCE)     # (H, W)
+    grey = image.astype(np.float64) @ np.array(LUMINANCE)  # (H, W)
     covered = FAINT + (STRONG - FAINT) * glow
     return grey[..., None] * (1 - covered) + heat * covered
 

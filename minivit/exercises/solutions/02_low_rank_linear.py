@@ -29,10 +29,10 @@ def low_rank_linear(x: Array, down: Array, up: Array) -> tuple[Array, Pullback]:
     The pullback returns (dx, {"down": ddown, "up": dup}).
     """
     D, r = down.shape
-    h = x @ down                                              # (..., r)
+    h = x @ down  # (..., r)
 
     def pullback(dy):
-        dh = dy @ up.T                                        # (..., r)
+        dh = dy @ up.T  # (..., r)
         ddown = x.reshape(-1, D).T @ dh.reshape(-1, r)
         dup = h.reshape(-1, r).T @ dy.reshape(-1, up.shape[1])
         return dh @ down.T, {"down": ddown, "up": dup}

@@ -30,12 +30,12 @@ def rms_norm(x: Array, scale: Array, eps: float = 1e-6) -> tuple[Array, Pullback
     x (..., D), scale (D,)  ->  y (..., D). The pullback returns (dx, {"scale": dscale}).
     """
     D = x.shape[-1]
-    rms = ((x * x).mean(-1, keepdims=True) + eps) ** 0.5      # (..., 1)
+    rms = ((x * x).mean(-1, keepdims=True) + eps) ** 0.5  # (..., 1)
     x_hat = x / rms
 
     def pullback(dy):
         g = dy * scale
-        along = (g * x_hat).mean(-1, keepdims=True)           # (..., 1)
+        along = (g * x_hat).mean(-1, keepdims=True)  # (..., 1)
         dscale = (dy * x_hat).reshape(-1, D).sum(0)
         return (g - x_hat * along) / rms, {"scale": dscale}
 

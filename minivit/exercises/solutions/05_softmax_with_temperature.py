@@ -33,8 +33,8 @@ def softmax_with_temperature(x: Array, temperature: Array) -> tuple[Array, Pullb
     p, softmax_back = softmax(x / temperature)
 
     def pullback(dp):
-        ds = softmax_back(dp)                                 # (..., n)
-        dtemperature = -(ds * x).sum() / temperature**2       # (1,)
+        ds = softmax_back(dp)  # (..., n)
+        dtemperature = -(ds * x).sum() / temperature**2  # (1,)
         return ds / temperature, {"temperature": dtemperature}
 
     return p, pullback

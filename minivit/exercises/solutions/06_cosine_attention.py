@@ -31,7 +31,7 @@ HINTS = (
 
 def unit(x: Array) -> tuple[Array, Pullback]:
     """Each row divided by its length, which the pullback takes out of the gradient."""
-    length = (x * x).sum(-1, keepdims=True) ** 0.5            # (..., 1)
+    length = (x * x).sum(-1, keepdims=True) ** 0.5  # (..., 1)
     u = x / length
     return u, lambda du: (du - u * (u * du).sum(-1, keepdims=True)) / length
 
@@ -44,11 +44,11 @@ def cosine_attention(q: Array, k: Array, v: Array, scale: Array) -> tuple[Array,
     """
     unit_q, q_back = unit(q)
     unit_k, k_back = unit(k)
-    cosines = unit_q @ unit_k.swapaxes(-1, -2)                # (..., T, T)
+    cosines = unit_q @ unit_k.swapaxes(-1, -2)  # (..., T, T)
     A, softmax_back = softmax(scale * cosines)
 
     def pullback(dy):
-        dscores = softmax_back(dy @ v.swapaxes(-1, -2))       # (..., T, T)
+        dscores = softmax_back(dy @ v.swapaxes(-1, -2))  # (..., T, T)
         dcosines = scale * dscores
         dq, dk = q_back(dcosines @ unit_k), k_back(dcosines.swapaxes(-1, -2) @ unit_q)
         return dq, dk, A.swapaxes(-1, -2) @ dy, (dscores * cosines).sum().reshape(1)

@@ -35,12 +35,12 @@ def multi_query_attention(q: Array, k: Array, v: Array) -> tuple[Array, Pullback
     The pullback returns (dq, dk, dv).
     """
     root = math.sqrt(q.shape[-1])
-    scaled, keys, values = q / root, k[:, None], v[:, None]   # keys, values (B, 1, T, Dh)
+    scaled, keys, values = q / root, k[:, None], v[:, None]  # keys, values (B, 1, T, Dh)
     A, softmax_back = softmax(scaled @ keys.swapaxes(-1, -2))  # (B, heads, T, T)
 
     def pullback(dy):
         dscores = softmax_back(dy @ values.swapaxes(-1, -2))
-        dk = (dscores.swapaxes(-1, -2) @ scaled).sum(1)       # all heads share it
+        dk = (dscores.swapaxes(-1, -2) @ scaled).sum(1)  # all heads share it
         dv = (A.swapaxes(-1, -2) @ dy).sum(1)
         return dscores @ keys / root, dk, dv
 

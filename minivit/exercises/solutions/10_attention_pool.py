@@ -33,10 +33,10 @@ def attention_pool(z: Array, probe: Array) -> tuple[Array, Pullback]:
     z (B, T, D), probe (D,)  ->  y (B, D). The pullback returns (dz, {"probe": dprobe}).
     """
     root = math.sqrt(len(probe))
-    w, softmax_back = softmax(z @ probe / root)               # (B, T)
+    w, softmax_back = softmax(z @ probe / root)  # (B, T)
 
     def pullback(dy):
-        ds = softmax_back((z * dy[:, None]).sum(-1)) / root   # (B, T)
+        ds = softmax_back((z * dy[:, None]).sum(-1)) / root  # (B, T)
         dz = w[..., None] * dy[:, None] + ds[..., None] * probe
         return dz, {"probe": (ds[..., None] * z).sum((0, 1))}
 

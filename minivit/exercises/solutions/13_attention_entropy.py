@@ -28,7 +28,7 @@ def attention_entropy(A: Array) -> tuple[Array, Pullback]:
     A (..., T, T), all entries above zero  ->  H (...). The pullback returns dA.
     """
     T = A.shape[-1]
-    logs = np.log(A)                                          # (..., T, T)
+    logs = np.log(A)  # (..., T, T)
 
     def pullback(dH):
         return -(logs + 1) * dH[..., None, None] / T

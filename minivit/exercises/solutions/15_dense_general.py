@@ -31,11 +31,11 @@ def dense_general(x: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback
     """
     D, k, Dh = kernel.shape
     flat = kernel.reshape(D, k * Dh)
-    tokens = x.reshape(-1, D)                                 # (B T, D)
+    tokens = x.reshape(-1, D)  # (B T, D)
     y = (tokens @ flat).reshape(*x.shape[:-1], k, Dh) + bias
 
     def pullback(dy):
-        rows = dy.reshape(-1, k * Dh)                         # (B T, k Dh)
+        rows = dy.reshape(-1, k * Dh)  # (B T, k Dh)
         dkernel = (tokens.T @ rows).reshape(kernel.shape)
         dbias = rows.sum(0).reshape(bias.shape)
         return (rows @ flat.T).reshape(x.shape), {"kernel": dkernel, "bias": dbias}
@@ -54,7 +54,7 @@ def expected(x: Array, kernel: Array, bias: Array) -> Array:
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
     """Inputs to grade it on."""
-    sizes = [((2, 5, 4), 3, 2), ((1, 4, 3), 2, 5)]            # (B, T, D), k, Dh: T is not k
+    sizes = [((2, 5, 4), 3, 2), ((1, 4, 3), 2, 5)]  # (B, T, D), k, Dh: T is not k
     return [
         (rng.normal(size=shape), rng.normal(size=(shape[-1], k, Dh)), rng.normal(size=(k, Dh)))
         for shape, k, Dh in sizes

@@ -39,13 +39,13 @@ def resize_half_pixel(
     The pullback returns dtable.
     """
     (gh, gw), (h, w), D = old_grid, new_grid, table.shape[-1]
-    rows, columns = half_pixel(gh, h), half_pixel(gw, w)      # (h, gh), (w, gw)
-    taller = rows @ table[1:].reshape(gh, gw * D)             # (h, gw D)
-    resized = columns @ taller.reshape(h, gw, D)              # (h, w, D)
+    rows, columns = half_pixel(gh, h), half_pixel(gw, w)  # (h, gh), (w, gw)
+    taller = rows @ table[1:].reshape(gh, gw * D)  # (h, gw D)
+    resized = columns @ taller.reshape(h, gw, D)  # (h, w, D)
 
     def pullback(dy):
-        dtaller = columns.T @ dy[1:].reshape(h, w, D)         # (h, gw, D)
-        dpatches = rows.T @ dtaller.reshape(h, gw * D)        # (gh, gw D)
+        dtaller = columns.T @ dy[1:].reshape(h, w, D)  # (h, gw, D)
+        dpatches = rows.T @ dtaller.reshape(h, gw * D)  # (gh, gw D)
         return np.concatenate([dy[:1], dpatches.reshape(gh * gw, D)])
 
     return np.concatenate([table[:1], resized.reshape(h * w, D)]), pullback

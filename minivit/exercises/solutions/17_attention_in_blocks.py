@@ -34,11 +34,11 @@ def weighted_mean(q: Array, k: Array, v: Array, block: int) -> tuple[Array, Arra
     largest, total, mixed = -np.inf, 0, 0
     for start in range(0, k.shape[-2], block):
         keys, values = k[..., start : start + block, :], v[..., start : start + block, :]
-        scores = q @ keys.swapaxes(-1, -2)                    # (..., T, block)
+        scores = q @ keys.swapaxes(-1, -2)  # (..., T, block)
         new = np.maximum(largest, scores.real.max(-1, keepdims=True))
         shrink, exps = np.exp(largest - new), np.exp(scores - new)
         total = total * shrink + exps.sum(-1, keepdims=True)  # (..., T, 1)
-        mixed = mixed * shrink + exps @ values                # (..., T, Dh)
+        mixed = mixed * shrink + exps @ values  # (..., T, Dh)
         largest = new
     return mixed / total, largest + np.log(total)
 
@@ -53,11 +53,11 @@ def attention_in_blocks(q: Array, k: Array, v: Array, block: int) -> tuple[Array
     y, log_total = weighted_mean(q / root, k, v, block)
 
     def pullback(dy):
-        along = (dy * y).sum(-1, keepdims=True)               # Σ_j A_j dA_j, as dA_j = dy · v_j
+        along = (dy * y).sum(-1, keepdims=True)  # Σ_j A_j dA_j, as dA_j = dy · v_j
         dq, dk, dv = 0, [], []
         for start in range(0, k.shape[-2], block):
             keys, values = k[..., start : start + block, :], v[..., start : start + block, :]
-            A = np.exp(q @ keys.swapaxes(-1, -2) / root - log_total)            # (..., T, block)
+            A = np.exp(q @ keys.swapaxes(-1, -2) / root - log_total)  # (..., T, block)
             dscores = A * (dy @ values.swapaxes(-1, -2) - along)
             dq = dq + dscores @ keys / root
             dk.append(dscores.swapaxes(-1, -2) @ q / root)
