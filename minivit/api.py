@@ -1,4 +1,4 @@
-"""The class that users hold: a configuration, its parameters, and what can be done with them."""
+"""The class ViT: a configuration, its parameters, and the operations on them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,15 +12,28 @@ from .devices import resolve_device, to_device
 from .models import ViTConfig, forward_features, infer, initialise, vit
 from .parallel import batch_slices, choose_shard_count, map_shards
 
-CACHE_BYTES = 3 << 20  # bytes: the largest array of a shard should stay below
-GPU_BATCH_SIZE = 256  # images at a time that a GPU, which fills them side by side, answers for
-MIN_ROWS = 800  # tokens: BLAS packs a kernel anew for each product, which fewer do not repay
+CACHE_BYTES = 3 << 20  # the largest array of a shard should stay below this size
+GPU_BATCH_SIZE = 256  # images per call on a GPU in inference
+MIN_ROWS = 800  # tokens per shard in inference: BLAS repacks the kernels for each product
 
 
 class ViT:
-    """A Vision Transformer: `config` says its shape, `params` is the tree of its arrays.
+    """A Vision Transformer.
 
-    `minivit.flatten(model.params)` names the arrays; writing into them changes the model.
+    Parameters
+    ----------
+    config : ViTConfig
+        The configuration.
+    params : dict
+        Tree of parameters. `minivit.flatten(model.params)` names the arrays; writing into them
+        changes the model.
+
+    Examples
+    --------
+    >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10, seed=0)
+    >>> images = np.zeros((2, 32, 32, 3), dtype=np.float32)
+    >>> model(images).shape
+    (2, 10)
     """
 
     def __init__(self, config: ViTConfig, params: dict[str, Any]) -> None:
@@ -37,17 +50,41 @@ class ViT:
         device: str = "cpu",
         **fields: Any,
     ) -> "ViT":
-        """A new model: `create("ViT-Ti/4", image_size=32, classes=10)`, or from a ViTConfig.
+        """Create a model with new parameters, initialised as in the authors' code.
 
-        Any field of ViTConfig can be given by keyword. Parameters are drawn as the authors do
-        (`models/initialise.py`), the same numbers for any device: "cpu", "gpu", or "auto" for a GPU
-        if there is one. Raises ValueError for an unknown name or what does not fit, NoGPU for
-        "gpu" where there is none.
+        Parameters
+        ----------
+        config : str or ViTConfig
+            A name such as "ViT-B/16" or "R50+ViT-B/16", or a configuration.
+        seed : int
+            Seed of the parameters. They do not depend on the device.
+        dtype : str
+            "float32", "float64" or "float16".
+        device : str
+            "cpu", "gpu", or "auto" for a GPU if there is one.
+        **fields
+            Fields of ViTConfig that replace those of the named configuration.
+
+        Returns
+        -------
+        ViT
+
+        Raises
+        ------
+        ValueError
+            For an unknown name or values that do not fit together.
+        NoGPUError
+            For "gpu" if there is no working GPU.
+
+        Examples
+        --------
+        >>> ViT.create("ViT-Ti/4", image_size=32, classes=10).config.tokens
+        65
         """
         if isinstance(config, str):
             config = ViTConfig.named(config, **fields)
         elif fields:
-            raise TypeError("fields go with a name; change a ViTConfig with dataclasses.replace")
+            raise TypeError("fields need a model name; use dataclasses.replace on a ViTConfig")
         return cls(config, initialise(config, seed, dtype)).to(device)
 
     @classmethod
@@ -60,27 +97,49 @@ class ViT:
         device: str = "cpu",
         **fields: Any,
     ) -> "ViT":
-        """The model of a file: minivit's, the authors', timm's, DINO's or Hugging Face's.
+        """Load a model saved by minivit, the authors (big_vision), timm or Hugging Face.
 
-        path: a .npz or .safetensors file, or a folder with config.json and model.safetensors.
-        Whose it is, and how large, its names and shapes tell; what they do not can be given:
-        `heads`, `gelu`, `norm_eps` or any field of ViTConfig. For an image_size other than the
-        file's, (height, width) or one number, the positions are resized by the method `resize`
-        of `minivit.resampling` (section 3.2). Where the file does not tell its own size but has
-        as many positions as the image_size has patches, it is taken to be the file's. `device` is
-        as in `create`.
+        Parameters
+        ----------
+        path : str or Path
+            A .npz or .safetensors file, or a folder with config.json and model.safetensors. The
+            configuration is inferred from the names and shapes of the arrays.
+        image_size : int or (int, int), optional
+            New image size. The position embeddings are resized to it (section 3.2). If the file
+            does not contain its image size, but has as many positions as this size has patches,
+            they are used as they are.
+        resize : str
+            Interpolation method for the positions, one of `minivit.data.resampling`.
+        device : str
+            As in `create`.
+        **fields
+            Fields of ViTConfig that the file does not contain, such as `heads`, `gelu`, `norm_eps`.
 
-        Raises FileNotFoundError, or ValueError (a `weights.CheckpointError` where the file is not
-        whole and right) in one line that names the file and the array.
+        Returns
+        -------
+        ViT
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not a complete, valid model (`weights.CheckpointError`). The message is
+            one line that names the file and the array.
+
+        Examples
+        --------
+        >>> ViT.load(minivit.data.SCATTERED_MODEL).config.classes
+        10
         """
         return cls(*weights.load(path, image_size=image_size, resize=resize, **fields)).to(device)
 
     def to(self, device: str) -> "ViT":
-        """The same model on "cpu", "gpu" or "auto", a GPU if there is one: itself if it is there.
+        """Return the model on a device, "cpu", "gpu" or "auto"; itself if it is there already.
 
-        Its arrays are then CuPy's, and what is computed from them is too. Images may come from
-        anywhere, and what the model answers (`model(images)`, `features`, `attention`) is on the
-        host. Raises NoGPU if there is none, ValueError for another device.
+        On a GPU the parameters are CuPy arrays. Images may be on either device. The results of
+        `model(images)`, `features` and `attention` are NumPy arrays. Raises NoGPUError if there is
+        no working GPU, ValueError for an unknown device.
         """
         device = resolve_device(device)
         if device == self.device:
@@ -88,11 +147,28 @@ class ViT:
         return type(self)(self.config, to_device(self.params, device))
 
     def save(self, path: str | Path, layout: str = "minivit") -> None:
-        """Write the model, whole or not at all, so that others can open it.
+        """Write the model atomically, in minivit's layout or another one.
 
-        path: a .npz or .safetensors file or, for "huggingface", a folder; layout: "minivit",
-        "google", "timm" or "huggingface". Raises OSError if it cannot be written, ValueError for
-        an unknown layout or one that has no names for this model.
+        Parameters
+        ----------
+        path : str or Path
+            A .npz or .safetensors file or, for "huggingface", a folder.
+        layout : str
+            "minivit", "google", "timm" or "huggingface".
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        ValueError
+            For an unknown layout, or one that cannot represent this model.
+
+        Examples
+        --------
+        >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
+        >>> model.save(folder / "model.safetensors", layout="timm")
+        >>> ViT.load(folder / "model.safetensors").config.gelu
+        'erf'
         """
         weights.save_as(path, self.config, self.params, layout)
 
@@ -102,51 +178,108 @@ class ViT:
         generator: np.random.Generator | None = None,
         watch: Watch | None = None,
     ) -> tuple[Array, Pullback]:
-        """logits and the pullback, which gives (dimages, dparams).
+        """Compute the logits and the pullback.
 
-        images (B, H, W, C), floats  ->  logits (B, K). Dropout is on if a generator is given.
-        Raises ValueError or TypeError for images of another shape, of integers, or with NaNs.
+        Parameters
+        ----------
+        images : (B, H, W, C) array of floats
+        generator : numpy.random.Generator, optional
+            Activates dropout and drop path.
+        watch : callable, optional
+            Called as watch(name, array) with intermediate arrays, see `models.vit`.
+
+        Returns
+        -------
+        logits : (B, K) array
+            Or features (B, D) if the model has no classes.
+        pullback : callable
+            pullback(dlogits) returns (dimages, dparams); dparams is a tree like `params`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For images that are not floats, have another shape, or contain NaNs.
+
+        Examples
+        --------
+        >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
+        >>> logits, pullback = model.forward(np.zeros((2, 32, 32, 3), dtype=np.float32))
+        >>> dimages, dparams = pullback(np.ones_like(logits))
+        >>> dimages.shape, dparams["head"]["kernel"].shape
+        ((2, 32, 32, 3), (192, 10))
         """
-        return vit(self.prepare(images), self.params, self.config, generator, watch)
+        return vit(self.prepare_images(images), self.params, self.config, generator, watch)
 
     def __call__(self, images: Array) -> Array:
-        """logits (B, K) of images (B, H, W, C), keeping nothing, in shards over all cores.
+        """Compute the logits without a pullback, on all cores.
 
-        On the host.
+        images (B, H, W, C)  ->  logits (B, K), a NumPy array
         """
-        images = self.prepare(images)
-        return np.concatenate(list(self._map(self._infer, images)))
+        return self._map(lambda part: infer(part, self.params, self.config), images)
 
     def features(self, images: Array) -> Array:
-        """What the classifier sees of images (B, H, W, C): y (B, D), or the hidden layer's (B, R).
+        """Compute the input of the classifier, on all cores.
 
-        On the host, keeping nothing, in shards over all cores.
+        Parameters
+        ----------
+        images : (B, H, W, C) array of floats
+
+        Returns
+        -------
+        (B, D) NumPy array
+            y of Equation 4; (B, R) if there is a hidden layer of width R.
+
+        Examples
+        --------
+        >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
+        >>> model.features(np.zeros((2, 32, 32, 3), dtype=np.float32)).shape
+        (2, 192)
         """
-        return np.concatenate(list(self._map(self._represent, self.prepare(images))))
+        return self._map(lambda part: forward_features(part, self.params, self.config), images)
 
     def attention(self, images: Array) -> Array:
-        """Who attends to whom: the probabilities A of Equation 6, (L, B, k, T, T), on the host."""
-        return np.concatenate(list(self._map(self._attention, self.prepare(images))), axis=1)
+        """Compute the attention weights A of Equation 6 in every layer, on all cores.
 
-    def prepare(self, images: Array) -> Array:
-        """images as this model takes them, on its device, or an error that says what is wrong."""
+        Parameters
+        ----------
+        images : (B, H, W, C) array of floats
+
+        Returns
+        -------
+        (L, B, h, T, T) NumPy array
+            Entry [l, b, n, i, j] is the weight with which token i attends to token j in head n.
+
+        Examples
+        --------
+        >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
+        >>> model.attention(np.zeros((2, 32, 32, 3), dtype=np.float32)).shape
+        (12, 2, 3, 65, 65)
+        """
+        return self._map(self._attention, images, axis=1)
+
+    def prepare_images(self, images: Array) -> Array:
+        """Check images and convert them to the model's dtype and device.
+
+        images (B, H, W, C)  ->  the same shape
+        Raises TypeError for images that are not floats, ValueError for another shape or NaNs.
+        """
         H, W = self.config.image_size
         C = self.config.channels
         if not hasattr(images, "dtype") or images.dtype.kind not in "fc":
-            kind = getattr(images, "dtype", type(images).__name__)
+            dtype = getattr(images, "dtype", type(images).__name__)
             raise TypeError(
-                f"images are arrays of floats, these are {kind}: scale them first, "
+                f"images must be arrays of floats, not {dtype}: scale them first, "
                 "for example by images / np.float32(127.5) - 1"
             )
         if images.ndim != 4 or images.shape[1:] != (H, W, C):
             raise ValueError(
-                f"images of shape {images.shape}: this model takes (B, {H}, {W}, {C}), "
-                "batch, height, width, channels"
+                f"images of shape {images.shape}: this model expects (B, {H}, {W}, {C}), "
+                "that is batch, height, width, channels"
             )
         if len(images) == 0:
             raise ValueError("the batch is empty")
         if images.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # what is too large is found below
+            with np.errstate(over="ignore"):  # an overflow to inf is reported below
                 images = images.astype(self.dtype, copy=False)
         if isinstance(images, np.ndarray) and not np.isfinite(images).all():
             bad = int(np.argmax(~np.isfinite(images).all(axis=(1, 2, 3))))
@@ -162,58 +295,56 @@ class ViT:
 
     @property
     def device(self) -> str:
-        """Where the parameters are: "cpu" or "gpu"."""
+        """The device of the parameters: "cpu" or "gpu"."""
         return device_of(self.params["norm"]["scale"])
-
-    def shard_count(self, batch: int, threads: int | None = None) -> int:
-        """How many shards suit such a batch: the encoder's largest array should fit the cache.
-
-        A GPU does the batch at once.
-        """
-        if self.device == "gpu":
-            return 1
-        return choose_shard_count(batch, self._images_in_cache(), threads)
 
     @property
     def xp(self) -> Any:
         """The array module of the parameters: numpy, or cupy on a GPU."""
         return array_module(self.params["norm"]["scale"])
 
+    def choose_shard_count(self, batch_size: int, threads: int | None = None) -> int:
+        """Return the number of shards such that the encoder's largest array fits the CPU cache.
+
+        On a GPU it is 1.
+        """
+        if self.device == "gpu":
+            return 1
+        return choose_shard_count(batch_size, self._images_in_cache(), threads)
+
     def _images_in_cache(self) -> int:
         c = self.config
-        widest = max(c.mlp_width, 3 * c.width, c.heads * c.tokens)  # MLP, queries to values, scores
+        widest = max(c.mlp_width, 3 * c.width, c.heads * c.tokens)  # MLP, q k v, scores
         return max(1, CACHE_BYTES // (c.tokens * widest * self.dtype.itemsize))
 
-    def _map(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
-        # Nothing is kept for a way back: there is room for enough rows to suit BLAS.
-        B = len(images)
+    def _map(self, function: Callable[[Array], Array], images: Array, axis: int = 0) -> Array:
+        """Concatenate function(part) over parts of the batch, on the host."""
+        images = self.prepare_images(images)
         if self.device == "gpu":
-            return self._in_parts(function, images)
-        shards = choose_shard_count(B, max(self._images_in_cache(), MIN_ROWS // self.config.tokens))
-        return map_shards(function, [images[part] for part in batch_slices(B, shards)])
+            parts = self._map_on_gpu(function, images)
+        else:
+            # No pullbacks are retained, so a shard may have enough rows for BLAS to be efficient.
+            size = max(self._images_in_cache(), MIN_ROWS // self.config.tokens)
+            shards = batch_slices(len(images), choose_shard_count(len(images), size))
+            parts = map_shards(function, [images[shard] for shard in shards])
+        return np.concatenate([to_host(part) for part in parts], axis=axis)
 
-    def _in_parts(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
-        # A GPU does many images at once, and half as many where its memory does not do.
-        start, many = 0, GPU_BATCH_SIZE
+    def _map_on_gpu(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
+        """Apply a function to parts of the batch; halve the size when GPU memory is exhausted."""
+        start, size = 0, GPU_BATCH_SIZE
         while start < len(images):
             try:
-                answers = function(images[start : start + many])
+                result = to_host(function(images[start : start + size]))
             except MemoryError:
-                if many == 1:
+                if size == 1:
                     raise
-                many //= 2
+                size //= 2
                 continue
-            yield answers
-            start += many
-
-    def _infer(self, images: Array) -> Array:
-        return to_host(infer(images, self.params, self.config))
-
-    def _represent(self, images: Array) -> Array:
-        return to_host(forward_features(images, self.params, self.config))
+            yield result
+            start += size
 
     def _attention(self, images: Array) -> Array:
-        maps = {}
+        maps: dict[str, Array] = {}
         infer(images, self.params, self.config, watch=maps.__setitem__)
         names = [f"blocks/{i}/attention/probabilities" for i in range(self.config.depth)]
-        return np.stack([to_host(maps[name]) for name in names])  # (L, B, k, T, T)
+        return np.stack([to_host(maps[name]) for name in names])  # (L, B, h, T, T)

@@ -1,104 +1,145 @@
-"""Which module an array belongs to, and the few array operations that decide the speed.
+"""The array module (NumPy or CuPy) of an array, and the array operations that determine the speed.
 
-A layer asks `xp = array_module(x)` and from then on does not know whether it runs on NumPy or on
-CuPy. The sums below are matrix products with a vector of ones: BLAS reads a row several times
-faster than `sum` and `mean` do, and a product, unlike `vdot`, never conjugates complex numbers.
+A layer calls `xp = array_module(x)` and then works with either module. The sums below are written
+as matrix products with a vector of ones: BLAS reads a row several times faster than `sum` and
+`mean` do, and a product, unlike `vdot`, does not conjugate complex numbers.
 
-Here and in the layers, what is a `singledispatch` has a faster version for the arrays of a GPU in
-`minivit/cuda/`, in a file of the same name.
+Every `singledispatch` function, here and in `layers/`, has a faster version for GPU arrays in the
+file of the same name in `cuda/`.
 """
 
 import sys
 from collections.abc import Callable
-from functools import singledispatch
+from functools import singledispatch, wraps
 from typing import Any
 
 import numpy as np
 
-BLOCK_SIZE = 1 << 16  # scalars: with fewer, two threads wait for Python more often
-SMALL_PRODUCT = 1_000_000  # multiplications: up to here OpenBLAS has kernels of its own
+BLOCK_SIZE = 1 << 16  # scalars; with smaller blocks, two threads wait for the GIL more often
+SMALL_PRODUCT = 1_000_000  # multiplications; OpenBLAS has separate kernels up to this size
 
-Array = Any  # numpy.ndarray, cupy.ndarray, or anything that behaves like them
-Pullback = Callable[..., Any]  # gradient of a value -> gradients of what it was computed from
-Watch = Callable[[str, Array], None]  # is shown named intermediate arrays
+Array = Any  # numpy.ndarray, cupy.ndarray, or any array with their interface
+Pullback = Callable[..., Any]  # gradient w.r.t. a value -> gradients w.r.t. the inputs
+Watch = Callable[[str, Array], None]  # receives named intermediate arrays
 
 
 def array_module(x: Array) -> Any:
-    """The module whose functions work on x: numpy, or cupy for an array on a GPU."""
+    """Return the module whose functions work on x: numpy, or cupy for an array on a GPU."""
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
 def device_of(x: Array) -> str:
-    """The device of an array or a Python number: "cpu" or "gpu"."""
+    """Return the device of an array or a Python number: "cpu" or "gpu"."""
     return "gpu" if hasattr(x, "get") else "cpu"
 
 
 def to_host(x: Array) -> Array:
-    """x as a NumPy array: itself, or a copy if it lives on a GPU."""
+    """Return x as a NumPy array: x itself, or a copy if it is on a GPU."""
     return x.get() if hasattr(x, "get") else x
+
+
+def widen_float16(layer: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a layer so that it computes float16 arrays in float32 and rounds its results.
+
+    float16 has 11 significant bits and overflows above 65,504. Sums of squares, exponentials and
+    polynomials need more than that. The CUDA kernels compute in float32 for the same reason.
+    """
+
+    @wraps(layer)
+    def widened(x: Array, *args: Any, **kwargs: Any) -> Any:
+        if x.dtype.char != "e":  # "e" is NumPy's code for float16
+            return layer(x, *args, **kwargs)
+        out = kwargs.pop("out", None)
+        wide = {name: cast(arg, "e", "float32") for name, arg in kwargs.items()}
+        value, pullback = layer(*(cast(arg, "e", "float32") for arg in (x, *args)), **wide)
+        y = cast(value, "f", "float16")
+        if out is not None:
+            out[...] = y
+
+        def narrowed(*dy: Array) -> Any:
+            return cast(pullback(*(cast(d, "e", "float32") for d in dy)), "f", "float16")
+
+        return y if out is None else out, narrowed
+
+    return widened
+
+
+def cast(tree: Any, char: str, dtype: str) -> Any:
+    """Convert the arrays of one dtype, given by its one-letter code, in a tree or tuple."""
+    if isinstance(tree, dict):
+        return {name: cast(branch, char, dtype) for name, branch in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(cast(branch, char, dtype) for branch in tree)
+    return tree.astype(dtype) if getattr(tree, "dtype", np.dtype(bool)).char == char else tree
 
 
 @singledispatch
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """Many small products at once, (..., n, m) @ (..., m, p), as attention needs them.
+    """Multiply stacks of small matrices, (..., n, m) @ (..., m, p), as attention needs them.
 
-    BLAS is a third slower on a small product whose second factor is transposed: copy it first.
+    BLAS is a third slower on a small product whose second factor is transposed, so it is copied
+    first. float16 is multiplied in float32, because NumPy has no BLAS routine for it.
     """
     xp = array_module(a)
+    if a.dtype.char == "e":
+        y = xp.matmul(a.astype("float32"), b.astype("float32")).astype("float16")
+        if out is None:
+            return y
+        out[...] = y
+        return out
     if is_transposed(b) and a.shape[-2] * b.shape[-2] * b.shape[-1] <= SMALL_PRODUCT:
         b = xp.ascontiguousarray(b)
     return xp.matmul(a, b, out=out)
 
 
 def is_transposed(x: Array) -> bool:
-    """Whether x is a view in which neighbours in memory are neighbours in a column."""
+    """Return whether x is a view in column-major order."""
     return x.ndim > 1 and x.strides[-2] == x.itemsize and x.shape[-1] > 1
 
 
 def map_blocks(write: Callable[..., None], *arrays: Array) -> Array:
-    """A new array filled by write(new, *arrays), entry by entry, in blocks that fit the cache.
+    """Fill a new array by calling write(new, *arrays) on blocks that fit the CPU cache.
 
-    All arithmetic of `write_arrays` is done to one block before the next is fetched from memory: for
-    ten operations on a large array that is twice as fast as ten passes over it. A GPU, which has
-    no such cache, gets one block.
+    `write` is an elementwise operation. Applying all of its arithmetic to one block before the next
+    block is read takes half the time of ten passes over a large array. A GPU gets a single block.
     """
     xp = array_module(arrays[0])
     inputs = [a.reshape(-1) for a in arrays]
-    filled = xp.empty_like(inputs[0])
-    size = BLOCK_SIZE if xp is np else max(filled.size, 1)
-    for start in range(0, filled.size, size):
+    result = xp.empty_like(inputs[0])
+    size = BLOCK_SIZE if xp is np else max(result.size, 1)
+    for start in range(0, result.size, size):
         block = slice(start, start + size)
-        write(filled[block], *(a[block] for a in inputs))
-    return filled.reshape(arrays[0].shape)
+        write(result[block], *(a[block] for a in inputs))
+    return result.reshape(arrays[0].shape)
 
 
 def dot_vector(x: Array, w: Array) -> Array:
-    """The dot product of each row of x with one vector w, (..., D) and (D,) -> (..., 1)."""
+    """Dot product of each row of x with one vector, (..., D) and (D,) -> (..., 1)."""
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], 1)
 
 
 def sum_last(x: Array) -> Array:
-    """(..., D) -> (..., 1)"""
+    """Sum over the last axis, (..., D) -> (..., 1)."""
     return dot_vector(x, array_module(x).ones(x.shape[-1], dtype=x.dtype))
 
 
 def mean_last(x: Array) -> Array:
-    """(..., D) -> (..., 1)"""
+    """Mean over the last axis, (..., D) -> (..., 1)."""
     return sum_last(x) / x.shape[-1]
 
 
 def dot_rows(a: Array, b: Array) -> Array:
-    """The dot product of each row of a with the same row of b, (..., D) -> (..., 1)."""
+    """Dot product of each row of a with the same row of b, (..., D) -> (..., 1)."""
     return matmul(a[..., None, :], b[..., :, None])[..., 0]
 
 
 @singledispatch
 def sum_leading(x: Array) -> Array:
-    """The sum of all rows, (..., D) -> (D,): how a bias, shared by all rows, gets its gradient."""
+    """Sum over all axes but the last, (..., D) -> (D,). This is the gradient of a bias."""
     rows = x.reshape(-1, x.shape[-1])
     return array_module(x).ones(len(rows), dtype=x.dtype) @ rows
 
 
 def add_prefix(watch: Watch | None, prefix: str) -> Watch | None:
-    """A watch that puts `prefix/` before every name, or None if nobody is watching."""
+    """Return a watch that prepends `prefix/` to every name, or None if there is no watch."""
     return watch and (lambda name, array: watch(f"{prefix}/{name}", array))

@@ -1,19 +1,17 @@
-"""AdamW and SGD with momentum, over one vector that holds every parameter.
+"""AdamW and SGD with momentum, applied to one vector that holds every parameter.
 
-The kernels lie first in the vector, so that decay is a slice. An update goes over the vectors in
-blocks that fit the cache, each block through all of its arithmetic before the next, and the
-blocks over the threads.
+Kernels come first in the vector, so weight decay applies to a slice of it. An update processes the
+vectors in blocks that fit the CPU cache, and distributes the blocks over the threads.
 """
 
 import math
 from collections.abc import Callable
 from functools import singledispatch
 from itertools import pairwise
-from typing import Any
 
 from .arrays import Array, array_module, device_of
 from .parallel import map_shards
-from .tree import is_kernel, pack
+from .tree import ParameterVector
 
 BLOCK_SIZE = 1 << 18  # scalars
 
@@ -22,38 +20,38 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
         m = β1 m + (1 - β1) g,   v = β2 v + (1 - β2) g²
-        p = p - rate (m̄ / (√v̄ + ε) + decay p)
+        p = p - learning_rate (m̂ / (√v̂ + ε) + weight_decay p)
 
-    with m̄ = m / (1 - β1^t) and v̄ = v / (1 - β2^t). Only kernels are decayed.
+    with m̂ = m / (1 - β1^t) and v̂ = v / (1 - β2^t). Weight decay applies to kernels only.
     """
 
     def __init__(
         self,
-        params: dict[str, Any],
+        parameters: ParameterVector,
         weight_decay: float = 0.0,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
     ) -> None:
-        self.vector, self.kernels = pack(params, first=is_kernel)
-        self.weight_decay, self.beta1, self.beta2, self.eps = weight_decay, beta1, beta2, eps
-        xp = array_module(self.vector)
-        self.state = {"m": xp.zeros_like(self.vector), "v": xp.zeros_like(self.vector)}
+        self.parameters, self.weight_decay = parameters, weight_decay
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        zeros_like = array_module(parameters.vector).zeros_like
+        self.state = {"m": zeros_like(parameters.vector), "v": zeros_like(parameters.vector)}
         self.t = 0
 
     def update(self, gradient: Array, learning_rate: float, threads: int | None = None) -> None:
-        """Move every parameter; gradient is a vector in the order of `self.vector`."""
+        """Update every parameter. `gradient` (P,) has the order of the parameter vector."""
         self.t += 1
         adamw(
-            self.vector,
+            self.parameters.vector,
             gradient,
             **self.state,
-            decayed=self.kernels,
-            learning_rate=rate * (1 / (1 - self.beta1**self.t)),  # m̄ for m
-            decay_factor=1 - rate * self.weight_decay,
+            decayed=self.parameters.decayed,
+            step_size=learning_rate / (1 - self.beta1**self.t),
+            decay_factor=1 - learning_rate * self.weight_decay,
             beta1=self.beta1,
             beta2=self.beta2,
-            v_scale=1 / math.sqrt(1 - self.beta2**self.t),  # √v̄ for √v
+            v_scale=1 / math.sqrt(1 - self.beta2**self.t),
             eps=self.eps,
             threads=threads,
         )
@@ -67,7 +65,7 @@ def adamw(
     v: Array,
     *,
     decayed: int,
-    learning_rate: float,
+    step_size: float,
     decay_factor: float,
     beta1: float,
     beta2: float,
@@ -75,91 +73,91 @@ def adamw(
     eps: float,
     threads: int | None = None,
 ) -> None:
-    """Move the parameters p by the gradient g, and both moments; all are vectors of one order.
+    """Update the parameters p and both moments in place; all arrays are vectors (P,).
 
-        m = β1 m + (1 - β1) g,   v = β2 v + (1 - β2) g²,   p = p - rate m / (unbias √v + eps)
+        m = β1 m + (1 - β1) g,   v = β2 v + (1 - β2) g²,   p = p - step_size m / (v_scale √v + ε)
 
-    The first `kernels` parameters shrink to p · keep before they are moved.
+    The first `decayed` parameters are multiplied by `decay_factor` before they are updated.
     """
     xp = array_module(p)
 
-    def of_block(block: slice) -> None:
-        its_p, its_g, its_m, its_v = p[block], g[block], m[block], v[block]
-        its_m *= beta1
-        passing = (1 - beta1) * its_g  # one array for all: it stays cached
-        its_m += passing
-        its_v *= beta2
-        xp.multiply(its_g, its_g, out=passing)
-        passing *= 1 - beta2
-        its_v += passing
-        size = xp.sqrt(its_v, out=passing)
-        size *= unbias
-        size += eps
-        move = xp.divide(its_m, size, out=passing)
-        move *= rate
-        if block.stop <= kernels:
-            its_p *= keep
-        its_p -= move
+    def update_block(block: slice) -> None:
+        p_block, g_block, m_block, v_block = p[block], g[block], m[block], v[block]
+        m_block *= beta1
+        scratch = (1 - beta1) * g_block  # one array for every intermediate: it stays in the cache
+        m_block += scratch
+        v_block *= beta2
+        xp.multiply(g_block, g_block, out=scratch)
+        scratch *= 1 - beta2
+        v_block += scratch
+        denominator = xp.sqrt(v_block, out=scratch)
+        denominator *= v_scale
+        denominator += eps
+        step = xp.divide(m_block, denominator, out=scratch)
+        step *= step_size
+        if block.stop <= decayed:
+            p_block *= decay_factor
+        p_block -= step
 
-    for_each_block(of_block, p, kernels, threads)
+    for_each_block(update_block, p, decayed, threads)
 
 
 class SGD:
     """Stochastic gradient descent with momentum, the paper's optimiser for fine-tuning.
 
-        m = momentum m + g,   p = p - rate (m + decay p)
+        m = momentum m + g,   p = p - learning_rate (m + weight_decay p)
 
-    Only kernels are decayed.
+    Weight decay applies to kernels only.
     """
 
     def __init__(
-        self, params: dict[str, Any], weight_decay: float = 0.0, momentum: float = 0.9
+        self, parameters: ParameterVector, weight_decay: float = 0.0, momentum: float = 0.9
     ) -> None:
-        self.vector, self.kernels = pack(params, first=is_kernel)
-        self.weight_decay, self.momentum = weight_decay, momentum
-        self.state = {"m": array_module(self.vector).zeros_like(self.vector)}
+        self.parameters, self.weight_decay, self.momentum = parameters, weight_decay, momentum
+        self.state = {"m": array_module(parameters.vector).zeros_like(parameters.vector)}
         self.t = 0
 
     def update(self, gradient: Array, learning_rate: float, threads: int | None = None) -> None:
-        """Move every parameter; gradient is a vector in the order of `self.vector`."""
+        """Update every parameter. `gradient` (P,) has the order of the parameter vector."""
         self.t += 1
+        vector, decayed = self.parameters.vector, self.parameters.decayed
 
-        def of_block(block: slice) -> None:
-            p, m = self.vector[block], self.state["m"][block]
+        def update_block(block: slice) -> None:
+            p, m = vector[block], self.state["m"][block]
             m *= self.momentum
             m += gradient[block]
-            if block.stop <= self.kernels:
-                p *= 1 - rate * self.weight_decay
-            p -= rate * m
+            if block.stop <= decayed:
+                p *= 1 - learning_rate * self.weight_decay
+            p -= learning_rate * m
 
-        for_each_block(of_block, self.vector, self.kernels, threads)
+        for_each_block(update_block, vector, decayed, threads)
 
 
 def for_each_block(
-    function: Callable[[slice], None], vector: Array, kernels: int, threads: int | None
+    function: Callable[[slice], None], vector: Array, decayed: int, threads: int | None
 ) -> None:
-    """function(block) for slices that cover a vector, on so many threads.
+    """Call function(block) for slices that cover a vector, on several threads.
 
-    A GPU, which has no such cache and needs none of our threads, gets two slices at most.
+    On a GPU there are at most two blocks: the decayed parameters and the others.
     """
     if device_of(vector) == "gpu":
-        for block in block_slices(len(vector), kernels, len(vector)):
+        for block in block_slices(len(vector), decayed, len(vector)):
             function(block)
         return
-    for _ in map_shards(function, block_slices(len(vector), kernels), threads):
+    for _ in map_shards(function, block_slices(len(vector), decayed), threads):
         pass
 
 
-def block_slices(size: int, kernels: int, step: int | None = None) -> list[slice]:
-    """Slices that cover a vector; none has both kernels and others in it."""
+def block_slices(size: int, decayed: int, step: int | None = None) -> list[slice]:
+    """Return slices that cover a vector. None contains both decayed and other parameters."""
     step = step or BLOCK_SIZE
-    edges = [*range(0, kernels, step), *range(kernels, size, step), size]
+    edges = [*range(0, decayed, step), *range(decayed, size, step), size]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def clip_by_global_norm(gradient: Array, limit: float) -> Array:
-    """Scale a gradient vector, in place, to at most this Euclidean norm; returns what it was."""
+def clip_by_global_norm(gradient: Array, max_norm: float) -> Array:
+    """Scale a gradient vector in place to at most this Euclidean norm. Return its norm before."""
     xp = array_module(gradient)
     norm = xp.sqrt(gradient @ gradient)
-    gradient *= xp.minimum(1, limit / (norm + 1e-12))
+    gradient *= xp.minimum(1, max_norm / (norm + 1e-12))
     return norm

@@ -1,14 +1,14 @@
-"""Cutting a batch into shards and mapping them over threads, one BLAS thread in each.
+"""Split a batch into shards and process them in a pool of threads, with one BLAS thread each.
 
-NumPy releases Python's lock inside its loops and products, so two shards really run at once, and
-each is small enough to stay in the cache: that beats two BLAS threads inside every product.
+NumPy releases the GIL inside its loops and matrix products, so two shards run at the same time. A
+shard is small enough to stay in the CPU cache, which is faster than two BLAS threads per product.
 """
 
 import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import islice, pairwise
@@ -18,34 +18,37 @@ from threadpoolctl import ThreadpoolController
 
 
 def cpu_count() -> int:
-    """The number of processors this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def choose_shard_count(batch: int, at_most: int, threads: int | None = None) -> int:
-    """How many shards of `at_most` images or fewer: as few as can be, a multiple of the threads."""
+def choose_shard_count(batch_size: int, max_images: int, threads: int | None = None) -> int:
+    """Return the number of shards of at most `max_images` images.
+
+    It is the smallest such multiple of the number of threads.
+    """
     threads = threads or cpu_count()
-    rounds = -(-batch // (at_most * threads))
-    return min(batch, rounds * threads)
+    rounds = -(-batch_size // (max_images * threads))
+    return min(batch_size, rounds * threads)
 
 
-def batch_slices(batch: int, shards: int) -> list[slice]:
-    """Slices of nearly equal length that together cover the batch."""
-    edges = [batch * i // shards for i in range(shards + 1)]
+def batch_slices(batch_size: int, shards: int) -> list[slice]:
+    """Return slices of nearly equal length that together cover the batch."""
+    edges = [batch_size * i // shards for i in range(shards + 1)]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def map_shards(
     function: Callable[[Any], Any], shards: Sequence[Any], threads: int | None = None
-) -> Iterator[Any]:
-    """function(shard) for each, in parallel; the results in the order of the shards.
+) -> Generator[Any, None, None]:
+    """Apply function(shard) to each shard in parallel. Yield the results in the order of the shards.
 
-    At most one result more than there are threads exists at a time, so memory does not grow with
-    the number of shards. With one shard, BLAS keeps its own threads, unless `threads` is one; with
-    more, it has one: a product's last bits depend on how many BLAS has. Within a shard, more
-    shards are mapped one by one.
+    At most threads + 1 results exist at a time, so memory does not grow with the number of shards.
+    A single shard uses BLAS's own threads, unless `threads` is 1. Several shards use one BLAS
+    thread each, because the last bits of a product depend on the number of BLAS threads. A call
+    from inside a shard processes its shards one after the other.
     """
     configure_malloc()
     if len(shards) <= 1 and threads != 1:
@@ -56,14 +59,14 @@ def map_shards(
         if threads == 1 or hasattr(_thread, "is_worker"):
             yield from map(function, shards)
             return
-        waiting = iter(shards)
-        running = [_pool(threads).submit(function, shard) for shard in islice(waiting, threads + 1)]
+        pool, remaining = _pool(threads), iter(shards)
+        running = [pool.submit(function, shard) for shard in islice(remaining, threads + 1)]
         try:
             while running:
-                running[0].exception()  # waits; interrupted, it is still among the running
+                running[0].exception()  # wait; if interrupted here, it is still in `running`
                 yield running.pop(0).result()
-                running += [_pool(threads).submit(function, shard) for shard in islice(waiting, 1)]
-        finally:  # one failed, or no more are wanted
+                running += [pool.submit(function, shard) for shard in islice(remaining, 1)]
+        finally:  # also if a shard failed or the caller stops early
             for future in running:
                 future.cancel()
             wait(running)
@@ -71,28 +74,28 @@ def map_shards(
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Workers that stay: to start two for every step costs a small model a tenth of its time."""
-    return ThreadPoolExecutor(threads, initializer=_begin_worker)
+    """A pool that is kept. Starting two threads per step takes 10% of a small model's step."""
+    return ThreadPoolExecutor(threads, initializer=_initialise_worker)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads stay with the parent
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has no threads
 
 
 _thread = threading.local()
 _lock = threading.Lock()
 _users = 0
-_limit = None
+_limiter: Any = None
 
 
 @contextlib.contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread. Counted: the last of several users at once gives the rest back."""
-    global _users, _limit
+    """Limit BLAS to one thread. With nested or concurrent use, the last exit restores the limit."""
+    global _users, _limiter
     with _lock:
         if _users == 0:
-            _heed_this_thread()
-            _limit = _blas().limit(limits=1, user_api="blas")
+            _release_controlling_thread()
+            _limiter = _blas().limit(limits=1, user_api="blas")
         _users += 1
     try:
         yield
@@ -100,40 +103,42 @@ def single_threaded_blas() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                _heed_this_thread()
-                _limit.restore_original_limits()
-                _heed_this_thread()  # and now whoever comes next
+                _release_controlling_thread()
+                _limiter.restore_original_limits()
+                _release_controlling_thread()
 
 
-def _begin_worker() -> None:
-    """Where a limit holds for one thread only, as MKL's does, each has to set it for itself."""
+def _initialise_worker() -> None:
+    """Set the limit in this worker: MKL's limit applies to the calling thread only."""
     _thread.is_worker = True
     with _lock:
         _blas().limit(limits=1, user_api="blas")
 
 
-def _heed_this_thread() -> None:
-    """OpenBLAS has one limit for all, and threadpoolctl 3.8 heeds only the first thread to set it.
+def _release_controlling_thread() -> None:
+    """Let any thread change OpenBLAS's limit.
 
-    The last user of the limit may be in another thread, and would give nothing back.
+    threadpoolctl 3.8 ignores every thread but the first one that set the limit. The last user of
+    the limit may be another thread, and its reset would have no effect.
     """
     for library in _blas().lib_controllers:
-        if hasattr(library, "clear_controlling_thread"):
-            library.clear_controlling_thread(force=True)
+        clear = getattr(library, "clear_controlling_thread", None)
+        if clear is not None:
+            clear(force=True)
 
 
 @cache
 def _blas() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through all loaded libraries: once is enough
+    return ThreadpoolController()  # scans all loaded libraries, so do it once
 
 
 @cache
 def configure_malloc() -> None:
-    """Ask glibc to keep what is freed, as a step frees it and asks for it again a moment later.
+    """Tell glibc to keep freed memory, because each step allocates the same arrays again.
 
-    One arena for all threads: of one for each, glibc would return whatever falls empty.
+    All threads share one arena: with one arena each, glibc would return every empty one.
     """
-    with contextlib.suppress(OSError, AttributeError):  # no glibc: then its own habits stay
+    with contextlib.suppress(OSError, AttributeError):  # not glibc: keep the defaults
         libc = ctypes.CDLL("libc.so.6")
         m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
         libc.mallopt(m_mmap_threshold, 32 << 20)

@@ -1,11 +1,11 @@
-"""Trees of arrays: parameters and their gradients as nested dicts and lists.
+"""Trees of arrays: parameters and gradients as nested dicts and lists.
 
-A tree's leaves have names, the path to them: `blocks/0/attention/qkv/kernel`. Checkpoints, the
-weight-decay rule, the gradient checker and every message use these names.
+A leaf is named by the path to it, for example `blocks/0/attention/qkv/kernel`. Checkpoints, weight
+decay, the gradient checker and error messages use these names.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .arrays import Array, array_module
 
@@ -13,7 +13,23 @@ Tree = Any  # an array, or a dict or list of trees
 
 
 def flatten(tree: Tree) -> dict[str, Array]:
-    """The leaves of a tree by name: {"blocks/0/norm1/scale": array, ...}. No array is copied."""
+    """Return the leaves of a tree by name. No array is copied.
+
+    Parameters
+    ----------
+    tree : array, or dict or list of trees
+        Parameters or gradients of a model, for example.
+
+    Returns
+    -------
+    dict
+        {name: array}. The name of a leaf is the path to it, joined by slashes.
+
+    Examples
+    --------
+    >>> flatten({"blocks": [{"scale": 1.0}, {"scale": 2.0}]})
+    {'blocks/0/scale': 1.0, 'blocks/1/scale': 2.0}
+    """
     if not isinstance(tree, (dict, list)):
         return {"": tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
@@ -25,9 +41,26 @@ def flatten(tree: Tree) -> dict[str, Array]:
 
 
 def unflatten(flat: dict[str, Array]) -> Tree:
-    """The tree of named leaves, the inverse of `flatten`: names that count 0, 1, 2 make a list.
+    """Rebuild a tree from its named leaves. This is the inverse of `flatten`.
 
-    Raises ValueError if a name is a leaf and a branch at once, or a list has a gap.
+    Parameters
+    ----------
+    flat : dict
+        {name: array}, as returned by `flatten`. Names that count 0, 1, 2, ... form a list.
+
+    Returns
+    -------
+    array, or dict or list of trees
+
+    Raises
+    ------
+    ValueError
+        If a name is both a leaf and a branch, or if the indices of a list have a gap.
+
+    Examples
+    --------
+    >>> unflatten({"blocks/0/scale": 1.0, "blocks/1/scale": 2.0})
+    {'blocks': [{'scale': 1.0}, {'scale': 2.0}]}
     """
     if set(flat) == {""}:
         return flat[""]
@@ -37,17 +70,19 @@ def unflatten(flat: dict[str, Array]) -> Tree:
         branches.setdefault(name, {})[rest] = leaf
     for name, branch in branches.items():
         if "" in branch and len(branch) > 1:
-            raise ValueError(f"'{name}' is an array and a folder of arrays at once")
+            raise ValueError(f"'{name}' is both an array and a group of arrays")
     tree = {name: unflatten(branch) for name, branch in branches.items()}
     if tree and all(name.isdecimal() for name in tree):
         if sorted(map(int, tree)) != list(range(len(tree))):
-            raise ValueError(f"a list counts {', '.join(tree)}: expected 0 to {len(tree) - 1}")
+            raise ValueError(
+                f"a list has the indices {', '.join(tree)}: expected 0 to {len(tree) - 1}"
+            )
         return [tree[str(i)] for i in range(len(tree))]
     return tree
 
 
 def map_tree(function: Callable[..., Any], *trees: Tree) -> Tree:
-    """The tree of function(leaf, ...) over trees of the same shape."""
+    """Apply function(leaf, ...) to the corresponding leaves of trees of the same structure."""
     first = trees[0]
     if isinstance(first, dict):
         return {name: map_tree(function, *(tree[name] for tree in trees)) for name in first}
@@ -57,24 +92,38 @@ def map_tree(function: Callable[..., Any], *trees: Tree) -> Tree:
 
 
 def count_parameters(tree: Tree) -> int:
-    """The number of scalars in a tree."""
+    """Return the number of scalars in a tree."""
     return sum(leaf.size for leaf in flatten(tree).values())
 
 
 def is_kernel(name: str) -> bool:
-    """Kernels lie first in the packed vector: weight decay is for them only."""
+    """Return whether a leaf is a kernel. Weight decay applies to kernels only."""
     return name.endswith("kernel")
 
 
-def pack(tree: Tree, first: Callable[[str], bool] = lambda name: True) -> tuple[Array, int]:
-    """Move all leaves into one vector; the tree keeps its shape and now holds views of it.
+class ParameterVector(NamedTuple):
+    """A tree whose leaves are views of one vector. Made by `pack`.
 
-    The leaves for which first(name) is true come first, each part in the order of the names.
-    Returns the vector and the number of scalars in that first part. One vector makes an optimiser
-    a few lines long, and its update fast.
+    vector : (P,)
+        All leaves, kernels first, sorted by name within kernels and within the others.
+    tree
+        The tree of views.
+    decayed : int
+        Number of scalars in the kernels: weight decay applies to vector[:decayed].
+    """
+
+    vector: Array
+    tree: Tree
+    decayed: int
+
+
+def pack(tree: Tree) -> ParameterVector:
+    """Copy all leaves into one vector and replace them in the tree by views of it.
+
+    An optimiser that updates one vector is a few lines long, and fast.
     """
     flat = flatten(tree)
-    names = sorted(flat, key=lambda name: (not first(name), name))
+    names = sorted(flat, key=lambda name: (not is_kernel(name), name))
     xp = array_module(flat[names[0]])
     vector = xp.concatenate([flat[name].ravel() for name in names])
     start, views = 0, {}
@@ -82,13 +131,13 @@ def pack(tree: Tree, first: Callable[[str], bool] = lambda name: True) -> tuple[
         leaf = flat[name]
         views[name] = vector[start : start + leaf.size].reshape(leaf.shape)
         start += leaf.size
-    _replace(tree, unflatten(views))
-    return vector, sum(flat[name].size for name in names if first(name))
+    _replace_leaves(tree, unflatten(views))
+    return ParameterVector(vector, tree, sum(flat[name].size for name in names if is_kernel(name)))
 
 
-def _replace(tree: Tree, leaves: Tree) -> None:
+def _replace_leaves(tree: Tree, leaves: Tree) -> None:
     for name, branch in list(tree.items()) if isinstance(tree, dict) else enumerate(tree):
         if isinstance(branch, (dict, list)):
-            _replace(branch, leaves[name])
+            _replace_leaves(branch, leaves[name])
         else:
             tree[name] = leaves[name]

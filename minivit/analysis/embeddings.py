@@ -4,7 +4,7 @@ import numpy as np
 
 from ..api import ViT
 from ..arrays import Array, array_module, dot_rows, to_host
-from ..models.vit import positions
+from ..models.vit import add_position_embeddings
 from .attention import has_class_token, safe_divide
 
 
@@ -24,7 +24,7 @@ def position_table(model: ViT) -> Array:
     nothing = array_module(model.params["patch_embedding"]["kernel"]).zeros(
         (1, config.tokens, config.width), dtype=model.dtype
     )
-    return positions(nothing, model.params.get("positions"), config)[0][0]
+    return add_position_embeddings(nothing, model.params, config)[0][0]
 
 
 def position_similarity(table: Array, grid: tuple[int, int]) -> Array:

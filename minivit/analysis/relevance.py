@@ -21,7 +21,7 @@ def attention_gradients(
     Raises ValueError if the classes are not one for each image, or not among the model's K, and
     what `model.forward` raises for the images.
     """
-    images = model.prepare(images)
+    images = model.prepare_images(images)
     B, K = len(images), model.config.classes
     chosen = None if classes is None else check_targets(classes, B, K)
 
@@ -39,7 +39,7 @@ def attention_gradients(
             ]
         )  # (2, L, B, k, T, T)
 
-    parts = map_shards(shard, batch_slices(B, model.shard_count(B)))
+    parts = map_shards(shard, batch_slices(B, model.choose_shard_count(B)))
     A, dA = np.concatenate(list(parts), axis=2)
     return A, dA
 

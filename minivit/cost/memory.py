@@ -67,7 +67,7 @@ def memory(
     It is an upper bound: shards do not reach their peaks at one moment.
     """
     threads = threads or cpu_count()
-    S = min(shards or hollow(config, dtype).shard_count(batch, threads), batch)
+    S = min(shards or hollow(config, dtype).choose_shard_count(batch, threads), batch)
     f, images = min(S, threads), -(-batch // S)
     scalars = totals(rows(config, batch, dtype)).parameters * np.dtype(dtype).itemsize
     of_shard = kept(config, images, dtype) + passing(config, images, dtype) + scalars

@@ -16,9 +16,9 @@ class ResizedImages:
     """
 
     def __init__(
-        self, images: Array, size: tuple[int, int], channels: int, how: Preprocessing
+        self, images: Array, size: tuple[int, int], channels: int, preprocessing: Preprocessing
     ) -> None:
-        self.images, self.how = images, how
+        self.images, self.preprocessing = images, preprocessing
         self.shape = (len(images), *size, channels)
         self.unreadable = getattr(images, "unreadable", set())
         self.files = getattr(images, "files", ())
@@ -43,9 +43,9 @@ class ResizedImages:
             images = resample(images, (H, W), method)
         if c != C:
             images = array_module(images).repeat(images, C, axis=-1)
-        if self.how.mean == HALF:  # from -1 to 1, as they are
+        if self.preprocessing.mean == HALF:  # from -1 to 1, as they are
             return images
-        return self.how.normalise((images + 1) * 127.5)
+        return self.preprocessing.normalise((images + 1) * 127.5)
 
 
 def resize_dataset(

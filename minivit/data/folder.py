@@ -50,7 +50,7 @@ class FolderImages:
         self.files = np.array(files, dtype=object)  # (n,), to be indexed by arrays
         self.shape = (len(files), *image_size, channels)
         family = get_preprocessing(preprocessing, image_size)
-        self.how = dataclasses.replace(family, mean=HALF, std=HALF)
+        self.preprocessing = dataclasses.replace(family, mean=HALF, std=HALF)
         self.threads = threads or cpu_count()
         self.unreadable: set[str] = set()
         Image.init()  # Pillow learns its formats here: threads that did would miss some
@@ -92,7 +92,7 @@ class FolderImages:
             return "it could not be read before"
         H, W, C = image.shape
         try:
-            image[:] = read_image(file, (H, W), C, self.how)
+            image[:] = read_image(file, (H, W), C, self.preprocessing)
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) in SYSTEM_ERRORS:
                 raise

@@ -1,4 +1,4 @@
-"""One file for each equation. Every function returns its value and its pullback."""
+"""Layers, one file per equation. Every function returns its value and its pullback."""
 
 from .attention import attend, self_attention, single_head_attention
 from .convolution import convolution, standardise, standardised_convolution

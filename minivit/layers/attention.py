@@ -1,4 +1,4 @@
-"""Equations 5 to 8: every token asks every other, and takes from those that answer."""
+"""Self-attention, Equations 5 to 8."""
 
 import math
 
@@ -14,11 +14,12 @@ from .softmax import softmax
 def attend(
     q: Array, k: Array, v: Array, bias: Array | None = None, watch: Watch | None = None
 ) -> tuple[Array, Pullback]:
-    """A = softmax(q kᵀ + bias), then A v. The caller has divided q by √Dh.
+    """Average the values with weights from queries and keys:  y = A v,  A = softmax(q kᵀ + bias).
 
-    q, k, v (..., T, Dh), bias (..., T, T)  ->  (..., T, Dh)    (Equations 6 and 7)
-    The pullback returns (dq, dk, dv, dscores); dscores is also the gradient of the bias. Given
-    `out`, three arrays, it writes dq, dk and dv there.
+    q, k, v (..., T, Dh), bias (..., T, T)  ->  y (..., T, Dh)    (Equations 6 and 7)
+    The caller divides q by √Dh. The pullback returns (dq, dk, dv, dscores); dscores is also the
+    gradient of the bias. If the pullback is given `out`, three arrays, it writes dq, dk, dv there.
+    `watch` receives "probabilities" A and, in the pullback, "dprobabilities".
     """
     scores = matmul(q, k.swapaxes(-1, -2))  # (..., T, T)
     if bias is not None:
@@ -45,9 +46,9 @@ def attend(
 def single_head_attention(
     z: Array, kernel: Array, bias: Array | None = None, watch: Watch | None = None
 ) -> tuple[Array, Pullback]:
-    """SA(z) = A v with [q, k, v] = z U_qkv: one head, all of Equations 5 to 7.
+    """One attention head:  SA(z) = A v  with  [q, k, v] = z U_qkv.
 
-    z (..., T, D), kernel U_qkv (D, 3 Dh), bias (3 Dh,)  ->  (..., T, Dh)
+    z (..., T, D), kernel U_qkv (D, 3 Dh), bias (3 Dh,)  ->  (..., T, Dh)    (Equations 5 to 7)
     """
     xp = array_module(z)
     Dh = kernel.shape[1] // 3
@@ -73,37 +74,37 @@ def self_attention(
     generator: np.random.Generator | None = None,
     watch: Watch | None = None,
 ) -> tuple[Array, Pullback]:
-    """MSA(z) = [SA_1(z); ...; SA_k(z)] U_msa: k heads side by side, then mixed.
+    """Multi-head self-attention:  MSA(z) = [SA_1(z); ...; SA_h(z)] U_msa.
 
     z (B, T, D), qkv {kernel U_qkv (D, 3 D), bias (3 D,)}, out {kernel U_msa (D, D), bias (D,)}
     ->  (B, T, D)    (Equations 5 to 8)
 
-    The columns of U_qkv are the queries of head 1, of head 2, ..., then all keys, then all
-    values. `relative` {table (R, D)} are the positions of appendix D.4, see `positions.py`;
-    `class_token` tells them whether the first token is one. Dropout of `rate` follows U_msa.
-    `watch` is shown "probabilities" (B, k, T, T) and, in the pullback, "dprobabilities". Raises
-    ValueError if D is not a multiple of the heads.
+    The columns of U_qkv are the queries of head 1, head 2, ..., then all keys, then all values.
+    `relative` {table (R, D)} adds relative positions (appendix D.4, see `positions.py`), and
+    `class_token` says whether the first token is a class token. Dropout of `rate` follows U_msa.
+    `watch` receives "probabilities" (B, h, T, T) and, in the pullback, "dprobabilities".
+    Raises ValueError if D is not a multiple of `heads`.
     """
     xp = array_module(z)
     B, T, D = z.shape
     Dh = D // heads
     if Dh * heads != D:
-        raise ValueError(f"width {D} cannot be shared among {heads} heads")
+        raise ValueError(f"width {D} is not a multiple of {heads} heads")
     scale = 1 / math.sqrt(Dh)
     packed, qkv_back = linear(z, **qkv)  # (5)  (B, T, 3 D)
-    q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)  # each (B, k, T, Dh)
+    q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)  # each (B, h, T, Dh)
     q = q * scale
     bias, relative_back = (
         relative_positions(q, **relative, class_token=class_token) if relative else (None, None)
     )
-    y, attend_back = attend(q, k, v, bias, watch)  # (6, 7)  (B, k, T, Dh)
-    joined = y.swapaxes(1, 2).reshape(B, T, D)  # the heads side by side again
-    mixed, out_back = linear(joined, **out)  # (8)
-    mixed, drop_back = dropout(mixed, rate, generator)
+    y, attend_back = attend(q, k, v, bias, watch)  # (6, 7)  (B, h, T, Dh)
+    concatenated = y.swapaxes(1, 2).reshape(B, T, D)
+    projected, out_back = linear(concatenated, **out)  # (8)
+    attn_out, drop_back = dropout(projected, rate, generator)
 
-    def pullback(dmixed: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
-        djoined, dout = out_back(drop_back(dmixed))
-        dy = djoined.reshape(B, T, heads, Dh).swapaxes(1, 2)  # (B, k, T, Dh)
+    def pullback(dattn_out: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
+        dconcatenated, dout = out_back(drop_back(dattn_out))
+        dy = dconcatenated.reshape(B, T, heads, Dh).swapaxes(1, 2)  # (B, h, T, Dh)
         dpacked = xp.empty((B, T, 3, heads, Dh), dtype=dy.dtype)
         dq, dk, dv = dpacked.transpose(2, 0, 3, 1, 4)  # views, filled by the next line
         *_, dscores = attend_back(dy, out=(dq, dk, dv))
@@ -115,4 +116,4 @@ def self_attention(
         dz, dparams["qkv"] = qkv_back(dpacked.reshape(B, T, 3 * D))
         return dz, dparams
 
-    return mixed, pullback
+    return attn_out, pullback

@@ -1,15 +1,15 @@
-"""The convolution of the hybrid's ResNet: one linear layer that looks through windows."""
+"""Convolution with weight standardisation, used in the hybrid's ResNet."""
 
-from ..arrays import Array, Pullback, array_module
+from ..arrays import Array, Pullback, array_module, widen_float16
 from .linear import linear
 from .padding import crop_same, pad_same, window_views
 
 
 def convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullback]:
-    """The same matrix for every window of the map, SAME padded (`padding.py`); no bias.
+    """Apply one matrix to every window of the feature map, with SAME padding and no bias.
 
-    x (B, H, W, C), kernel (kh, kw, C, E)  ->  (B, h, w, E), with H / stride and W / stride
-    rounded up
+    x (B, H, W, C), kernel (kh, kw, C, E)  ->  y (B, h, w, E)
+    h and w are H / stride and W / stride, rounded up.
     """
     kh, kw, C, E = kernel.shape
     shape = x.shape
@@ -24,27 +24,28 @@ def convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullba
     return y, pullback
 
 
+@widen_float16
 def standardise(kernel: Array) -> tuple[Array, Pullback]:
-    """Every output's weights at zero mean and unit deviation, whatever was learned.
+    """Give the weights of every output channel zero mean and unit standard deviation.
 
-    kernel (kh, kw, C, E)  ->  the same shape: w_hat = (w - mean) / (σ + 1e-5), mean and σ, the
-    population's, over all but the last axis. Others put an ε inside σ's root, and differ by it.
-    (Qiao et al., 2019; in the authors' ResNets at each forward)
+    kernel (kh, kw, C, E)  ->  w_hat = (w - mean) / (σ + 1e-5), the same shape
+    Mean and (population) standard deviation σ are taken over all axes but the last. Other
+    implementations add an epsilon inside the square root instead. (Qiao et al., 2019)
     """
     xp = array_module(kernel)
     shape, E = kernel.shape, kernel.shape[-1]
     rows = kernel.reshape(-1, E)  # (n, E)
     average = xp.full((1, len(rows)), 1 / len(rows), dtype=kernel.dtype)
     centred = rows - average @ rows  # (n, E)
-    centred -= average @ centred  # the mean as it was rounded is not 0
+    centred -= average @ centred  # remove what rounding left of the mean
     sigma = (average @ (centred * centred)) ** 0.5  # (1, E)
     divisor = sigma + 1e-5
-    w_hat = xp.divide(centred, divisor, out=centred)  # centred has done its work
+    w_hat = xp.divide(centred, divisor, out=centred)  # reuse the memory of `centred`
 
     def pullback(dw_hat: Array) -> Array:
-        # As in a layer norm, the part along 1 goes, for the mean forgets it, and nearly all of
-        # the part along w_hat. σ's own slope, centred / (n σ), is 0 / 0 for constant weights:
-        # there w_hat stays at zero, and so does the part.
+        # As in layer norm, remove the component along 1 and, up to the epsilon, the component
+        # along w_hat. The derivative of σ, centred / (n σ), is 0 / 0 for constant weights. There
+        # w_hat is zero, so the component is zero as well.
         drows = dw_hat.reshape(-1, E)
         along = average @ (drows * w_hat)  # (1, E)
         along /= xp.where(sigma.real > 0, sigma, 1)
@@ -55,9 +56,9 @@ def standardise(kernel: Array) -> tuple[Array, Pullback]:
 
 
 def standardised_convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullback]:
-    """A convolution with the standardised kernel.
+    """Convolve with the standardised kernel.
 
-    x (B, H, W, C), kernel (kh, kw, C, E)  ->  (B, h, w, E), as `convolution`
+    x (B, H, W, C), kernel (kh, kw, C, E)  ->  y (B, h, w, E), as in `convolution`
     """
     w_hat, standardise_back = standardise(kernel)
     y, convolution_back = convolution(x, w_hat, stride)
@@ -70,27 +71,30 @@ def standardised_convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[
 
 
 def extract_windows(x: Array, sides: tuple[int, int], stride: int) -> Array:
-    """What each window sees, in the kernel's order: x (B, H, W, C)  ->  (B, h, w, kh kw C)"""
+    """Copy each window in the kernel's order (im2col).  x (B, H, W, C)  ->  (B, h, w, kh kw C)"""
     if sides == (1, 1):
-        return x[:, ::stride, ::stride]  # no copy where the stride is 1
+        return x[:, ::stride, ::stride]  # no copy if the stride is 1
     views = list(window_views(pad_same(x, sides, stride), sides, stride))
     B, h, w, C = views[0].shape
     windows = array_module(x).empty((B, h, w, len(views), C), dtype=x.dtype)
-    for n, seen in enumerate(views):
-        windows[:, :, :, n] = seen
+    for n, view in enumerate(views):
+        windows[:, :, :, n] = view
     return windows.reshape(B, h, w, -1)
 
 
 def accumulate_windows(
     dwindows: Array, shape: tuple[int, ...], sides: tuple[int, int], stride: int
 ) -> Array:
-    """The way back, (B, H, W, C): each number adds up what the windows that saw it hand down."""
+    """Backward pass of `extract_windows` (col2im): sum the gradients of overlapping windows.
+
+    dwindows (B, h, w, kh kw C)  ->  (B, H, W, C)
+    """
     if sides == (1, 1) and stride == 1:
         return dwindows
     B, H, W, C = shape
     h, w = dwindows.shape[1:3]
-    by_place = dwindows.reshape(B, h, w, -1, C)
+    by_offset = dwindows.reshape(B, h, w, -1, C)
     dpadded = pad_same(array_module(dwindows).zeros(shape, dtype=dwindows.dtype), sides, stride)
-    for n, dseen in enumerate(window_views(dpadded, sides, stride)):
-        dseen += by_place[:, :, :, n]
+    for n, dview in enumerate(window_views(dpadded, sides, stride)):
+        dview += by_offset[:, :, :, n]
     return crop_same(dpadded, H, W, sides, stride)

@@ -1,16 +1,16 @@
-"""GELU(x) = x Φ(x), Φ the normal distribution function: the MLP's bend, in its two forms.
+"""GELU(x) = x Φ(x), the nonlinearity of the MLP. Φ is the standard normal distribution function.
 
-The authors' code has the `tanh` form, timm and Hugging Face the exact one, `erf`. Both are
+The authors' code uses the tanh approximation; timm and Hugging Face use the exact form. Both are
 
     Φ(x) = ½ (1 + tanh(x p(x²)))
 
-That of the authors' code has two coefficients. With seven, fitted to atanh(erf(x / √2)) / x so
-that the largest error of x Φ(x) over max(1, |x|) is as small as can be, 2e-8, it is exact to what
-float32 can hold. Wider floats and complex numbers integrate erf.
+In the approximation, the polynomial p has two coefficients. With seven coefficients, fitted to
+atanh(erf(x / √2)) / x, the largest error of x Φ(x) / max(1, |x|) is 2e-8, which is below the
+rounding error of float32. float64 and complex numbers compute erf by numerical integration.
 
-The way back needs Φ again. The exact form reads it off, y / x: the next layer keeps y in any case.
-The tanh form needs 1 - Φ as well, a small difference of which the rounding of y would leave too
-few digits, and so it computes tanh once more.
+The backward pass needs Φ again. The exact form obtains it as y / x, because the next layer keeps y
+anyway. The tanh form also needs 1 - Φ, which y / x would give with too few significant digits, so
+it evaluates tanh a second time.
 """
 
 import math
@@ -18,7 +18,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from ..arrays import Array, Pullback, array_module, map_blocks
+from ..arrays import Array, Pullback, array_module, map_blocks, widen_float16
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 TANH = (SQRT_2_OVER_PI, SQRT_2_OVER_PI * 0.044715)
@@ -31,12 +31,14 @@ GAUSS = list(zip((0.5 + NODES).tolist(), WEIGHTS.tolist(), strict=True))  # on [
 
 
 @singledispatch
+@widen_float16
 def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
-    """x weighted by the probability that a normal number is smaller:  y = x Φ(x).
+    """Gaussian error linear unit:  y = x Φ(x).
 
-    x, of any shape  ->  y, the same. `kind` is "tanh" (the authors) or "erf" (exact: to
-    2e-7 max(1, |x|) in float32, 4e-15 max(1, |x|) in float64). Raises ValueError for another.
-    (Hendrycks and Gimpel, 2016)
+    x, any shape  ->  y, the same shape
+    `kind` is "tanh" (the approximation of the authors' code) or "erf" (exact; the error is below
+    2e-7 max(1, |x|) in float32 and 4e-15 max(1, |x|) in float64). Raises ValueError for another
+    kind. (Hendrycks and Gimpel, 2016)
     """
     if kind == "tanh":
         return gelu_tanh(x)
@@ -46,20 +48,20 @@ def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
 
 
 def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
-    """The form of the authors' code: two coefficients."""
+    """The tanh approximation of the authors' code."""
     xp = array_module(x)
     a, b = TANH
 
     def value(y: Array, x: Array) -> None:
-        tanh_form(x, TANH, y)
+        apply_tanh_form(x, TANH, y)
 
     def gradient(dx: Array, x: Array, dy: Array) -> None:
         # With t = tanh(u) and u = a x + b x³,  y' = ½ (1 + t + x (1 - t) (1 + t) u').
-        t = dx  # its memory serves twice
-        slope = tanh_of_polynomial(x, TANH, t)  # x², of which u' is made
+        t = dx  # `dx` serves as scratch memory until the last line
+        slope = tanh_of_polynomial(x, TANH, t)  # x², from which u' = a + 3 b x² is computed
         slope *= 3 * b
         slope += a
-        slope *= 1 - t  # 0 where x³ might overflow
+        slope *= 1 - t  # multiply in this order: 1 - t is 0 where x³ overflows
         t += 1
         slope *= t
         slope *= x
@@ -71,19 +73,19 @@ def gelu_tanh(x: Array) -> tuple[Array, Pullback]:
 
 
 def gelu_erf(x: Array) -> tuple[Array, Pullback]:
-    """The exact form: seven coefficients in float32, an integral in anything wider."""
+    """The exact form: a polynomial of seven coefficients in float32, an integral otherwise."""
     xp = array_module(x)
 
     def value(y: Array, x: Array) -> None:
-        if x.dtype.itemsize <= 4:  # float32 and below
-            tanh_form(x, ERF_FLOAT32, y)
+        if x.dtype.itemsize <= 4:  # float32
+            apply_tanh_form(x, ERF_FLOAT32, y)
         else:
             xp.multiply(x, 0.5 * (1 + erf(x / math.sqrt(2))), out=y)
 
     y = map_blocks(value, x)
 
     def gradient(dx: Array, x: Array, y: Array, dy: Array) -> None:
-        # dΦ/dx is the normal density, so y' = Φ + x exp(-x²/2) / √(2π).
+        # The derivative of Φ is the normal density, so y' = Φ + x exp(-x²/2) / √(2π).
         cdf = normal_cdf(x, y, dx)
         slope = x * x
         slope *= -0.5
@@ -97,7 +99,7 @@ def gelu_erf(x: Array) -> tuple[Array, Pullback]:
 
 
 def normal_cdf(x: Array, y: Array, out: Array) -> Array:
-    """Φ(x), read off the value: y / x, and a half where both are 0."""
+    """Φ(x) from y = x Φ(x): the ratio y / x, and ½ at x = 0."""
     xp = array_module(x)
     with np.errstate(invalid="ignore"):
         cdf = xp.divide(y, x, out=out)
@@ -105,8 +107,8 @@ def normal_cdf(x: Array, y: Array, out: Array) -> Array:
     return cdf
 
 
-def tanh_form(x: Array, p: tuple[float, ...], y: Array) -> None:
-    """y = x · ½ (1 + tanh(x p(x²))), written to `y`."""
+def apply_tanh_form(x: Array, p: tuple[float, ...], y: Array) -> None:
+    """Write y = x · ½ (1 + tanh(x p(x²)))."""
     tanh_of_polynomial(x, p, y)
     y += 1
     y *= x
@@ -114,9 +116,9 @@ def tanh_form(x: Array, p: tuple[float, ...], y: Array) -> None:
 
 
 def tanh_of_polynomial(x: Array, p: tuple[float, ...], t: Array) -> Array:
-    """t = tanh(x p(x²)), with p by Horner's scheme, written to `t`; returns x²."""
+    """Write t = tanh(x p(x²)), with p evaluated by Horner's rule, and return x²."""
     xp = array_module(x)
-    with np.errstate(over="ignore"):  # tanh(inf) is 1, as it should be
+    with np.errstate(over="ignore"):  # an infinite argument gives the correct limit, ±1
         square = x * x
         xp.multiply(square, p[-1], out=t)
         for coefficient in p[-2:0:-1]:
@@ -129,9 +131,12 @@ def tanh_of_polynomial(x: Array, p: tuple[float, ...], t: Array) -> Array:
 
 
 def erf(z: Array) -> Array:
-    """erf(z) = 2 z / √π ∫₀¹ exp(-z² t²) dt, by 24 Gauss nodes, |Re z| clipped at 6."""
+    """erf(z) = 2 z / √π ∫₀¹ exp(-z² t²) dt by 24-point Gauss quadrature, with |Re z| clipped at 6.
+
+    Real and complex z are supported.
+    """
     xp = array_module(z)
-    z = xp.clip(z.real, -6, 6) + (z - z.real)  # the imaginary part stays
+    z = xp.clip(z.real, -6, 6) + (z - z.real)  # keep the imaginary part
     minus_square = -(z * z)
     integral = xp.zeros_like(z)
     for t, weight in GAUSS:

@@ -1,18 +1,18 @@
-"""Equation 4 and what follows it: one vector for the image, and the classifier on top."""
+"""Pooling (Equation 4) and the classification head."""
 
-from ..arrays import Array, Pullback, array_module, matmul
+from ..arrays import Array, Pullback, array_module, matmul, widen_float16
 from .linear import linear
 
 
 def class_pool(z: Array) -> tuple[Array, Pullback]:
-    """The class token's output stands for the image:  y = z_L^0.
+    """Represent the image by the class token:  y = z_L^0.
 
-    z (B, T, D)  ->  y (B, D)    (Equation 4; the final layer norm has been applied to z)
+    z (B, T, D), after the final layer norm  ->  y (B, D)    (Equation 4)
     """
     xp = array_module(z)
 
     def pullback(dy: Array) -> Array:
-        dz = xp.zeros(z.shape, dtype=dy.dtype)  # the patches go straight to nothing
+        dz = xp.zeros(z.shape, dtype=dy.dtype)  # the patch tokens receive no gradient
         dz[:, 0] = dy
         return dz
 
@@ -20,9 +20,9 @@ def class_pool(z: Array) -> tuple[Array, Pullback]:
 
 
 def mean_pool(z: Array) -> tuple[Array, Pullback]:
-    """The mean of the patches stands for the image.
+    """Represent the image by the mean of its patch tokens.
 
-    z (B, N, D)  ->  y (B, D)    (Appendix D.3; after the final layer norm, as the authors do)
+    z (B, N, D), after the final layer norm as in the authors' code  ->  y (B, D)  (Appendix D.3)
     """
     xp = array_module(z)
     B, N, D = z.shape
@@ -33,10 +33,11 @@ def mean_pool(z: Array) -> tuple[Array, Pullback]:
     return matmul(xp.full((1, N), 1 / N, dtype=z.dtype), z)[:, 0], pullback
 
 
+@widen_float16
 def hidden_layer(y: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback]:
-    """The layer that the head has in pre-training, tanh(y kernel + bias).
+    """Hidden layer of the pre-training head:  t = tanh(y kernel + bias).
 
-    y (B, D), kernel (D, R), bias (R,)  ->  (B, R)    (Section 3.1)
+    y (B, D), kernel (D, R), bias (R,)  ->  t (B, R)    (Section 3.1)
     """
     h, linear_back = linear(y, kernel, bias)  # (B, R)
     t = array_module(y).tanh(h)
@@ -50,10 +51,10 @@ def hidden_layer(y: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback]
 def pretraining_head(
     y: Array, hidden: dict[str, Array], head: dict[str, Array]
 ) -> tuple[Array, Pullback]:
-    """The head of pre-training: one hidden tanh layer, then a linear one.
+    """Head of pre-training: a hidden tanh layer and a linear layer.
 
     y (B, D), hidden {kernel (D, R), bias (R,)}, head {kernel (R, K), bias (K,)}  ->  (B, K)
-    (Section 3.1. For fine-tuning the hidden layer goes and a zero-initialised `linear` stays.)
+    Fine-tuning replaces it by a single linear layer, initialised to zero. (Section 3.1)
     """
     t, hidden_back = hidden_layer(y, **hidden)  # (B, R)
     logits, head_back = linear(t, **head)  # (B, K)

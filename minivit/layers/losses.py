@@ -1,29 +1,29 @@
-"""What training makes small: softmax cross-entropy, or the mean squared error."""
+"""Loss functions: softmax cross-entropy and mean squared error."""
 
 from functools import singledispatch
 
 import numpy as np
 
-from ..arrays import Array, Pullback, array_module
+from ..arrays import Array, Pullback, array_module, widen_float16
 
 
 @singledispatch
+@widen_float16
 def cross_entropy(
     logits: Array, labels: Array, label_smoothing: float = 0.0
 ) -> tuple[Array, Pullback]:
-    """The mean over the batch of -Σ_c target_c log softmax(logits)_c.
+    """Mean over the batch of -Σ_c target_c log softmax(logits)_c, in nats.
 
-    logits (B, K); labels (B,) integers from 0 to K - 1, or soft targets (B, K)  ->  a scalar, in
-    nats. `label_smoothing` s moves the targets to (1 - s) target + s / K. Only logits get a gradient.
-    Raises ValueError for labels of another shape, or out of range, and for s outside [0, 1];
-    TypeError for labels that are neither.
+    logits (B, K); labels (B,) integers from 0 to K - 1, or soft targets (B, K)  ->  a scalar
+    Label smoothing s replaces the targets by (1 - s) target + s / K. Only the logits receive a
+    gradient. Raises ValueError for labels of another shape or out of range and for s outside
+    [0, 1], TypeError for labels that are neither integers nor soft targets.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label smoothing is a share from 0 to 1, not {label_smoothing}")
+    check_label_smoothing(label_smoothing)
     xp = array_module(logits)
     B = len(logits)
     targets = make_targets(logits, labels, label_smoothing)  # (B, K)
-    mass = targets.sum(-1, keepdims=True)  # (B, 1), ones unless the caller's own
+    mass = targets.sum(-1, keepdims=True)  # (B, 1), one unless the soft targets do not sum to one
     shifted = logits - logits.real.max(-1, keepdims=True)
     exps = xp.exp(shifted)
     norm = exps.sum(-1, keepdims=True)  # (B, 1)
@@ -35,35 +35,44 @@ def cross_entropy(
     return losses.sum() / B, pullback
 
 
+def check_label_smoothing(label_smoothing: float) -> None:
+    """Raise ValueError if the label smoothing is not in [0, 1]."""
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1, not {label_smoothing}")
+
+
 def make_targets(logits: Array, labels: Array, label_smoothing: float) -> Array:
-    """Labels as probabilities (B, K), of the dtype of the logits, smoothed."""
+    """Convert labels to probabilities (B, K) with the dtype of the logits, and smooth them."""
     xp = array_module(logits)
     B, K = logits.shape
-    kind = logits.real.dtype
+    dtype = logits.real.dtype
     if labels.shape == (B, K):
-        targets = xp.asarray(labels).astype(kind)
+        targets = xp.asarray(labels).astype(dtype)
     elif labels.shape != (B,):
         raise ValueError(f"labels of shape {labels.shape} for logits of shape {logits.shape}")
     else:
         check_labels(labels, K)
-        targets = (xp.asarray(labels)[:, None] == xp.arange(K)).astype(kind)
+        targets = (xp.asarray(labels)[:, None] == xp.arange(K)).astype(dtype)
     return targets * (1 - label_smoothing) + label_smoothing / K if label_smoothing else targets
 
 
 def check_labels(labels: Array, K: int) -> None:
-    """Refuse labels that are no class. Those already on a GPU are believed, not waited for."""
+    """Raise TypeError or ValueError unless the labels are class numbers from 0 to K - 1.
+
+    The range of labels on a GPU is not checked, because reading them would wait for the GPU.
+    """
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"labels are class numbers, integers; these are {labels.dtype}")
+        raise TypeError(f"labels must be integers (class numbers), not {labels.dtype}")
     if isinstance(labels, np.ndarray) and labels.size and not 0 <= labels.min() <= labels.max() < K:
         bad = labels[(labels < 0) | (labels >= K)][0]
-        raise ValueError(f"label {bad} is out of range: with {K} classes they go from 0 to {K - 1}")
+        raise ValueError(f"label {bad} is out of range: {K} classes have labels from 0 to {K - 1}")
 
 
 def mean_squared_error(y: Array, target: Array) -> tuple[Array, Pullback]:
-    """The mean of (y - target)², over every entry.
+    """Mean of (y - target)² over all entries.
 
-    y and target of one shape  ->  a scalar. Both get a gradient.
-    Raises ValueError if the shapes differ.
+    y and target of the same shape  ->  a scalar
+    Both receive a gradient. Raises ValueError if the shapes differ.
     """
     if y.shape != target.shape:
         raise ValueError(f"shapes differ: {y.shape} and {target.shape}")

@@ -1,4 +1,4 @@
-"""The pooling at the root of the hybrid's ResNet."""
+"""Max pooling, used in the root of the hybrid's ResNet."""
 
 import math
 
@@ -7,32 +7,32 @@ from .padding import crop_same, pad_same, window_views
 
 
 def max_pool(x: Array, side: int = 3, stride: int = 2) -> tuple[Array, Pullback]:
-    """The largest number that each window sees, channel by channel.
+    """Maximum of each window, channel by channel, with SAME padding by -inf.
 
-    x (B, H, W, C)  ->  (B, h, w, C), with H / stride and W / stride rounded up. SAME padded
-    (`padding.py`), with -inf, which is never the largest. Among equal numbers the first one, row
-    by row, has the gradient.
+    x (B, H, W, C)  ->  y (B, h, w, C)
+    h and w are H / stride and W / stride, rounded up. If several entries of a window are equal to
+    the maximum, the first one in row-major order receives the gradient.
     """
     B, H, W, C = x.shape
     sides = side, side
     padded = pad_same(x, sides, stride, -math.inf)
-    y, place = first_largest(list(window_views(padded, sides, stride)))
+    y, index = first_maximum(list(window_views(padded, sides, stride)))
 
     def pullback(dy: Array) -> Array:
         xp = array_module(dy)
         dpadded = pad_same(xp.zeros((B, H, W, C), dtype=dy.dtype), sides, stride)
-        for n, dseen in enumerate(window_views(dpadded, sides, stride)):
-            dseen += dy * (place == n)
+        for n, dview in enumerate(window_views(dpadded, sides, stride)):
+            dview += dy * (index == n)
         return crop_same(dpadded, H, W, sides, stride)
 
     return y, pullback
 
 
-def first_largest(arrays: list[Array]) -> tuple[Array, Array]:
-    """Entry by entry the largest of several arrays, and the number of the first that has it."""
+def first_maximum(arrays: list[Array]) -> tuple[Array, Array]:
+    """Elementwise maximum of several arrays, and the index of the first array that attains it."""
     xp = array_module(arrays[0])
-    largest, number = arrays[0], xp.zeros(arrays[0].shape, dtype="int8")
+    largest, index = arrays[0], xp.zeros(arrays[0].shape, dtype="int8")
     for n, array in enumerate(arrays):
         larger = array.real > largest.real
-        largest, number = xp.where(larger, array, largest), xp.where(larger, n, number)
-    return largest, number
+        largest, index = xp.where(larger, array, largest), xp.where(larger, n, index)
+    return largest, index

@@ -19,20 +19,20 @@ def mlp(
     rate: float = 0.0,
     generator: np.random.Generator | None = None,
 ) -> tuple[Array, Pullback]:
-    """Each token by itself: widened to M, bent, and brought back to D.
+    """Process each token separately: linear layer to width M, GELU, linear layer to width D.
 
-    x (..., D), hidden {kernel (D, M), bias (M,)}, out {kernel (M, D), bias (D,)}  ->  (..., D)
-    `kind` is the GELU's. Dropout of `rate` follows the GELU and the second layer.
+    x (..., D), hidden {kernel (D, M), bias (M,)}, out {kernel (M, D), bias (D,)}  ->  y (..., D)
+    `kind` is passed to `gelu`. Dropout of `rate` follows the GELU and the second layer.
     """
     h, hidden_back = linear(x, **hidden)  # (..., M)
     a, gelu_back = gelu(h, kind)
-    a, middle_drop_back = dropout(a, rate, generator)
+    a, hidden_drop_back = dropout(a, rate, generator)
     y, out_back = linear(a, **out)  # (..., D)
-    y, last_drop_back = dropout(y, rate, generator)
+    y, out_drop_back = dropout(y, rate, generator)
 
     def pullback(dy: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
-        da, dout = out_back(last_drop_back(dy))
-        dx, dhidden = hidden_back(gelu_back(middle_drop_back(da)))
+        da, dout = out_back(out_drop_back(dy))
+        dx, dhidden = hidden_back(gelu_back(hidden_drop_back(da)))
         return dx, {"hidden": dhidden, "out": dout}
 
     return y, pullback

@@ -1,10 +1,10 @@
-"""SAME padding, and the windows that a convolution or a pooling looks through.
+"""SAME padding, and the windows of a convolution or pooling layer.
 
-Along an axis of n entries a window of `side` entries moves in steps of `stride`, to n / stride
-places, rounded up. What the last one lacks is padded: half of it before the image and half
-behind, *the odd one behind*. At 224 pixels a 7 x 7 window of stride 2 has 2 before and 3 behind;
-with 3 on both sides, as others pad, every window would look one pixel further up and left.
-(TensorFlow's and JAX's rule, by which the authors' ResNet was trained)
+Along an axis of n entries, a window of `side` entries moves in steps of `stride` to n / stride
+positions, rounded up. The missing entries are padded: half before the image and half after it, *the
+odd one after*. At 224 pixels, a 7 x 7 window of stride 2 has 2 before and 3 after. With 3 on both
+sides, as in PyTorch, every window would lie one pixel further up and left. This is the rule of
+TensorFlow and JAX, with which the authors' ResNet was trained.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from ..arrays import Array, array_module
 
 
 def same_padding(n: int, side: int, stride: int) -> tuple[int, int]:
-    """How much is padded before and behind an axis of n entries."""
+    """Return the padding before and after an axis of n entries."""
     windows = -(-n // stride)
     missing = max((windows - 1) * stride + side - n, 0)
     return missing // 2, missing - missing // 2
 
 
 def pad_same(x: Array, sides: tuple[int, int], stride: int, value: float = 0.0) -> Array:
-    """x (B, H, W, C), copied into a frame of `value`, for windows of these two sides."""
+    """Copy x (B, H, W, C) into a larger array that is padded with `value`."""
     B, H, W, C = x.shape
     top, bottom = same_padding(H, sides[0], stride)
     left, right = same_padding(W, sides[1], stride)
@@ -31,14 +31,17 @@ def pad_same(x: Array, sides: tuple[int, int], stride: int, value: float = 0.0) 
 
 
 def crop_same(padded: Array, H: int, W: int, sides: tuple[int, int], stride: int) -> Array:
-    """The view (B, H, W, C) of what `pad_same` put into the frame."""
+    """Return the view (B, H, W, C) without the padding of `pad_same`."""
     top, _ = same_padding(H, sides[0], stride)
     left, _ = same_padding(W, sides[1], stride)
     return padded[:, top : top + H, left : left + W]
 
 
 def window_views(padded: Array, sides: tuple[int, int], stride: int) -> Iterator[Array]:
-    """For each place in a window, row by row, what all windows see there: a view (B, h, w, C)."""
+    """Yield, for each offset in a window in row-major order, all windows' entries at that offset.
+
+    padded (B, Hp, Wp, C)  ->  kh kw views (B, h, w, C)
+    """
     Hp, Wp = padded.shape[1:3]
     kh, kw = sides
     for i in range(kh):

@@ -1,31 +1,32 @@
-"""Section 3.1: an image becomes a sequence of N = HW / P^2 flat patches."""
+"""Section 3.1: an image becomes a sequence of N = HW / P² flattened patches."""
 
 from ..arrays import Array, Pullback
 
 
 def patchify(images: Array, patch_size: int) -> tuple[Array, Pullback]:
-    """Cut images into patches, row by row from the top left corner.
+    """Cut images into patches in raster order.
 
-    images (B, H, W, C), patch_size P  ->  patches (B, N, P P C), each flattened in the order
-    row, column, channel. Raises ValueError if P does not divide H and W. (Section 3.1)
+    images (B, H, W, C), patch_size P  ->  patches (B, N, P P C)
+    Each patch is flattened in the order row, column, channel. Raises ValueError if H or W is not a
+    multiple of P. (Section 3.1)
     """
     H, W = images.shape[1:3]
 
     def pullback(dpatches: Array) -> Array:
-        # Every pixel lies in exactly one patch, so each gradient just goes back to its place.
-        return fold(dpatches, patch_size, H, W)
+        return fold(dpatches, patch_size, H, W)  # every pixel belongs to exactly one patch
 
     return unfold(images, patch_size), pullback
 
 
 def unpatchify(patches: Array, patch_size: int, height: int, width: int) -> tuple[Array, Pullback]:
-    """Put patches (B, N, P P C) back together to images (B, H, W, C): the inverse of patchify.
+    """Reassemble images from patches. This is the inverse of `patchify`.
 
-    Raises ValueError if there are not HW / P^2 patches.
+    patches (B, N, P P C)  ->  images (B, H, W, C)
+    Raises ValueError unless there are HW / P² patches.
     """
     P, N = patch_size, patches.shape[1]
     if height % P or width % P or (height // P) * (width // P) != N:
-        raise ValueError(f"{N} patches of {P} x {P} do not make {height} x {width} pixels")
+        raise ValueError(f"{N} patches of {P} x {P} do not form an image of {height} x {width}")
 
     def pullback(dimages: Array) -> Array:
         return unfold(dimages, patch_size)

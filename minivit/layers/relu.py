@@ -1,12 +1,12 @@
-"""ReLU, the bend of the hybrid's ResNet."""
+"""ReLU, the nonlinearity of the hybrid's ResNet."""
 
 from ..arrays import Array, Pullback
 
 
 def relu(x: Array) -> tuple[Array, Pullback]:
-    """Nothing below zero:  y = max(x, 0).
+    """Rectified linear unit:  y = max(x, 0).
 
-    x, of any shape  ->  y, the same. At zero itself, where there is no slope, it is taken as 0.
+    x, any shape  ->  y, the same shape. The derivative at zero is taken as zero.
     """
     positive = x.real > 0
 

@@ -1,4 +1,4 @@
-"""The model as pure functions of images and parameters."""
+"""Models as pure functions of images and parameters."""
 
 from .config import HYBRIDS, PREPROCESSINGS, SIZES, ViTConfig
 from .initialise import initialise, parameter_count, parameter_specs

@@ -1,4 +1,4 @@
-"""The sizes of a Vision Transformer, by the paper's names and letters (Table 1)."""
+"""The configuration of a Vision Transformer, in the paper's names and letters (Table 1)."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ SIZES = {
     "H": (32, 1280, 5120, 16),
 }
 
-#                  size, units of the stem's stages, patch side on the stem's feature map
+#                  size, units per stage of the stem, patch size on the stem's feature map
 HYBRIDS = {
     "R+ViT-Ti/16": ("Ti", (), 8),
     "R26+ViT-S/32": ("S", (2, 2, 2, 2), 1),
@@ -34,35 +34,71 @@ HYBRIDS = {
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """Everything that decides a model's shape. Raises ValueError for what does not fit together.
+    """Configuration of a Vision Transformer.
 
-    image_size: pixels, one number for a square or (height, width); kept as a pair.
-    classes: None for a model without a classifier, which gives y (or, where there is a
-    hidden_head, what that makes of y).
-    hidden_head: width of the tanh layer that the head has in pre-training, or None.
-    qkv_bias, patch_bias: whether these two linear layers add one; the others always do.
-    stem: the hybrid's ResNet, as the number of units in each of its stages; () is its root
-    alone, None a plain ViT. Patches are then cut from its feature map. stem_width: the channels
-    of the root, a multiple of 32.
-    preprocessing: how photographs are brought to the model, see `data/preprocessing.py`.
-    dropout: the rate, used only in training.
-    drop_path: the rate at which the last block leaves out each of its two branches for an image,
-    only in training; in the first it is 0, between them it lies on a line (stochastic depth).
-    position_std: the deviation of learned positions when they are first drawn. The authors' 0.02
-    takes long to be heard beside the content of small, simple patches.
+    Parameters
+    ----------
+    image_size : int or (int, int)
+        Height and width in pixels. One number stands for a square. Always a pair after
+        construction.
+    patch_size : int
+        Side P of a patch, in pixels of the image or of the stem's feature map.
+    channels, classes : int
+        Channels C of the image and number of classes K. If `classes` is None, the model has no
+        classifier and returns features.
+    width, depth, heads, mlp_width : int
+        D, L, the number of attention heads, and M.
+    positions : str
+        Position embeddings: "1d", "2d", "relative", "sincos2d" or "none" (appendix D.4).
+    pooling : str
+        "class" for a class token, "mean" for the mean of the patch tokens.
+    hidden_head : int, optional
+        Width of the hidden tanh layer of the head in pre-training.
+    gelu : str
+        "tanh" (approximation) or "erf" (exact).
+    norm_eps : float
+        Epsilon of the layer norms.
+    dropout : float
+        Dropout rate in training.
+    drop_path : float
+        Rate of stochastic depth in training: the probability with which the last block drops each
+        of its branches for an image. It increases linearly from 0 in the first block.
+    position_std : float
+        Standard deviation of the initial position embeddings. With the authors' 0.02, small models
+        on small, simple patches learn positions slowly.
+    qkv_bias, patch_bias : bool
+        Whether these two linear layers have a bias. All others do.
+    stem : tuple of int, optional
+        Hybrid: the number of units in each stage of its ResNet. () is the root alone, None a plain
+        ViT.
+    stem_width : int
+        Channels F of the stem's root, a multiple of 32.
+    preprocessing : str
+        How photographs are prepared, see `data/preprocessing.py`.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range or the values do not fit together.
+
+    Examples
+    --------
+    >>> config = ViTConfig(image_size=32, patch_size=4, classes=10, width=192, heads=3)
+    >>> config.image_size, config.grid, config.tokens
+    ((32, 32), (8, 8), 65)
     """
 
-    image_size: int | tuple[int, int] = 224
+    image_size: tuple[int, int] = (224, 224)
     patch_size: int = 16  # P
     channels: int = 3  # C
     classes: int | None = 1000  # K
     width: int = 768  # D
     depth: int = 12  # L
-    heads: int = 12  # k
+    heads: int = 12
     mlp_width: int = 3072  # M
     positions: str = "1d"
     pooling: str = "class"
-    hidden_head: int | None = None
+    hidden_head: int | None = None  # R
     gelu: str = "tanh"
     norm_eps: float = 1e-6
     dropout: float = 0.0
@@ -70,15 +106,15 @@ class ViTConfig:
     qkv_bias: bool = True
     patch_bias: bool = True
     stem: tuple[int, ...] | None = None
-    stem_width: int = 64
+    stem_width: int = 64  # F
     preprocessing: str = "minivit"
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        size = self.image_size
+        size: Any = self.image_size
         size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         object.__setattr__(self, "image_size", size)
-        if isinstance(self.stem, list):  # as JSON keeps it
+        if isinstance(self.stem, list):  # JSON has no tuples
             object.__setattr__(self, "stem", tuple(self.stem))
         self._check()
 
@@ -86,18 +122,17 @@ class ViTConfig:
         counts = ["patch_size", "channels", "width", "depth", "heads", "mlp_width", "stem_width"]
         counts += [name for name in ("classes", "hidden_head") if getattr(self, name) is not None]
         for name in counts:
-            _check_count(name, getattr(self, name))
+            _check_positive(name, getattr(self, name))
         self._check_stem()
-        self._check_image()
+        self._check_image_size()
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} cannot be shared among {self.heads} heads")
-        kinds = {
+            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
+        for name, choices in {
             "positions": POSITIONS,
             "pooling": POOLINGS,
             "gelu": GELUS,
             "preprocessing": PREPROCESSINGS,
-        }
-        for name, choices in kinds.items():
+        }.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}: choose {', '.join(choices)}"
@@ -110,61 +145,62 @@ class ViTConfig:
             )
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a rate from 0 to below 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for name in ("norm_eps", "position_std"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, it is {getattr(self, name)}")
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative: {getattr(self, name)}")
         for name in ("qkv_bias", "patch_bias"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is True or False, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
 
     def _check_stem(self) -> None:
         if self.stem is None:
             return
         if not isinstance(self.stem, tuple):
-            raise ValueError(f"stem is the units of each stage, like (3, 4, 9), not {self.stem!r}")
-        for units in self.stem:
-            _check_count("the units of a stem's stage", units)
-        if self.stem_width % GROUPS:
-            raise ValueError(f"stem_width {self.stem_width} cannot be shared among {GROUPS} groups")
-
-    def _check_image(self) -> None:
-        if len(self.image_size) != 2:
-            raise ValueError(f"image_size is one number or two, not {self.image_size}")
-        for side in self.image_size:
-            _check_count("image_size", side)
-        mh, mw = self.feature_map
-        if mh % self.patch_size or mw % self.patch_size:
-            made = "" if self.stem is None else f"makes a feature map of {mh} x {mw}, which "
             raise ValueError(
-                f"image_size {self.image_size[0]} x {self.image_size[1]} {made}cannot be cut into "
-                f"patches of {self.patch_size} x {self.patch_size}"
+                f"stem must be the units of each stage, such as (3, 4, 9): {self.stem!r}"
+            )
+        for units in self.stem:
+            _check_positive("the number of units in a stage of the stem", units)
+        if self.stem_width % GROUPS:
+            raise ValueError(f"stem_width {self.stem_width} is not a multiple of {GROUPS} groups")
+
+    def _check_image_size(self) -> None:
+        if len(self.image_size) != 2:
+            raise ValueError(f"image_size must be one number or two, not {self.image_size}")
+        for side in self.image_size:
+            _check_positive("image_size", side)
+        rows, columns = self.feature_map
+        if rows % self.patch_size or columns % self.patch_size:
+            H, W = self.image_size
+            map_size = "" if self.stem is None else f" (feature map {rows} x {columns})"
+            raise ValueError(
+                f"image_size {H} x {W}{map_size} cannot be cut into patches of "
+                f"{self.patch_size} x {self.patch_size}"
             )
 
     @property
     def stride(self) -> int:
-        """Pixels from one token to the next: the stem's stride times the patch side."""
+        """Pixels from one token to the next: the stem's stride times the patch size."""
         return self.patch_size * self.stem_stride
 
     @property
     def stem_stride(self) -> int:
-        """Pixels from one place of the feature map to the next; 1 without a stem.
+        """Pixels per entry of the stem's feature map; 1 without a stem.
 
-        The root has 4, and every stage but the first doubles it.
+        The root has stride 4, and every stage but the first doubles it.
         """
         return 1 if self.stem is None else 4 * 2 ** max(len(self.stem) - 1, 0)
 
     @property
     def feature_map(self) -> tuple[int, int]:
-        """Rows and columns of what is cut into patches: the stem's map, or the image itself."""
+        """Rows and columns of the stem's feature map, or of the image without a stem."""
         H, W = self.image_size
-        return -(-H // self.stem_stride), -(-W // self.stem_stride)  # padding rounds up
+        return -(-H // self.stem_stride), -(-W // self.stem_stride)  # SAME padding rounds up
 
     @property
     def feature_channels(self) -> int:
-        """Channels of what is cut into patches."""
+        """Channels of the stem's feature map, or of the image without a stem."""
         if self.stem is None:
             return self.channels
         return self.stem_width * (4 * 2 ** (len(self.stem) - 1) if self.stem else 1)
@@ -172,24 +208,23 @@ class ViTConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        mh, mw = self.feature_map
-        return mh // self.patch_size, mw // self.patch_size
+        rows, columns = self.feature_map
+        return rows // self.patch_size, columns // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """T: the N patches and, if there is one, the class token."""
+        """T: the N patches and the class token if there is one."""
         return self.grid[0] * self.grid[1] + (self.pooling == "class")
 
-    def of_block(self, i: int) -> "ViTConfig":
-        """What block i, counted from 0, is to read: drop_path is then this block's own rate."""
-        share = i / max(self.depth - 1, 1)
-        return dataclasses.replace(self, drop_path=self.drop_path * share)
+    def drop_path_of_block(self, i: int) -> float:
+        """The drop-path rate of block i, counted from 0."""
+        return self.drop_path * (i / max(self.depth - 1, 1))
 
     @classmethod
     def named(cls, name: str, **fields: Any) -> "ViTConfig":
-        """The configuration of a name like "ViT-B/16" or "R50+ViT-B/16".
+        """Return the configuration of a name like "ViT-B/16" or "R50+ViT-B/16".
 
-        Any field may be replaced by keyword. Raises ValueError for an unknown name.
+        Keyword arguments replace fields. Raises ValueError for an unknown name.
         """
         match = re.fullmatch(r"ViT-(\w+)/(\d+)", name)
         if name in HYBRIDS:
@@ -202,10 +237,12 @@ class ViTConfig:
                 f"or one of {', '.join(HYBRIDS)}"
             )
         depth, width, mlp_width, heads = SIZES[size]
-        known = {"patch_size": patch_size, "stem": stem, "depth": depth, "width": width}
-        return cls(**(known | {"mlp_width": mlp_width, "heads": heads} | fields))
+        known: dict[str, Any] = {"patch_size": patch_size, "stem": stem, "depth": depth}
+        known |= {"width": width, "mlp_width": mlp_width, "heads": heads}
+        known |= fields
+        return cls(**known)
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_positive(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is a whole number from 1 up, not {value!r}")
+        raise ValueError(f"{name} must be a positive integer, not {value!r}")

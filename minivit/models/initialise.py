@@ -1,4 +1,4 @@
-"""What every parameter is called, its shape, and the authors' way to draw its first value."""
+"""The name, shape and initial distribution of every parameter, as in the authors' code."""
 
 import math
 from collections.abc import Callable
@@ -14,19 +14,19 @@ Initialiser = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
 class ParameterSpec(NamedTuple):
-    """A parameter to be: its shape, and how its first value is drawn."""
+    """The shape of a parameter and the function that draws its initial value."""
 
     shape: tuple[int, ...]
     draw: Initialiser
 
 
 def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict[str, Any]:
-    """A new model's tree of parameters, drawn as the authors do; the same for the same seed.
+    """Draw the parameters of a new model. The same seed gives the same parameters.
 
-    Raises ValueError for a dtype that is not one of floats.
+    Raises ValueError if the dtype is not a floating-point type.
     """
     if np.dtype(dtype).kind != "f":
-        raise ValueError(f"parameters are floats, not {dtype}")
+        raise ValueError(f"parameters must have a floating-point dtype, not {dtype}")
     rng = np.random.default_rng(seed)
     return map_tree(
         lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameter_specs(config)
@@ -34,14 +34,14 @@ def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict
 
 
 def parameter_count(config: ViTConfig) -> int:
-    """The number of parameters, counted without making them."""
+    """Return the number of parameters without creating them."""
     return sum(math.prod(p.shape) for p in flatten(parameter_specs(config)).values())
 
 
 def parameter_specs(config: ViTConfig) -> dict[str, Any]:
-    """The tree of parameters that a configuration asks for: at each leaf, shape and draw."""
+    """Return the tree of parameter specifications of a configuration."""
     C, P, D, K = config.feature_channels, config.patch_size, config.width, config.classes
-    tree = {} if config.stem is None else {"stem": _stem(config)}
+    tree: dict[str, Any] = {} if config.stem is None else {"stem": _stem(config)}
     patch_bias = zeros if config.patch_bias else None
     tree["patch_embedding"] = _linear(P * P * C, D, lecun_normal, patch_bias)
     if config.pooling == "class":
@@ -59,15 +59,15 @@ def parameter_specs(config: ViTConfig) -> dict[str, Any]:
 
 def _stem(config: ViTConfig) -> dict[str, Any]:
     C, F = config.channels, config.stem_width
-    stem = {"conv": _convolution(7, C, F), "norm": _norm(F)}
+    stem: dict[str, Any] = {"conv": _convolution(7, C, F), "norm": _norm(F)}
     if config.stem:
         stem["stages"] = []
-    entering = F
-    for stage, units in enumerate(config.stem):
-        f = F * 2**stage  # doubled from stage to stage
-        first, rest = _unit(entering, f, first=True), [_unit(4 * f, f) for _ in range(units - 1)]
+    channels = F
+    for stage, units in enumerate(config.stem or ()):
+        f = F * 2**stage  # each stage doubles the width
+        first, rest = _unit(channels, f, first=True), [_unit(4 * f, f) for _ in range(units - 1)]
         stem["stages"].append([first, *rest])
-        entering = 4 * f
+        channels = 4 * f
     return stem
 
 
@@ -78,7 +78,7 @@ def _unit(C: int, f: int, first: bool = False) -> dict[str, Any]:
         "conv2": _convolution(3, f, f),
         "norm2": _norm(f),
         "conv3": _convolution(1, f, 4 * f),
-        "norm3": _norm(4 * f, zeros),  # at first a unit changes nothing
+        "norm3": _norm(4 * f, zeros),  # with a zero scale, a new unit is the identity
     }
     if first:
         unit |= {"conv_shortcut": _convolution(1, C, 4 * f), "norm_shortcut": _norm(4 * f)}
@@ -101,10 +101,10 @@ def _positions(config: ViTConfig) -> dict[str, ParameterSpec]:
 
 def _block(config: ViTConfig) -> dict[str, Any]:
     D, M = config.width, config.mlp_width
-    # U_qkv is three D x D matrices side by side, each drawn as one.
+    # U_qkv consists of three D x D matrices, each initialised separately.
     qkv_bias = zeros if config.qkv_bias else None
     qkv = _linear(D, 3 * D, xavier_uniform_thirds, qkv_bias)
-    attention = {"qkv": qkv, "out": _linear(D, D, xavier_uniform)}
+    attention: dict[str, Any] = {"qkv": qkv, "out": _linear(D, D, xavier_uniform)}
     if config.positions == "relative":
         N = math.prod(config.grid)
         R = 2 * N - 1 + 3 * (config.pooling == "class")
@@ -117,38 +117,38 @@ def _block(config: ViTConfig) -> dict[str, Any]:
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Nothing drawn: biases, the class token and the head start at zero."""
+    """Zeros: biases, the class token and the head."""
     return np.zeros(shape, dtype=np.float32)
 
 
 def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Nothing drawn: a norm's scale starts at one."""
+    """Ones: the scale of a norm."""
     return np.ones(shape, dtype=np.float32)
 
 
 def normal(std: float) -> Initialiser:
-    """Normal of this deviation: for positions and, almost zero, for the biases of the MLP."""
+    """Normal with a given standard deviation: position embeddings and the biases of the MLP."""
     return lambda rng, shape: rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
 def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Normal of variance 1 / fan_in, cut off at two deviations *and then* of that variance."""
+    """Normal truncated at two standard deviations, with variance 1 / fan_in after truncation."""
     x = rng.standard_normal(shape, dtype=np.float32)
     while (far := abs(x) > 2).any():
         x[far] = rng.standard_normal(int(far.sum()), dtype=np.float32)
-    deviation_when_cut = 0.87962566103423978
+    truncated_std = 0.87962566103423978
     fan_in = math.prod(shape[:-1])
-    return x * np.float32(1 / math.sqrt(fan_in) / deviation_when_cut)
+    return x * np.float32(1 / math.sqrt(fan_in) / truncated_std)
 
 
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Uniform of variance 2 / (fan_in + fan_out)."""
+    """Uniform with variance 2 / (fan_in + fan_out)."""
     limit = math.sqrt(6 / sum(shape))
     return rng.random(shape, dtype=np.float32) * np.float32(2 * limit) - np.float32(limit)
 
 
 def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Three square matrices side by side, each drawn by itself."""
+    """Three square matrices, concatenated and drawn separately."""
     D, three_D = shape
     return np.concatenate([xavier_uniform(rng, (D, three_D // 3)) for _ in range(3)], axis=1)
 

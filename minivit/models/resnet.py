@@ -1,13 +1,14 @@
-"""The hybrid of Section 3.1: a ResNet looks at the image, and patches are cut from what it sees.
+"""The ResNet of the hybrid (Section 3.1). The Transformer's patches are cut from its feature map.
 
-    root       7 x 7 convolution of stride 2, norm, ReLU, max pooling of stride 2
-    stage s    units of f = 2^(s-1) F channels, F those of the root; its first unit has stride 2,
-               save in the first stage
-    unit       1 x 1 to f, norm, ReLU; 3 x 3, norm, ReLU; 1 x 1 to 4 f, norm; and what entered is
-               added before the last ReLU. In the first unit of a stage that goes through a 1 x 1
-               convolution and a norm of its own, for its channels, or its size, are others.
+    root       7 x 7 convolution of stride 2, norm, ReLU, 3 x 3 max pooling of stride 2
+    stage s    units of width f = 2^(s-1) F, where F is the width of the root; the first unit has
+               stride 2, except in the first stage
+    unit       1 x 1 convolution to f channels, norm, ReLU; 3 x 3 convolution, norm, ReLU; 1 x 1
+               convolution to 4 f channels, norm; addition of the shortcut; ReLU. In the first unit
+               of a stage, the shortcut is a 1 x 1 convolution and a norm, because the number of
+               channels or the resolution changes.
 
-All convolutions have standardised weights, and no bias; all norms are group norms of 32 groups.
+All convolutions use standardised weights and have no bias. All norms are group norms of 32 groups.
 """
 
 from collections.abc import Iterator
@@ -20,18 +21,20 @@ Params = dict[str, Any]
 
 
 def resnet_stem(
-    images: Array, params: Params, watch: Watch | None = None
+    images: Array, params: Params, watch: Watch | None = None, retain: bool = True
 ) -> tuple[Array, Pullback]:
-    """The feature map, keeping what the way back needs.
+    """Compute the feature map and the pullback, which returns (dimages, dparams).
 
-    images (B, H, W, C), params {conv, norm, stages}  ->  (B, h, w, Cmap); the pullback gives
-    (dimages, dparams). `watch` is shown "root", "stages/0/0/output" and so on.
+    images (B, H, W, C), params {conv, norm, stages}  ->  (B, h, w, 4 f)
+    `watch` receives "root", "stages/0/0/output", ... Without `retain`, each unit's pullback is
+    discarded at once to save memory, and the returned pullback must not be called.
     """
     x, root_back = resnet_root(images, params, watch)
     units_back = []
     for stage, number, unit, stride in iterate_units(params):
         x, unit_back = bottleneck(x, unit, stride, add_prefix(watch, f"stages/{stage}/{number}"))
-        units_back.append((stage, unit_back))
+        if retain:
+            units_back.append((stage, unit_back))
 
     def pullback(dx: Array) -> tuple[Array, Params]:
         dstages = [[] for _ in params.get("stages", [])]
@@ -39,32 +42,22 @@ def resnet_stem(
             dx, dunit = unit_back(dx)
             dstages[stage].insert(0, dunit)
         dimages, dparams = root_back(dx)
-        if dstages:
-            dparams["stages"] = dstages
-        return dimages, dparams
+        return dimages, dparams | ({"stages": dstages} if dstages else {})
 
     return x, pullback
 
 
-def infer_stem(images: Array, params: Params, watch: Watch | None = None) -> Array:
-    """The feature map, keeping nothing: each unit's pullback is dropped at once."""
-    x, _ = resnet_root(images, params, watch)
-    for stage, number, unit, stride in iterate_units(params):
-        x, _ = bottleneck(x, unit, stride, add_prefix(watch, f"stages/{stage}/{number}"))
-    return x
-
-
 def iterate_units(params: Params) -> Iterator[tuple[int, int, Params, int]]:
-    """(stage, number, parameters, stride) of every unit, in order. Numbers count from 0."""
-    for stage, members in enumerate(params.get("stages", [])):
-        for number, unit in enumerate(members):
+    """Yield (stage, number, parameters, stride) of every unit. Stages and units count from 0."""
+    for stage, units in enumerate(params.get("stages", [])):
+        for number, unit in enumerate(units):
             yield stage, number, unit, 2 if number == 0 and stage > 0 else 1
 
 
 def resnet_root(
     images: Array, params: Params, watch: Watch | None = None
 ) -> tuple[Array, Pullback]:
-    """images (B, H, W, C)  ->  (B, H / 4, W / 4, F)"""
+    """The root of the ResNet.  images (B, H, W, C)  ->  (B, H / 4, W / 4, F)"""
     normed, norm_back = conv_norm(images, params, "", stride=2)
     active, relu_back = relu(normed)  # (B, H / 2, W / 2, F)
     pooled, pool_back = max_pool(active)
@@ -82,8 +75,8 @@ def bottleneck(
 ) -> tuple[Array, Pullback]:
     """One unit.  x (B, H, W, C)  ->  (B, H / stride, W / stride, 4 f)
 
-    The stride is that of the 3 x 3 convolution, which sees every entry all the same; a 1 x 1
-    convolution of stride 2 would drop three in four. (The ResNet "v1.5")
+    The 3 x 3 convolution has the stride. A 1 x 1 convolution of stride 2 would ignore three of four
+    entries. This variant is known as ResNet v1.5.
     """
     shortcut, shortcut_back = (
         conv_norm(x, params, "_shortcut", stride)
@@ -100,7 +93,7 @@ def bottleneck(
         watch("output", out)
 
     def pullback(dout: Array) -> tuple[Array, Params]:
-        dsum = relu_back(dout)  # goes both ways as it is
+        dsum = relu_back(dout)  # the gradient of both summands
         dactive2, dparams3 = norm3_back(dsum)
         dactive1, dparams2 = norm2_back(relu2_back(dactive2))
         dx, dparams1 = norm1_back(relu1_back(dactive1))
@@ -110,9 +103,9 @@ def bottleneck(
     return out, pullback
 
 
-def conv_norm(x: Array, params: Params, which: str, stride: int = 1) -> tuple[Array, Pullback]:
-    """The convolution and the group norm that the parameters have under conv`which` and so on."""
-    conv, norm = f"conv{which}", f"norm{which}"
+def conv_norm(x: Array, params: Params, suffix: str, stride: int = 1) -> tuple[Array, Pullback]:
+    """Convolution and group norm with the parameters `conv<suffix>` and `norm<suffix>`."""
+    conv, norm = f"conv{suffix}", f"norm{suffix}"
     y, conv_back = standardised_convolution(x, **params[conv], stride=stride)
     normed, norm_back = group_norm(y, **params[norm])
 

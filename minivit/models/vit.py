@@ -4,8 +4,11 @@ z_0  = [x_class; x_p^1 E; ...; x_p^N E] + E_pos                (1)
 z'_l = MSA(LN(z_{l-1})) + z_{l-1},      l = 1 .. L             (2)
 z_l  = MLP(LN(z'_l)) + z'_l,            l = 1 .. L             (3)
 y    = LN(z_L^0)                                               (4)
+
+A name that ends in `_back` is the pullback of a layer.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -29,7 +32,7 @@ from ..layers import (
     self_attention,
 )
 from .config import ViTConfig
-from .resnet import infer_stem, resnet_stem
+from .resnet import resnet_stem
 
 Params = dict[str, Any]
 
@@ -41,21 +44,19 @@ def vit(
     generator: np.random.Generator | None = None,
     watch: Watch | None = None,
 ) -> tuple[Array, Pullback]:
-    """From pixels to logits, keeping what the way back needs.
+    """Compute the logits and the pullback, which returns (dimages, dparams).
 
-    images (B, H, W, C)  ->  logits (B, K), or for a model without classes what `forward_features`
-    gives; the pullback gives (dimages, dparams). Dropout is on if a generator is given.
-    `watch` is shown "embedding", "blocks/0/attention/probabilities", in the pullback
-    "blocks/0/attention/dprobabilities", "blocks/0/output", and so on; of a hybrid also
-    "stem/root", "stem/stages/0/0/output", and so on.
+    images (B, H, W, C)  ->  logits (B, K), or features as in `forward_features` without classes
+    Dropout and drop path are active if a generator is given. `watch` receives "embedding",
+    "blocks/0/attention/probabilities", "blocks/0/output", ... and, in the pullback,
+    "blocks/0/attention/dprobabilities". A hybrid also passes "stem/root",
+    "stem/stages/0/0/output", ...
     """
-    z, embed_back = embed(images, params, config, generator, add_prefix(watch, "stem"))
-    if watch:
-        watch("embedding", z)
+    z, embed_back = embed(images, params, config, generator, watch)
     blocks_back = []
     for i, block in enumerate(params["blocks"]):
-        own, shown = config.of_block(i), add_prefix(watch, f"blocks/{i}")
-        z, block_back = encoder_block(z, block, own, generator, shown)
+        rate, watch_block = config.drop_path_of_block(i), add_prefix(watch, f"blocks/{i}")
+        z, block_back = encoder_block(z, block, config, rate, generator, watch_block)
         blocks_back.append(block_back)
     logits, classify_back = classify(z, params, config)
 
@@ -72,22 +73,22 @@ def vit(
 
 
 def infer(images: Array, params: Params, config: ViTConfig, watch: Watch | None = None) -> Array:
-    """From pixels to logits, keeping nothing: each block's pullback is dropped at once."""
-    x = images
-    if config.stem is not None:
-        x = infer_stem(x, params["stem"], add_prefix(watch, "stem"))
-    z, _ = embed_map(x, params, config)
+    """Compute the logits alone. Each block's pullback is discarded at once to save memory.
+
+    images (B, H, W, C)  ->  logits (B, K)
+    """
+    z, _ = embed(images, params, config, watch=watch, retain=False)
     for i, block in enumerate(params["blocks"]):
         z, _ = encoder_block(z, block, config, watch=add_prefix(watch, f"blocks/{i}"))
     return classify(z, params, config)[0]
 
 
 def forward_features(images: Array, params: Params, config: ViTConfig) -> Array:
-    """What the classifier is given, keeping nothing: y or, from the hidden layer, tanh(...).
+    """Compute the input of the classifier: y, or the hidden layer's output if there is one.
 
-    images (B, H, W, C)  ->  (B, D), or (B, R) if there is a hidden layer of R
+    images (B, H, W, C)  ->  (B, D), or (B, R) with a hidden layer of width R
     """
-    return infer(images, {name: params[name] for name in params if name != "head"}, config)
+    return infer(images, params, dataclasses.replace(config, classes=None))
 
 
 def embed(
@@ -96,82 +97,87 @@ def embed(
     config: ViTConfig,
     generator: np.random.Generator | None = None,
     watch: Watch | None = None,
+    retain: bool = True,
 ) -> tuple[Array, Pullback]:
     """Equation 1.  images (B, H, W, C)  ->  z_0 (B, T, D)
 
-    In a hybrid the patches are cut from the feature map of the stem, in a plain ViT from the
-    image. `watch` is shown what the stem shows.
+    A hybrid cuts patches from the feature map of its stem, a plain ViT from the image. Without
+    `retain`, the stem's pullback is discarded, and the returned pullback must not be called.
     """
-    if config.stem is None:
-        return embed_map(images, params, config, generator)
-    features, stem_back = resnet_stem(images, params["stem"], watch)
-    z, map_back = embed_map(features, params, config, generator)
-
-    def pullback(dz: Array) -> tuple[Array, Params]:
-        dfeatures, dparams = map_back(dz)
-        dimages, dstem = stem_back(dfeatures)
-        return dimages, {"stem": dstem, **dparams}
-
-    return z, pullback
-
-
-def embed_map(
-    x: Array, params: Params, config: ViTConfig, generator: np.random.Generator | None = None
-) -> tuple[Array, Pullback]:
-    """Equation 1 for images or feature maps alike.  x (B, h, w, C)  ->  z_0 (B, T, D)"""
+    features, stem_back = apply_stem(images, params, config, watch, retain)
     kernel, bias = params["patch_embedding"]["kernel"], params["patch_embedding"].get("bias")
-    patches, patches_back = patch_embedding(x, kernel, bias, config.patch_size)
-    tokens, token_back = class_token(patches, params, config)
-    z, positions_back = positions(tokens, params.get("positions"), config)
-    z, drop_back = dropout(z, config.dropout, generator)
+    patches, patches_back = patch_embedding(features, kernel, bias, config.patch_size)
+    tokens, token_back = add_class_token(patches, params, config)
+    positioned, positions_back = add_position_embeddings(tokens, params, config)
+    z, drop_back = dropout(positioned, config.dropout, generator)
+    if watch:
+        watch("embedding", z)
 
     def pullback(dz: Array) -> tuple[Array, Params]:
-        dparams = {}
-        dtokens = positions_back(drop_back(dz))
-        if isinstance(dtokens, tuple):  # the kinds that learn something
-            dtokens, dparams["positions"] = dtokens
+        dtokens, dpositions = positions_back(drop_back(dz))
         dpatches, dtoken = token_back(dtokens)
-        dparams |= dtoken
-        dx, dparams["patch_embedding"] = patches_back(dpatches)
-        return dx, dparams
+        dfeatures, dpatch_embedding = patches_back(dpatches)
+        dimages, dstem = stem_back(dfeatures)
+        return dimages, {**dstem, "patch_embedding": dpatch_embedding, **dtoken, **dpositions}
 
     return z, pullback
 
 
-def class_token(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
-    """The class token in front of the patches, if the model pools by one."""
+def apply_stem(
+    images: Array, params: Params, config: ViTConfig, watch: Watch | None, retain: bool
+) -> tuple[Array, Pullback]:
+    """The hybrid's ResNet. A plain ViT has none, and the images are returned unchanged."""
+    if config.stem is None:
+        return images, lambda dx: (dx, {})
+    features, stem_back = resnet_stem(images, params["stem"], add_prefix(watch, "stem"), retain)
+
+    def pullback(dfeatures: Array) -> tuple[Array, Params]:
+        dimages, dstem = stem_back(dfeatures)
+        return dimages, {"stem": dstem}
+
+    return features, pullback
+
+
+def add_class_token(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
+    """Prepend the class token if the model has one.  x (B, N, D)  ->  (B, T, D)"""
     if config.pooling == "class":
         return prepend_class_token(x, params["class_token"])
     return x, lambda dx: (dx, {})
 
 
-def positions(
-    x: Array, params: dict[str, Array] | None, config: ViTConfig
-) -> tuple[Array, Pullback]:
-    """E_pos in one of its kinds. `none` leaves x as it is, and so does `relative`, which acts
-    inside each attention."""
-    if config.positions == "1d":
-        return add_positions(x, **params)
-    if config.positions == "2d":
-        return add_positions_2d(x, **params)
+def add_position_embeddings(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
+    """Add E_pos in one of its variants.  x (B, T, D)  ->  (B, T, D)
+
+    `none` and `relative` add nothing here; relative positions are part of each attention layer.
+    """
+    if config.positions in ("none", "relative"):
+        return x, lambda dx: (dx, {})
     if config.positions == "sincos2d":
         return add_positions_sincos2d(x, config.grid)
-    return x, lambda dx: dx
+    add = add_positions if config.positions == "1d" else add_positions_2d
+    z, add_back = add(x, **params["positions"])
+
+    def pullback(dz: Array) -> tuple[Array, Params]:
+        dx, dpositions = add_back(dz)
+        return dx, {"positions": dpositions}
+
+    return z, pullback
 
 
 def encoder_block(
     z: Array,
     params: Params,
     config: ViTConfig,
+    drop_path_rate: float = 0.0,
     generator: np.random.Generator | None = None,
     watch: Watch | None = None,
 ) -> tuple[Array, Pullback]:
     """Equations 2 and 3.  z_{l-1} (B, T, D)  ->  z_l (B, T, D)
 
-    In training each branch is left out for some of the images, at the rate config.drop_path.
+    In training, each branch is dropped for some of the images (`drop_path`).
     """
     normed1, norm1_back = layer_norm(z, **params["norm1"], eps=config.norm_eps)
-    mixed, attention_back = self_attention(
+    attn_out, attention_back = self_attention(
         normed1,
         **params["attention"],
         heads=config.heads,
@@ -180,14 +186,14 @@ def encoder_block(
         generator=generator,
         watch=add_prefix(watch, "attention"),
     )
-    mixed, path1_back = drop_path(mixed, config.drop_path, generator)
-    mid = z + mixed  # (2)
+    attn_out, path1_back = drop_path(attn_out, drop_path_rate, generator)
+    mid = z + attn_out  # (2)
     normed2, norm2_back = layer_norm(mid, **params["norm2"], eps=config.norm_eps)
-    thought, mlp_back = mlp(
+    mlp_out, mlp_back = mlp(
         normed2, **params["mlp"], kind=config.gelu, rate=config.dropout, generator=generator
     )
-    thought, path2_back = drop_path(thought, config.drop_path, generator)
-    out = mid + thought  # (3)
+    mlp_out, path2_back = drop_path(mlp_out, drop_path_rate, generator)
+    out = mid + mlp_out  # (3)
     if watch:
         watch("output", out)
 
@@ -195,7 +201,7 @@ def encoder_block(
         dparams = {}
         dnormed2, dparams["mlp"] = mlp_back(path2_back(dout))
         dbranch, dparams["norm2"] = norm2_back(dnormed2)
-        dmid = dout + dbranch  # the residual hands dout through
+        dmid = dout + dbranch  # the residual connection passes dout on unchanged
         dnormed1, dparams["attention"] = attention_back(path1_back(dmid))
         dbranch, dparams["norm1"] = norm1_back(dnormed1)
         return dmid + dbranch, dparams
@@ -204,11 +210,11 @@ def encoder_block(
 
 
 def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
-    """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K), see `head`"""
+    """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K), or features, see `apply_head`"""
     normed, norm_back = layer_norm(z, **params["norm"], eps=config.norm_eps)
     pool = class_pool if config.pooling == "class" else mean_pool
     y, pool_back = pool(normed)  # (4)  (B, D)
-    logits, head_back = head(y, params)
+    logits, head_back = apply_head(y, params, config)
 
     def pullback(dlogits: Array) -> tuple[Array, Params]:
         dy, dparams = head_back(dlogits)
@@ -218,16 +224,17 @@ def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullba
     return logits, pullback
 
 
-def head(y: Array, params: Params) -> tuple[Array, Pullback]:
-    """As much of a head as the parameters have: a classifier, a hidden layer, both or neither.
+def apply_head(y: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
+    """Apply the hidden layer and the classifier, as far as the configuration has them.
 
-    y (B, D)  ->  (B, K), (B, R), (B, K) or y itself
+    y (B, D)  ->  (B, K) with classes; else (B, R) with a hidden layer, else y itself
     """
-    if "hidden" in params and "head" in params:
+    has_hidden, has_classes = config.hidden_head is not None, config.classes is not None
+    if has_hidden and has_classes:
         return pretraining_head(y, params["hidden"], params["head"])
-    if "hidden" not in params and "head" not in params:
+    if not has_hidden and not has_classes:
         return y, lambda dy: (dy, {})
-    name, layer = ("head", linear) if "head" in params else ("hidden", hidden_layer)
+    name, layer = ("head", linear) if has_classes else ("hidden", hidden_layer)
     out, layer_back = layer(y, **params[name])
 
     def pullback(dout: Array) -> tuple[Array, Params]:

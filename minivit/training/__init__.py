@@ -1,4 +1,4 @@
-"""Training: the step, the optimisers and schedules, the loop, the score; fine-tuning, few-shot."""
+"""Training: step, schedules, loop, evaluation, fine-tuning, few-shot evaluation."""
 
 from ..optim import SGD, AdamW, clip_by_global_norm
 from .baseline import fit_logistic_regression
@@ -7,37 +7,40 @@ from .ema import EMA
 from .evaluate import Score, evaluate, map_batches
 from .fewshot import evaluate_few_shot
 from .finetune import FINE_TUNING, replace_head
-from .interrupted import begun_on, begun_with, epochs_done, is_unfinished
 from .loop import ResumeError, read_log, resume, train
+from .presets import PRESETS, get_preset, make_recipe
+from .progress import Progress, read_progress
 from .recipe import OPTIMISERS, Recipe
 from .schedules import SCHEDULES, schedule_learning_rate
-from .step import loss_and_gradients, packed_gradients
+from .step import StepOptions, batch_gradients, loss_and_gradients
 
 __all__ = [
-    "SCHEDULES",
+    "EMA",
     "FINE_TUNING",
     "OPTIMISERS",
+    "PRESETS",
+    "SCHEDULES",
     "SGD",
     "AdamW",
-    "EMA",
+    "Progress",
     "Recipe",
-    "Score",
     "ResumeError",
-    "begun_on",
-    "begun_with",
+    "Score",
+    "StepOptions",
+    "batch_gradients",
     "clip_by_global_norm",
-    "train_sgd",
-    "epochs_done",
     "evaluate",
     "evaluate_few_shot",
-    "replace_head",
-    "map_batches",
-    "is_unfinished",
-    "schedule_learning_rate",
     "fit_logistic_regression",
+    "get_preset",
     "loss_and_gradients",
-    "packed_gradients",
+    "make_recipe",
+    "map_batches",
     "read_log",
+    "read_progress",
+    "replace_head",
     "resume",
+    "schedule_learning_rate",
     "train",
+    "train_sgd",
 ]

@@ -1,4 +1,4 @@
-"""What a linear model reaches on the raw pixels: the number to hold every accuracy against."""
+"""Logistic regression on the raw pixels, the baseline of every accuracy."""
 
 import math
 
@@ -10,48 +10,49 @@ from ..data.dataset import take
 from ..layers import cross_entropy, linear
 from ..optim import AdamW
 from ..parallel import single_threaded_blas
+from ..tree import pack
 
-NUMBERS = 1 << 26  # pixels times channels of the images of each part that are in memory: 268 MB
-BATCH = 5_000  # images a step: a large data set would take minutes at once, and learn no more
-FEWEST = 1_000  # images that still tell something of a data set which is larger
+MAX_SCALARS = 1 << 26  # of the images that are held in memory: 268 MB
+BATCH_SIZE = 5_000  # full-batch steps on a large data set would take minutes without being better
+MIN_IMAGES = 1_000  # a smaller sample of a large data set would not be representative
 
 
-def fit_logistic_regression(data: Dataset, steps: int = 300, rate: float = 0.03) -> float | None:
-    """The held-out accuracy (0 to 1) of logistic regression, trained by AdamW.
+def fit_logistic_regression(
+    dataset: Dataset, steps: int = 300, learning_rate: float = 0.03
+) -> float | None:
+    """Train logistic regression with AdamW and return its held-out accuracy, 0 to 1.
 
-    A step is on all images; where there are more than 5,000, on so many at a time, and the rate
-    falls to zero. Of a large data set it sees a part, drawn at random: as many images as have
-    2^26 numbers. If that is less than 1,000 of them, they are too large for a weight for each
-    number, and None is returned.
+    With at most 5,000 images, each step uses all of them. With more, it uses 5,000 at a time, and
+    the learning rate decreases linearly to zero. Of a large data set, a random sample with 2^26
+    scalars is used. Returns None if this sample has fewer than 1,000 images.
     """
-    if at_most(data.images) < min(FEWEST, len(data.images)):
+    if sample_size(dataset.images) < min(MIN_IMAGES, len(dataset.images)):
         return None
-    x, labels = rows(data.images, data.labels)
-    test, test_labels = rows(data.held_out_images, data.held_out_labels)
-    K, parts = len(data.classes), math.ceil(len(x) / BATCH)
+    x, labels = sample_rows(dataset.images, dataset.labels)
+    test, test_labels = sample_rows(dataset.held_out_images, dataset.held_out_labels)
+    K, parts = len(dataset.classes), math.ceil(len(x) / BATCH_SIZE)
     head = {"kernel": np.zeros((x.shape[1], K), x.dtype), "bias": np.zeros(K, x.dtype)}
-    optimiser = AdamW(head, weight_decay=0.01)
-    with single_threaded_blas():  # these products are too small for two
+    optimiser = AdamW(pack(head), weight_decay=0.01)
+    with single_threaded_blas():  # these products are too small for two threads
         for step in range(steps):
-            part = slice(step % parts, None, parts)  # a data set may be in order of class
+            part = slice(step % parts, None, parts)  # strided, as images may be sorted by class
             logits, head_back = linear(x[part], **head)
             _, loss_back = cross_entropy(logits, labels[part])
             _, dhead = head_back(loss_back())
-            # packed as the parameters are: kernel first
-            gradient = np.concatenate([dhead["kernel"].ravel(), dhead["bias"]])
-            fall = 1 - step / steps if parts > 1 else 1  # a part's noise has to die away
-            optimiser.update(gradient, rate * fall, threads=1)
-    return float(np.mean(linear(test, **head)[0].argmax(-1) == test_labels))
+            factor = 1 - step / steps if parts > 1 else 1  # the decay averages out batch noise
+            optimiser.update(pack(dhead).vector, learning_rate * factor, threads=1)
+    logits, _ = linear(test, **head)
+    return float(np.mean(logits.argmax(-1) == test_labels))
 
 
-def at_most(images: Array) -> int:
-    """How many of the images (n, H, W, C) are read."""
-    return min(len(images), NUMBERS // math.prod(images.shape[1:]))
+def sample_size(images: Array) -> int:
+    """Return the number of images (n, H, W, C) that are used."""
+    return min(len(images), MAX_SCALARS // math.prod(images.shape[1:]))
 
 
-def rows(images: Array, labels: Array) -> tuple[Array, Array]:
-    """Some of the images, drawn at random, as rows (m, H W C), and their labels (m,)."""
+def sample_rows(images: Array, labels: Array) -> tuple[Array, Array]:
+    """Return a random sample of the images as rows (m, H W C), and their labels (m,)."""
     n = len(images)
-    chosen = np.random.default_rng(0).permutation(n)[: at_most(images)]
-    some, labels = take(images, labels, np.sort(chosen))
-    return some.reshape(len(some), -1), labels
+    chosen = np.random.default_rng(0).permutation(n)[: sample_size(images)]
+    sample, labels = take(images, labels, np.sort(chosen))
+    return sample.reshape(len(sample), -1), labels

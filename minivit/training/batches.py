@@ -1,7 +1,7 @@
-"""The batches of an epoch: in a new order, changed at random, and made while the last is used."""
+"""The batches of an epoch: shuffled, augmented, and prepared in a background thread."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from ..layers.losses import check_labels
 from ..parallel import batch_slices, single_threaded_blas
 from .recipe import Recipe
 
-SHUFFLE = 2**31  # in the place of a shard's number, so that no shard draws the same numbers
+SHUFFLE = 2**31  # takes the place of a shard's number in the seed, so the streams differ
 
 if TYPE_CHECKING:
     from ..cuda.transfer import Uploader
@@ -24,58 +24,62 @@ if TYPE_CHECKING:
 Batch = tuple[Array, Array]  # images (B, H, W, C), labels (B,) or, if mixed, (B, K)
 
 
-def count_batches(data: Dataset, recipe: Recipe) -> int:
-    """How many batches an epoch has."""
-    return math.ceil(len(data.images) / recipe.batch_size)
+def count_batches(dataset: Dataset, recipe: Recipe) -> int:
+    """Return the number of batches per epoch."""
+    return math.ceil(len(dataset.images) / recipe.batch_size)
 
 
-def iterate_batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
-    """All training images once, in the order of this epoch and changed as the recipe says.
+def iterate_batches(dataset: Dataset, recipe: Recipe, epoch: int) -> Generator[Batch, None, None]:
+    """Yield all training images once, shuffled and augmented.
 
-    What is random depends on the seed and the epoch alone: a training that goes on after an
-    interruption sees what it would have seen. A batch of which nothing can be read is left out.
-    Raises ValueError for changes that do not suit the images.
+    The random numbers depend on the seed and the epoch alone, so a resumed training gets the same
+    batches. A batch in which no image is readable is skipped. Raises ValueError for augmentation
+    that does not fit the images.
     """
-    check_augmentation(data, recipe)
-    n = len(data.images)
+    check_augmentation(dataset, recipe)
+    n = len(dataset.images)
     generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
     order = generator.permutation(n)
-    for part in batch_slices(n, count_batches(data, recipe)):
-        images, labels = take(data.images, data.labels, order[part])
+    for part in batch_slices(n, count_batches(dataset, recipe)):
+        images, labels = take(dataset.images, dataset.labels, order[part])
         if len(images):
-            yield augment_batch(images, labels, data, recipe, generator)
+            yield augment_batch(images, labels, dataset, recipe, generator)
 
 
-def check_augmentation(data: Dataset, recipe: Recipe) -> None:
-    """Raise ValueError for a shift of more than the images, and for changes of colours in [-1, 1]
-    where the model wants them in a range of its own.
+def check_augmentation(dataset: Dataset, recipe: Recipe) -> None:
+    """Raise ValueError if the augmentation does not fit the images.
+
+    The shift may not exceed the image. RandAugment and random erasing need colours in [-1, 1].
     """
-    side = min(data.images.shape[1:3])
+    side = min(dataset.images.shape[1:3])
     if recipe.shift > side:
-        raise ValueError(f"shift {recipe.shift} is more than the {side} pixels of an image's side")
-    how = getattr(data.images, "how", None)
-    if how is not None and how.mean != HALF and (recipe.randaugment or recipe.random_erasing):
+        raise ValueError(f"shift {recipe.shift} exceeds the image side of {side} pixels")
+    preprocessing = getattr(dataset.images, "preprocessing", None)
+    custom = preprocessing is not None and preprocessing.mean != HALF
+    if custom and (recipe.randaugment or recipe.random_erasing):
         raise ValueError(
-            "RandAugment and random erasing change colours in [-1, 1], and this model's have a "
-            "mean and a deviation of their own: train it without them"
+            "RandAugment and random erasing need colours in [-1, 1], but this model normalises "
+            "colours by another mean and standard deviation: train it without them"
         )
 
 
-def black_pixel(data: Dataset) -> Array | float:
-    """The colour black as the model sees it: -1, or by the mean and deviation of each channel."""
-    how = getattr(data.images, "how", None)
-    return -1.0 if how is None else how.normalise(np.zeros(data.images.shape[-1]))
+def black_pixel(dataset: Dataset) -> Array | float:
+    """Return the value of black in the model's colours: a number, or one per channel."""
+    preprocessing = getattr(dataset.images, "preprocessing", None)
+    if preprocessing is None:
+        return -1.0
+    return preprocessing.normalise(np.zeros(dataset.images.shape[-1]))
 
 
 def augment_batch(
-    images: Array, labels: Array, data: Dataset, recipe: Recipe, generator: np.random.Generator
+    images: Array, labels: Array, dataset: Dataset, recipe: Recipe, generator: np.random.Generator
 ) -> Batch:
-    """A batch as the model is to see it: augmented, then mixed, if the recipe says so."""
+    """Augment and mix a batch as the recipe says."""
     images = augment(
         images,
         generator,
         shift=recipe.shift,
-        border=black_pixel(data),
+        border=black_pixel(dataset),
         flip=recipe.flip,
         randaugment=recipe.randaugment,
         randaugment_magnitude=recipe.randaugment_magnitude,
@@ -83,33 +87,34 @@ def augment_batch(
     )
     if not recipe.mixup and not recipe.cutmix:
         return images, labels
-    return mix(
-        images, labels, len(data.classes), generator, mixup=recipe.mixup, cutmix=recipe.cutmix
-    )
+    K = len(dataset.classes)
+    return mix(images, labels, K, generator, mixup=recipe.mixup, cutmix=recipe.cutmix)
 
 
-def upload_batches(batches: Iterator[Batch], classes: int, send: "Uploader") -> Iterator[Batch]:
-    """The same batches on the GPU. Made `prefetch`, they travel while the last one is at work.
+def upload_batches(
+    batches: Iterator[Batch], classes: int, uploader: "Uploader"
+) -> Generator[Batch, None, None]:
+    """Copy batches to the GPU. With `prefetch`, the copy overlaps with the previous step.
 
-    Raises ValueError for labels that are none of the classes: later, nobody reads them.
+    Raises ValueError for labels out of range, which are not checked on the GPU.
     """
-    send.begin()
+    uploader.begin()
     for images, labels in batches:
         if labels.ndim == 1:
             check_labels(labels, classes)
-        yield send(images), send(labels)
-        send.begin()
+        yield uploader(images), uploader(labels)
+        uploader.begin()
 
 
-def prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches: while the caller works on one, a thread makes the next.
+def prefetch(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+    """Yield the same batches, prepared one ahead in a background thread.
 
-    What is raised there is raised here. The thread ends with the last batch, or when this is
-    closed. All the while BLAS has one thread: if it depended on what the caller is doing, so
-    would the last bits of an image that is resized as it is read.
+    Exceptions of the thread are raised here. The thread ends with the last batch, or when the
+    generator is closed. BLAS is limited to one thread throughout: otherwise the last bits of an
+    image that is resized in the background would depend on what the caller computes meanwhile.
     """
     with single_threaded_blas(), ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
+        pending = thread.submit(next, batches, None)
+        while (batch := pending.result()) is not None:
+            pending = thread.submit(next, batches, None)
             yield batch

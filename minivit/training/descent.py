@@ -1,4 +1,4 @@
-"""Plain gradient descent, for any function that returns logits and its pullback."""
+"""Plain minibatch gradient descent for any function that returns logits and a pullback."""
 
 from collections.abc import Callable
 
@@ -17,29 +17,29 @@ Classifier = Callable[[Array, Tree], tuple[Array, Pullback]]
 def train_sgd(
     model: Classifier,
     params: Tree,
-    data: Dataset,
+    dataset: Dataset,
     *,
     epochs: int = 30,
     batch_size: int = 64,
     learning_rate: float = 0.1,
     seed: int = 0,
 ) -> list[float]:
-    """Step down the gradient of the cross-entropy; returns the held-out accuracy of each epoch.
+    """Minimise the cross-entropy by SGD and return the held-out accuracy after each epoch.
 
     model(images, params) returns (logits, pullback), and pullback(dlogits) returns (dimages,
-    dparams). The arrays of `params` are changed in place, each by -rate times its gradient, which
-    stands under the same name in `dparams`; what has no gradient there stays. Raises
-    FloatingPointError if the loss stops being a number.
+    dparams). The arrays of `params` are updated in place: each by -learning_rate times the gradient
+    of the same name. Arrays without a gradient do not change. Raises FloatingPointError if the loss
+    becomes NaN or infinite.
     """
     generator = np.random.default_rng(seed)
-    n = len(data.images)
+    n = len(dataset.images)
     accuracies = []
-    with single_threaded_blas():  # models for learning: too small for two
+    with single_threaded_blas():  # these models are too small for two threads
         for _ in range(epochs):
             order = generator.permutation(n)
             for part in batch_slices(n, -(-n // batch_size)):
-                images, labels = take(data.images, data.labels, order[part])
-                if len(images) == 0:  # none of them could be read
+                images, labels = take(dataset.images, dataset.labels, order[part])
+                if len(images) == 0:  # none is readable
                     continue
                 logits, model_back = model(images, params)
                 loss, loss_back = cross_entropy(logits, labels)
@@ -51,7 +51,7 @@ def train_sgd(
                 leaves = flatten(params)
                 for name, gradient in flatten(dparams).items():
                     leaves[name] -= learning_rate * gradient
-            images, labels = take(data.held_out_images, data.held_out_labels, slice(None))
+            images, labels = take(dataset.held_out_images, dataset.held_out_labels, slice(None))
             logits, _ = model(images, params)
             accuracies.append(float(np.mean(logits.argmax(-1) == labels)))
     return accuracies

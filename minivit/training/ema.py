@@ -1,34 +1,32 @@
-"""An exponential average of the weights: what the last steps have in common."""
-
-from typing import Any
+"""Exponential moving average (EMA) of the weights."""
 
 from ..arrays import Array
 from ..optim import for_each_block
-from ..tree import is_kernel, map_tree, pack
+from ..tree import ParameterVector, map_tree, pack
 
 
 class EMA:
-    """One vector that follows the optimiser's, in the same order; `params` is the tree of it.
+    """The moving average of a parameter vector, in the same order.
 
         a = d a + (1 - d) p,   d = min(decay, (1 + t) / (10 + t))
 
-    The steps of a training go back and forth round what they approach; their mean is closer to
-    it. At first d is small, so that the weights with which a training began are soon forgotten
-    (Polyak and Juditsky, 1992; d warms up as in TensorFlow's `ExponentialMovingAverage`).
+    Averaging reduces the noise of the last training steps (Polyak and Juditsky, 1992). The factor d
+    increases during the first steps, as in TensorFlow's `ExponentialMovingAverage`, so that the
+    initial weights soon have no influence.
     """
 
-    def __init__(self, params: dict[str, Any], decay: float) -> None:
-        self.params = map_tree(lambda leaf: leaf, params)  # a tree of its own
-        self.vector, _ = pack(self.params, first=is_kernel)  # with arrays of its own
+    def __init__(self, parameters: ParameterVector, decay: float) -> None:
+        self.parameters = pack(map_tree(lambda leaf: leaf, parameters.tree))  # copies
         self.decay = decay
 
     def update(self, vector: Array, t: int, threads: int | None = None) -> None:
-        """Take in the weights after step t, counted from 1: the optimiser's vector."""
-        share = 1 - min(self.decay, (1 + t) / (10 + t))
+        """Include the parameter vector after step t, counted from 1."""
+        weight = 1 - min(self.decay, (1 + t) / (10 + t))
+        average = self.parameters.vector
 
-        def of_block(block: slice) -> None:
-            move = vector[block] - self.vector[block]
-            move *= share
-            self.vector[block] += move
+        def update_block(block: slice) -> None:
+            difference = vector[block] - average[block]
+            difference *= weight
+            average[block] += difference
 
-        for_each_block(of_block, vector, 0, threads)
+        for_each_block(update_block, vector, 0, threads)

@@ -1,4 +1,4 @@
-"""How good is a model on images it was not trained on?"""
+"""Evaluate a model on images that it was not trained on."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,20 +12,41 @@ from ..layers import cross_entropy
 from ..parallel import batch_slices
 from .step import check_has_head
 
-BATCH = 256  # images at a time: where they are fitted to the model, no more are in memory
+BATCH_SIZE = 256  # images that are read and resized at a time
 
 
 class Score(NamedTuple):
-    """How good a model is: `loss`, `accuracy`."""
+    """The held-out loss (mean cross-entropy, in nats) and accuracy (0 to 1)."""
 
-    loss: float  # mean cross-entropy, in nats
-    accuracy: float  # 0 to 1
+    loss: float
+    accuracy: float
 
 
 def evaluate(model: ViT, images: Array, labels: Array) -> Score:
-    """Loss and accuracy on images (n, H, W, C) with labels (n,), as many of them as can be read.
+    """Compute the loss and the accuracy of a model.
 
-    Raises ValueError for a model without a classifier, and if no image can be read.
+    Parameters
+    ----------
+    model : ViT
+    images : (n, H, W, C) array, or images that are read on demand (see `data`)
+        Images that cannot be read are skipped.
+    labels : (n,) array of integers
+
+    Returns
+    -------
+    Score
+
+    Raises
+    ------
+    ValueError
+        If the model has no classifier, or if no image is readable.
+
+    Examples
+    --------
+    >>> model = ViT.load(minivit.data.SCATTERED_MODEL)
+    >>> dataset = minivit.data.load_scattered(n=1, held_out=200)
+    >>> evaluate(model, dataset.held_out_images, dataset.held_out_labels).accuracy > 0.9
+    True
     """
     check_has_head(model)
     logits, labels = predict_batches(model, images, labels)
@@ -36,25 +57,25 @@ def evaluate(model: ViT, images: Array, labels: Array) -> Score:
 def predict_batches(
     function: Callable[[Array], Array], images: Array, labels: Array
 ) -> tuple[Array, Array]:
-    """function(images) of many images, a batch at a time, and their labels.
+    """Apply `model` or `model.features` to many images in batches. Return outputs and labels.
 
-    The function is `model`, or `model.features`. Images that cannot be read are left out, and so
-    are their labels. Raises ValueError if none can be.
+    Images that cannot be read are skipped, and so are their labels. Raises ValueError if no image
+    is readable.
     """
     n = len(images)
-    outputs, known = [], []
-    for part in batch_slices(n, max(1, -(-n // BATCH))):
-        batch, its_labels = take(images, labels, part)
+    outputs, kept_labels = [], []
+    for part in batch_slices(n, max(1, -(-n // BATCH_SIZE))):
+        batch, batch_labels = take(images, labels, part)
         if len(batch):
             outputs.append(function(batch))
-            known.append(its_labels)
-        del batch  # before the next one is read
+            kept_labels.append(batch_labels)
+        del batch  # free it before the next one is read
     if not outputs:
-        raise ValueError("there is no image that could be read")
-    return np.concatenate(outputs), np.concatenate(known)
+        raise ValueError("none of the images could be read")
+    return np.concatenate(outputs), np.concatenate(kept_labels)
 
 
 def map_batches(function: Callable[[Array], Array], images: Array) -> Array:
-    """function(images) of many images, a batch at a time, where all of them can be read."""
+    """Apply a function to many readable images in batches."""
     outputs, _ = predict_batches(function, images, np.arange(len(images)))
     return outputs

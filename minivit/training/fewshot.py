@@ -1,7 +1,7 @@
-"""Few-shot evaluation: how well a linear model names a few images a class from frozen features.
+"""Few-shot evaluation: a linear classifier on frozen features, fitted to a few images per class.
 
-Nothing is trained: regularised least squares onto targets of -1 and 1 has a solution in closed
-form (Section 4.1). The constants are those of the authors' code.
+Regularised least squares on targets of -1 and 1 has a closed-form solution (section 4.1). The
+constants are those of the authors' code.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,9 @@ from ..arrays import Array
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
 L2 = 2.0**10
-CONSTANT = 100.0  # the feature that makes the bias: its weight stays small, so it costs little
+BIAS_FEATURE = (
+    100.0  # constant feature for the bias; as it is large, its weight is hardly penalised
+)
 
 
 def evaluate_few_shot(
@@ -24,17 +26,17 @@ def evaluate_few_shot(
     shots: Sequence[int] = SHOTS,
     seeds: Sequence[int] = SEEDS,
 ) -> Array:
-    """The test accuracies, 0 to 1, after so many images of each class, drawn with each seed.
+    """Return the test accuracy, 0 to 1, for each number of images per class and each seed.
 
     features (n, D), labels (n,), test_features (m, D), test_labels (m,)
     ->  (len(shots), len(seeds))
-
-    The images of more shots include those of fewer. Raises ValueError if a class has too few.
+    A larger number of shots includes the images of a smaller one. Raises ValueError if a class has
+    too few images.
     """
     if features.ndim != 2 or features.shape[1:] != test_features.shape[1:]:
         raise ValueError(f"features of shapes {features.shape} and {test_features.shape}")
     if (len(features), len(test_features)) != (len(labels), len(test_labels)):
-        raise ValueError("each row of features needs a label")
+        raise ValueError("features and labels must have the same length")
     K = int(labels.max()) + 1
 
     def accuracy(n: int, seed: int) -> float:
@@ -46,43 +48,38 @@ def evaluate_few_shot(
 
 
 def sample_shots(labels: Array, shots: int, seed: int) -> Array:
-    """The places of `shots` images of each class, drawn at random; a class's lie together.
-
-    Raises ValueError if a class has fewer.
-    """
+    """Draw the indices of `shots` images of each class. Raises ValueError if a class has fewer."""
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(np.flatnonzero(labels == c)) for c in range(labels.max() + 1)]
     for c, order in enumerate(orders):
         if len(order) < shots:
-            raise ValueError(f"class {c} has {len(order)} images, too few for {shots} shots")
+            raise ValueError(f"class {c} has only {len(order)} images for {shots} shots")
     return np.concatenate([order[:shots] for order in orders])
 
 
 def fit_least_squares(
     features: Array, labels: Array, K: int, l2: float = L2
 ) -> Callable[[Array], Array]:
-    """The linear model with the least squared error on targets of -1 and 1, plus l2 |weights|².
+    """Fit a linear model to targets of -1 and 1 with the penalty l2 |weights|², in float64.
 
-    features (n, D), labels (n,)  ->  a function of features (m, D) that gives scores (m, K)
-
-    Each feature is whitened, brought to zero mean and unit variance over these n alone. In
-    float64.
+    features (n, D), labels (n,)  ->  a function: features (m, D)  ->  scores (m, K)
+    Each feature is standardised to zero mean and unit variance over these n images.
     """
     features = features.astype(np.float64)
-    mean, deviation = features.mean(0), features.std(0) + 1e-5
+    mean, std = features.mean(0), features.std(0) + 1e-5
 
-    def whitened(some: Array) -> Array:
-        return np.pad((some - mean) / deviation, ((0, 0), (0, 1)), constant_values=CONSTANT)
+    def standardise(x: Array) -> Array:
+        return np.pad((x - mean) / std, ((0, 0), (0, 1)), constant_values=BIAS_FEATURE)
 
-    X = whitened(features)  # (n, D + 1)
+    X = standardise(features)  # (n, D + 1)
     Y = 2.0 * (labels[:, None] == np.arange(K)) - 1  # (n, K)
     solve = solve_primal if X.shape[0] >= X.shape[1] else solve_dual
     W = solve(X, Y, l2)  # (D + 1, K)
-    return lambda some: whitened(some) @ W
+    return lambda x: standardise(x) @ W
 
 
 def solve_primal(X: Array, Y: Array, l2: float) -> Array:
-    """(XᵀX + l2 I)⁻¹ XᵀY by the eigenvectors of XᵀX: the smaller one if there are many points.
+    """(XᵀX + l2 I)⁻¹ XᵀY from the eigenvectors of XᵀX, the smaller matrix if n >= D.
 
     X (n, D), Y (n, K)  ->  (D, K)
     """
@@ -91,7 +88,7 @@ def solve_primal(X: Array, Y: Array, l2: float) -> Array:
 
 
 def solve_dual(X: Array, Y: Array, l2: float) -> Array:
-    """The same as Xᵀ (XXᵀ + l2 I)⁻¹ Y, by the eigenvectors of XXᵀ: for fewer points than features.
+    """The same solution as Xᵀ (XXᵀ + l2 I)⁻¹ Y, from the eigenvectors of XXᵀ, for n < D.
 
     X (n, D), Y (n, K)  ->  (D, K)
     """

@@ -1,13 +1,12 @@
-"""Fine-tuning (Section 3.1): the body of a trained model goes on under a head for other classes."""
+"""Fine-tuning (section 3.1): train a pre-trained model with a new head on another data set."""
 
 import dataclasses
 
 from ..api import ViT
-from ..arrays import array_module
 from ..tree import map_tree
-from .loop import Recipe
+from .recipe import Recipe
 
-# SGD with momentum, clipped and not decayed, as in Table 4; for data sets as small as those here.
+# SGD with momentum, gradient clipping and no weight decay as in Table 4, for small data sets.
 FINE_TUNING = Recipe(
     epochs=20,
     batch_size=128,
@@ -21,19 +20,18 @@ FINE_TUNING = Recipe(
 
 
 def replace_head(model: ViT, classes: int, dropout: float = 0.0, drop_path: float = 0.0) -> ViT:
-    """A new model with the same body and, instead of the old head, a linear one of zeros.
+    """Return a model with the same body and a linear head that is initialised to zero.
 
-    The hidden layer of pre-training goes. All logits are 0, so the first loss is ln(classes).
-    The arrays of the body are the old model's own until a training moves them into its vector:
-    training changes the new model alone. Raises ValueError for what ViTConfig refuses.
+    The hidden layer of the pre-training head is removed. All logits are 0, so the first loss is
+    ln(classes). The two models share the arrays of the body until one is trained: training copies
+    them, so the old model does not change. Raises ValueError for values that ViTConfig rejects.
     """
     config = dataclasses.replace(
         model.config, classes=classes, hidden_head=None, dropout=dropout, drop_path=drop_path
     )
     body = {name: branch for name, branch in model.params.items() if name not in ("hidden", "head")}
-    xp, dtype = array_module(model.params["norm"]["scale"]), model.dtype
     head = {
-        "kernel": xp.zeros((config.width, classes), dtype),
-        "bias": xp.zeros(classes, dtype),
+        "kernel": model.xp.zeros((config.width, classes), model.dtype),
+        "bias": model.xp.zeros(classes, model.dtype),
     }
     return type(model)(config, {**map_tree(lambda leaf: leaf, body), "head": head})

@@ -1,4 +1,4 @@
-"""The training loop: epochs, held-out score, log, checkpoint, and going on where it stopped."""
+"""The training loop: epochs, evaluation, log, checkpoints, and resuming."""
 
 import csv
 import dataclasses
@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,122 +22,166 @@ from ..data import Dataset
 from ..data.dataset import fingerprint
 from ..devices import create_uploader
 from ..optim import SGD, AdamW, clip_by_global_norm
-from ..parallel import batch_slices
+from ..tree import pack
 from ..weights.files import write_atomically
 from .batches import check_augmentation, count_batches, iterate_batches, prefetch, upload_batches
 from .ema import EMA
 from .evaluate import Score, evaluate
+from .progress import CHECKPOINT, RENAMED_FIELDS, Progress, read_progress
 from .recipe import OPTIMISERS, Recipe
 from .schedules import schedule_learning_rate
-from .step import check_has_head, packed_gradients
+from .step import StepOptions, batch_gradients, check_has_head
 
 if TYPE_CHECKING:
     from ..cuda.transfer import Uploader
 
-COLUMNS = ["epoch", "step", "rate", "loss", "held_out_loss", "held_out_accuracy", "seconds"]
-COUNTS = ("epoch", "step")  # whole numbers
-LONG = 3  # seconds: an epoch that takes longer shows its steps
-READ = 50  # steps of a GPU between two looks at the loss, for each look waits for it
+LOG = "log.csv"
+COLUMNS = [
+    "epoch", "step", "learning_rate", "loss", "held_out_loss", "held_out_accuracy", "seconds",
+]  # fmt: skip
+INTEGERS = ("epoch", "step")
+STEP_BAR_DELAY = 3  # seconds after which an epoch shows a progress bar of its steps
+LOSS_INTERVAL = 50  # steps between two readings of the loss on a GPU; each reading waits for it
 
 
-class TrainingRun(NamedTuple):
-    """What a training works with."""
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """The objects of a training run."""
 
     model: ViT
-    data: Dataset
+    dataset: Dataset
     recipe: Recipe
+    options: StepOptions
     folder: Path
     optimiser: AdamW | SGD
-    average: EMA | None
-    threads: int | None
-    send: "Uploader | None"  # of a model on a GPU
+    ema: EMA | None
+    uploader: "Uploader | None"  # for a model on a GPU
 
     @property
     def result(self) -> ViT:
-        """The model that is scored and saved: of the averaged weights, if there is an average."""
-        if self.average is None:
+        """The model that is evaluated and saved, with the averaged weights if there is an EMA."""
+        if self.ema is None:
             return self.model
-        return type(self.model)(self.model.config, self.model.params | self.average.params)
+        return type(self.model)(self.model.config, self.model.params | self.ema.parameters.tree)
 
     @property
-    def vectors(self) -> dict[str, Array]:
-        """What the training goes on from, beside the parameters of the result."""
-        if self.average is None:
+    def state(self) -> dict[str, Array]:
+        """The vectors that a checkpoint needs besides the parameters of the result."""
+        if self.ema is None:
             return self.optimiser.state
-        return self.optimiser.state | {"running": self.optimiser.vector}
+        return self.optimiser.state | {"running": self.optimiser.parameters.vector}
 
 
 class ResumeError(ValueError):
-    """The folder holds a training that was interrupted, or none to go on with."""
+    """The folder contains no training that can be resumed."""
 
 
 def train(
-    model: ViT, data: Dataset, recipe: Recipe, folder: str | Path, *, threads: int | None = None
+    model: ViT, dataset: Dataset, recipe: Recipe, folder: str | Path, *, threads: int | None = None
 ) -> Score:
-    """Train a model from its present parameters; leaves `model.npz` and `log.csv` in the folder.
+    """Train a model from its present parameters and write `model.npz` and `log.csv`.
 
-    The same model, data and recipe (and shards) give the same bits. Each epoch ends with a whole
-    checkpoint, from which `resume` goes on if the training is interrupted. Raises ValueError for
-    a model without a classifier, or a recipe that does not suit the images, FloatingPointError if
-    the loss stops being a number, OSError if the folder cannot be written.
+    The same model, data, recipe and number of shards give the same bits. Each epoch ends with a
+    checkpoint, from which `resume` continues.
+
+    Parameters
+    ----------
+    model : ViT
+        Trained in place.
+    dataset : Dataset
+        Images that fit the model, see `data.resize_dataset`.
+    recipe : Recipe
+    folder : str or Path
+        Created if necessary.
+    threads : int, optional
+        Number of CPU threads. By default all cores.
+
+    Returns
+    -------
+    Score
+        Held-out loss and accuracy after the last epoch.
+
+    Raises
+    ------
+    ValueError
+        If the model has no classifier, or the recipe does not fit the images.
+    FloatingPointError
+        If the loss becomes NaN or infinite.
+    OSError
+        If the folder cannot be written.
+
+    Examples
+    --------
+    >>> dataset = minivit.data.load_digits(n=64)
+    >>> config = minivit.ViTConfig(
+    ...     image_size=8, patch_size=2, channels=1, classes=10, width=16, depth=1, heads=2,
+    ...     mlp_width=32
+    ... )
+    >>> score = train(ViT.create(config), dataset, Recipe(epochs=1), folder)
+    >>> (folder / "model.npz").exists(), 0 <= score.accuracy <= 1
+    (True, True)
     """
     check_has_head(model)
-    check_augmentation(data, recipe)
+    check_augmentation(dataset, recipe)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.shards is None:
-        piece = math.ceil(min(recipe.batch_size, len(data.images)) / recipe.grad_accumulation)
-        recipe = dataclasses.replace(recipe, shards=model.shard_count(piece, threads))
-    run = _begin(model, data, recipe, folder, threads)
-    _save(run, epoch=0)
-    return _epochs(run, 0, [])
+        part = math.ceil(min(recipe.batch_size, len(dataset.images)) / recipe.grad_accumulation)
+        recipe = dataclasses.replace(recipe, shards=model.choose_shard_count(part, threads))
+    run = _prepare_run(model, dataset, recipe, folder, threads)
+    _save_checkpoint(run, epoch=0)
+    return _train_epochs(run, 0, [])
 
 
-def resume(folder: str | Path, model: ViT, data: Dataset, *, threads: int | None = None) -> Score:
-    """Go on with the training that was interrupted in this folder, to the same bits in the end.
+def resume(
+    folder: str | Path, model: ViT, dataset: Dataset, *, threads: int | None = None
+) -> Score:
+    """Continue an interrupted training. The result has the same bits as without interruption.
 
-    `model` is the one loaded from the folder's checkpoint. Raises Unfinished if it is complete,
-    ValueError if the data are not those it began with, as far as names and labels tell.
+    `model` is the one loaded from the folder's checkpoint. Raises ResumeError if the training is
+    complete, ValueError if the data set differs in its name, classes, files or labels.
     """
     folder = Path(folder)
-    path = folder / "model.npz"
+    path = folder / CHECKPOINT
+    progress = read_progress(folder)
+    if progress is None:
+        raise ResumeError(f"the training of {path} is complete: there is nothing to resume")
+    run = _prepare_run(model, dataset, progress.recipe, folder, threads)
+    run.optimiser.t = progress.t
     state = weights.load_training(path)
-    if not state:
-        raise ResumeError(f"{path} is fully trained: there is nothing to go on with")
-    try:
-        progress = json.loads(str(state["progress"]))
-        recipe, epoch = Recipe(**progress["recipe"]), progress["epoch"]
-        run = _begin(model, data, recipe, folder, threads)
-        run.optimiser.t = progress["t"]
-        for name, vector in run.vectors.items():
-            if state[name].shape != vector.shape or not np.isfinite(state[name]).all():
-                raise ValueError(f"'{name}' does not fit, or has entries that are NaN")
-            vector[:] = array_module(vector).asarray(state[name])
-    except (KeyError, TypeError, ValueError) as reason:
-        message = f"{path}: its 'training' part cannot be used: {reason!r}"
-        raise weights.CheckpointError(message) from None
-    if progress.get("data", data.name) != data.name:
-        raise ValueError(f"{path} was training on the {progress['data']}, not on the {data.name}")
-    if progress.get("fingerprint", fingerprint(data)) != fingerprint(data):
-        raise ValueError(f"{path} began with other files or labels than the {data.name} have now")
-    log = read_log(folder / "log.csv") if epoch else []  # killed before it had one
-    rows = [row for row in log if row["epoch"] <= epoch]
-    return _epochs(run, epoch, rows)
+    for name, vector in run.state.items():
+        if name not in state or state[name].shape != vector.shape:
+            raise weights.CheckpointError(f"{path}: the training vector '{name}' does not fit")
+        if not np.isfinite(state[name]).all():
+            raise weights.CheckpointError(f"{path}: the training vector '{name}' contains NaN")
+        vector[:] = array_module(vector).asarray(state[name])
+    if progress.data not in (None, dataset.name):
+        raise ValueError(f"{path} was trained on the {progress.data}, not on the {dataset.name}")
+    if progress.fingerprint not in (None, fingerprint(dataset)):
+        raise ValueError(
+            f"{path} was trained on other files or labels than the {dataset.name} have now"
+        )
+    log = read_log(folder / LOG) if progress.epoch else []
+    rows = [row for row in log if row["epoch"] <= progress.epoch]
+    return _train_epochs(run, progress.epoch, rows)
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a `log.csv`, one for each epoch. Raises ValueError if it is something else."""
+    """Read the rows of a `log.csv`, one per epoch. Raises ValueError for another kind of file."""
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [
+            {RENAMED_FIELDS.get(name, name): value for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
     try:
-        kinds = {name: int if name in COUNTS else float for name in COLUMNS}
-        return [{name: kind(row[name]) for name, kind in kinds.items()} for row in rows]
+        types = {name: int if name in INTEGERS else float for name in COLUMNS}
+        return [{name: convert(row[name]) for name, convert in types.items()} for row in rows]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} is no log of a training") from None
+        raise ValueError(f"{path} is not a training log") from None
 
 
 def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A `log.csv` with these rows, whole at any moment: a power cut must not take them away."""
+    """Write a `log.csv` atomically, so that a power failure does not lose its rows."""
     text = io.StringIO(newline="")
     log = csv.DictWriter(text, COLUMNS)
     log.writeheader()
@@ -145,21 +189,26 @@ def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def _begin(
-    model: ViT, data: Dataset, recipe: Recipe, folder: Path, threads: int | None
+def _prepare_run(
+    model: ViT, dataset: Dataset, recipe: Recipe, folder: Path, threads: int | None
 ) -> TrainingRun:
-    """The optimiser and the average of what is to be trained: the whole model, or its head."""
     trained = {"head": model.params["head"]} if recipe.freeze else model.params
-    optimiser = OPTIMISERS[recipe.optimiser](trained, recipe.weight_decay)
-    average = EMA(trained, recipe.ema) if recipe.ema else None
-    send = create_uploader() if model.device == "gpu" else None
-    return TrainingRun(model, data, recipe, folder, optimiser, average, threads, send)
+    parameters = pack(trained)
+    return TrainingRun(
+        model,
+        dataset,
+        recipe,
+        recipe.step_options(threads),
+        folder,
+        OPTIMISERS[recipe.optimiser](parameters, recipe.weight_decay),
+        EMA(parameters, recipe.ema) if recipe.ema else None,
+        create_uploader() if model.device == "gpu" else None,
+    )
 
 
-def _epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
+def _train_epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
-    score, epochs = None, run.recipe.epochs
-    path = run.folder / "log.csv"
+    score, epochs, path = None, run.recipe.epochs, run.folder / LOG
     write_log(path, rows)
     with (
         open(path, "a", newline="") as file,
@@ -167,115 +216,102 @@ def _epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
     ):
         log = csv.DictWriter(file, COLUMNS)
         for epoch in range(done + 1, epochs + 1):
-            loss, rate = _one_epoch(run, epoch)
-            score = evaluate(run.result, run.data.held_out_images, run.data.held_out_labels)
-            _must_be_finite(score.loss, "held-out loss", epoch, run.recipe)
+            loss, learning_rate = _train_epoch(run, epoch)
+            score = evaluate(run.result, run.dataset.held_out_images, run.dataset.held_out_labels)
+            _check_finite(score.loss, "held-out loss", epoch, run.recipe)
             seconds = round(time.perf_counter() - started, 3)
-            values = [epoch, run.optimiser.t, rate, loss, *score, seconds]
+            values = [epoch, run.optimiser.t, learning_rate, loss, *score, seconds]
             log.writerow(dict(zip(COLUMNS, values, strict=True)))
             file.flush()
-            os.fsync(file.fileno())  # before the checkpoint that is newer
-            _save(run, epoch)
-            line = f"loss {loss:.4f}, held out {score.loss:.4f}, accuracy {score.accuracy:.2%}"
+            os.fsync(file.fileno())  # the log must not be older than the checkpoint
+            _save_checkpoint(run, epoch)
+            line = f"loss {loss:.4f}, held-out loss {score.loss:.4f}, accuracy {score.accuracy:.2%}"
             bar.set_postfix_str(line, refresh=False)
             bar.update()
-            if bar.disable:  # no terminal: plain lines
+            if bar.disable:  # not a terminal: print plain lines
                 print(f"epoch {epoch}/{epochs}: {line}, {seconds:.0f} s", file=sys.stderr)
-    if run.average is not None:
-        run.optimiser.vector[:] = run.average.vector  # the caller's model is the result
+    if run.ema is not None:
+        run.optimiser.parameters.vector[:] = run.ema.parameters.vector
+    assert score is not None  # a checkpoint with progress has epochs left
     return score
 
 
-def _one_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
-    """All training images once, in a new order; returns their mean loss and the last rate."""
-    recipe, steps = run.recipe, count_batches(run.data, run.recipe)
-    made = iterate_batches(run.data, recipe, epoch)
-    if run.model.device == "gpu":
-        made = prefetch(upload_batches(made, run.model.config.classes, run.send))
-    elif recipe.shards > 1:  # a single one leaves BLAS its threads
-        made = prefetch(made)
-    total, n, rate, unread = 0.0, 0, 0.0, []
+def _train_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
+    """Train for one epoch. Return the mean loss and the last learning rate."""
+    recipe, steps = run.recipe, count_batches(run.dataset, run.recipe)
+    batches = iterate_batches(run.dataset, recipe, epoch)
+    if run.uploader is not None:
+        batches = upload_batches(batches, len(run.dataset.classes), run.uploader)
+    if run.uploader is not None or run.options.shards != 1:  # one shard uses all BLAS threads
+        batches = prefetch(batches)
+    total, n, learning_rate, unread = 0.0, 0, 0.0, []
     with (
-        closing(made),
-        tqdm(total=steps, unit="step", leave=False, delay=LONG, disable=None) as bar,
+        closing(batches),
+        tqdm(total=steps, unit="step", leave=False, delay=STEP_BAR_DELAY, disable=None) as bar,
     ):
-        for images, labels in made:
-            rate = schedule_learning_rate(
-                run.optimiser.t,
+        for images, labels in batches:
+            t = run.optimiser.t
+            learning_rate = schedule_learning_rate(
+                t,
                 steps=recipe.epochs * steps,
                 peak=recipe.learning_rate,
                 warmup=round(recipe.warmup * steps),
                 schedule=recipe.schedule,
             )
-            loss, gradient = _loss_and_gradient(run, images, labels)
+            loss, gradients = batch_gradients(
+                run.model, images, labels, run.options, seed=(recipe.seed, t)
+            )
             unread.append((loss, len(images)))
-            if device_of(loss) == "cpu" or len(unread) == READ:
-                total += _read(unread, epoch, recipe)
-            _move(run, gradient, rate)
+            if device_of(loss) == "cpu" or len(unread) == LOSS_INTERVAL:
+                total += _read_losses(unread, epoch, recipe)
+            _update(run, gradients.vector, learning_rate)
             n += len(images)
             bar.update()
-    total += _read(unread, epoch, recipe)
+    total += _read_losses(unread, epoch, recipe)
     if n == 0:
-        raise ValueError(f"none of the {len(run.data.images)} training images could be read")
-    return total / n, rate
+        raise ValueError(f"none of the {len(run.dataset.images)} training images could be read")
+    return total / n, learning_rate
 
 
-def _read(unread: list[tuple[float | Array, int]], epoch: int, recipe: Recipe) -> float:
-    """The sum of mean losses times images, the list being emptied; of a GPU it waits for them."""
+def _read_losses(unread: list[tuple[float | Array, int]], epoch: int, recipe: Recipe) -> float:
+    """Return the sum of mean losses times images, and clear the list. On a GPU this waits."""
     total = 0.0
     while unread:
         loss, images = unread.pop(0)
         loss = float(to_host(loss))
-        _must_be_finite(loss, "loss", epoch, recipe)
+        _check_finite(loss, "loss", epoch, recipe)
         total += loss * images
     return total
 
 
-def _loss_and_gradient(
-    run: TrainingRun, images: Array, labels: Array
-) -> tuple[float | Array, Array]:
-    """The mean loss of a batch and its gradient: sums over pieces, one done after the other."""
-    recipe, B = run.recipe, len(images)
-    loss, gradient = 0.0, None
-    for i, piece in enumerate(batch_slices(B, min(recipe.grad_accumulation, B))):
-        its_loss, _, its_gradient = packed_gradients(
-            run.model,
-            images[piece],
-            labels[piece],
-            label_smoothing=recipe.label_smoothing,
-            seed=(recipe.seed, recipe.grad_accumulation * run.optimiser.t + i),
-            shards=recipe.shards,
-            threads=run.threads,
-            freeze=recipe.freeze,
-            whole=B,
-        )
-        loss += its_loss
-        gradient = its_gradient if gradient is None else gradient + its_gradient
-    return loss, gradient
-
-
-def _move(run: TrainingRun, gradient: Array, rate: float) -> None:
-    """One update of the weights, by the gradient as the recipe clips it, and of their average."""
-    optimiser, average = run.optimiser, run.average
+def _update(run: TrainingRun, gradient: Array, learning_rate: float) -> None:
+    """Clip the gradient, update the weights and their moving average."""
+    optimiser, threads = run.optimiser, run.options.threads
     if run.recipe.grad_clip:
         clip_by_global_norm(gradient, run.recipe.grad_clip)
-    optimiser.update(gradient, rate, run.threads)
-    if average is not None:
-        average.update(optimiser.vector, optimiser.t, run.threads)
+    optimiser.update(gradient, learning_rate, threads)
+    if run.ema is not None:
+        run.ema.update(optimiser.parameters.vector, optimiser.t, threads)
 
 
-def _must_be_finite(loss: float, which: str, epoch: int, recipe: Recipe) -> None:
+def _check_finite(loss: float, name: str, epoch: int, recipe: Recipe) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"the {which} is {loss} in epoch {epoch}: the rate of {recipe.learning_rate} may be too high"
+            f"the {name} is {loss} in epoch {epoch}: the learning rate of "
+            f"{recipe.learning_rate} may be too high"
         )
 
 
-def _save(run: TrainingRun, epoch: int) -> None:
-    recipe, training = run.recipe, {}
-    if epoch < recipe.epochs:
-        progress = {"epoch": epoch, "t": run.optimiser.t, "recipe": dataclasses.asdict(recipe)}
-        progress |= {"data": run.data.name, "source": run.data.source}
-        progress["fingerprint"] = fingerprint(run.data)
-        training = {"progress": np.array(json.dumps(progress)), **run.vectors}
-    weights.save(run.folder / "model.npz", run.model.config, run.result.params, training)
+def _save_checkpoint(run: TrainingRun, epoch: int) -> None:
+    training = {}
+    if epoch < run.recipe.epochs:
+        progress = Progress(
+            epoch=epoch,
+            t=run.optimiser.t,
+            recipe=run.recipe,
+            data=run.dataset.name,
+            source=run.dataset.source,
+            fingerprint=fingerprint(run.dataset),
+        )
+        training = {"progress": np.array(json.dumps(progress.to_json())), **run.state}
+    weights.save(run.folder / CHECKPOINT, run.model.config, run.result.params, training)

@@ -1,22 +1,23 @@
-"""For each data set, the model and the schedule that suit it.
+"""The default model and recipe of each data set.
 
-A preset has only what differs: the rest is as in ViTConfig, in Recipe and, for a model that is
-fine-tuned, in FINE_TUNING. `python -m minivit train --data NAME --print-config` shows it whole.
+A preset contains the fields that differ from the defaults of ViTConfig and Recipe or, for
+fine-tuning, of FINE_TUNING. `python -m minivit train --data NAME --print-config` prints all fields.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import training
+from .finetune import FINE_TUNING
+from .recipe import Recipe
 
 
 class Preset(NamedTuple):
-    """Fields of ViTConfig, of Recipe, and of the Recipe of a fine-tuning."""
+    """Fields of ViTConfig, of Recipe, and of the Recipe for fine-tuning."""
 
     model: dict[str, Any]
-    make_recipe: dict[str, Any]
-    tuning: dict[str, Any]
+    recipe: dict[str, Any]
+    fine_tuning: dict[str, Any]
 
 
 DIGITS = {
@@ -28,8 +29,8 @@ MNIST = {
     "image_size": 28, "patch_size": 7, "channels": 1, "classes": 10,
     "width": 64, "depth": 4, "heads": 4, "mlp_width": 256, "position_std": 0.1,
 }  # fmt: skip
-# Hybrids, section 3.1, that two cores train in less than an hour: a ResNet of one stage with two or
-# three units, each place of whose map is a token.
+# Hybrids (section 3.1) that two cores train in less than an hour: a ResNet of one stage with two or
+# three units. Each entry of its feature map is a token.
 FASHION = {
     "image_size": 28, "stem": (2,), "patch_size": 1, "channels": 1, "classes": 10,
     "width": 96, "depth": 2, "heads": 4, "mlp_width": 192, "position_std": 0.1,
@@ -37,13 +38,13 @@ FASHION = {
 CIFAR10 = FASHION | {
     "image_size": 32, "stem": (3,), "channels": 3, "width": 128, "mlp_width": 256,
 }  # fmt: skip
-FOLDER = {  # its classes are counted when it is looked at
+FOLDER = {  # the number of classes depends on the folder
     "image_size": 64, "patch_size": 8, "channels": 3, "preprocessing": "cropped",
     "width": 192, "depth": 6, "heads": 3, "mlp_width": 384, "position_std": 0.1,
 }  # fmt: skip
 
 CIFAR_RECIPE = {"epochs": 22, "warmup": 1, "shift": 4, "flip": True}
-CIFAR_TUNING = {"epochs": 5, "warmup": 0.5, "flip": True}
+CIFAR_FINE_TUNING = {"epochs": 5, "warmup": 0.5, "flip": True}
 PRESETS = {
     "digits": Preset(DIGITS, {}, {}),
     "scattered": Preset(SCATTERED, {"epochs": 6, "warmup": 0.3}, {"epochs": 1, "warmup": 0.1}),
@@ -53,8 +54,8 @@ PRESETS = {
         {"epochs": 8, "batch_size": 64, "warmup": 0.5, "shift": 0, "flip": True},
         {"epochs": 3, "warmup": 0.3, "flip": True},
     ),
-    "cifar10": Preset(CIFAR10, CIFAR_RECIPE, CIFAR_TUNING),
-    "cifar100": Preset(CIFAR10 | {"classes": 100}, CIFAR_RECIPE, CIFAR_TUNING),
+    "cifar10": Preset(CIFAR10, CIFAR_RECIPE, CIFAR_FINE_TUNING),
+    "cifar100": Preset(CIFAR10 | {"classes": 100}, CIFAR_RECIPE, CIFAR_FINE_TUNING),
 }
 FOLDER_PRESET = Preset(
     FOLDER,
@@ -64,15 +65,16 @@ FOLDER_PRESET = Preset(
 
 
 def get_preset(data: str | Path) -> Preset:
-    """What suits a data set: one of the names in PRESETS, or a folder of images by class."""
+    """Return the preset of a data set: a name in PRESETS, or a folder of images by class."""
     return FOLDER_PRESET if isinstance(data, Path) else PRESETS[data]
 
 
-def make_recipe(data: str | Path, tuning: bool = False, **settings: Any) -> training.Recipe:
-    """The recipe for a data set, for a fine-tuning where one is meant, with some fields replaced.
+def make_recipe(data: str | Path, fine_tuning: bool = False, **fields: Any) -> Recipe:
+    """Return the recipe of a data set, for training or fine-tuning, with some fields replaced.
 
-    Raises ValueError for what a Recipe refuses.
+    Raises ValueError for values that Recipe rejects.
     """
-    if tuning:
-        return dataclasses.replace(training.FINE_TUNING, **get_preset(data).tuning | settings)
-    return training.Recipe(**get_preset(data).recipe | settings)
+    preset = get_preset(data)
+    if fine_tuning:
+        return dataclasses.replace(FINE_TUNING, **preset.fine_tuning | fields)
+    return Recipe(**preset.recipe | fields)

@@ -1,119 +1,185 @@
-"""One step: the loss of a batch and its gradients, cut over the cores."""
+"""One training step: the loss of a batch and its gradients, computed in parallel shards."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 
 from ..api import ViT
 from ..arrays import Array, Pullback, device_of, to_host
-from ..layers import cross_entropy
-from ..models import ViTConfig, forward_features, vit
-from ..models.vit import head
+from ..layers import cross_entropy, linear
+from ..models import forward_features, vit
 from ..parallel import batch_slices, map_shards
-from ..tree import Tree, flatten, is_kernel, pack
+from ..tree import ParameterVector, Tree, flatten, pack
+
+Seed = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """Options of a training step. `Recipe.step_options` creates them from a recipe.
+
+    label_smoothing : float
+        Probability that is spread evenly over all classes, 0 to 1.
+    freeze : bool
+        Train the head alone. The gradients are {"head": ...}, and dropout is inactive.
+    grad_accumulation : int
+        Number of parts of the batch that are processed one after the other to save memory.
+    shards : int, optional
+        Number of parts of these parts that are processed in parallel. By default it depends on the
+        CPU cache and the number of threads. The last bits of the gradients depend on it.
+    threads : int, optional
+        Number of CPU threads. By default all cores.
+    """
+
+    label_smoothing: float = 0.0
+    freeze: bool = False
+    grad_accumulation: int = 1
+    shards: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("grad_accumulation", "shards"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def loss_and_gradients(
     model: ViT,
     images: Array,
     labels: Array,
+    options: StepOptions = StepOptions(),  # noqa: B008  (frozen)
     *,
-    smoothing: float = 0.0,
-    seed: tuple[int, ...] | None = None,
-    shards: int | None = None,
-    threads: int | None = None,
-    freeze: bool = False,
+    seed: Seed | None = None,
 ) -> tuple[float, Tree]:
-    """The batch's mean cross-entropy, in nats, and its gradient by every parameter.
+    """Compute the mean cross-entropy of a batch and its gradient for every parameter.
 
-    images (B, H, W, C), labels (B,) integers or (B, K) soft  ->  loss, a tree like model.params
+    Parameters
+    ----------
+    model : ViT
+    images : (B, H, W, C) array of floats
+    labels : (B,) array of integers, or (B, K) array of soft targets
+    options : StepOptions
+    seed : tuple of int, optional
+        Activates dropout. Its last entry counts the steps: shard s of part i draws from
+        `default_rng([..., grad_accumulation * step + i, s])`.
 
-    `seed` turns dropout on: shard s draws from default_rng([*seed, s]). The batch is cut into
-    `shards`, mapped over `threads`; by default as the cache and the cores suggest. Sums go in the
-    order of the shards: the same number of them, if more than one, the same bits. `freeze` leaves
-    all but the head as it is: the tree is {"head": ...}, no gradient goes further, and nothing is
-    dropped. Raises ValueError or TypeError for images or labels that do not fit the model.
+    Returns
+    -------
+    loss : float
+        In nats.
+    gradients : tree
+        The same structure as `model.params`. The leaves are views of one vector.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For images or labels that do not fit the model.
+
+    Examples
+    --------
+    >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
+    >>> images, labels = np.zeros((2, 32, 32, 3), dtype=np.float32), np.array([3, 7])
+    >>> loss, gradients = loss_and_gradients(model, images, labels)
+    >>> round(loss, 4), gradients["head"]["kernel"].shape  # ln(10), because the head is zero
+    (2.3026, (192, 10))
     """
-    loss, tree, _ = packed_gradients(
-        model,
-        images,
-        labels,
-        label_smoothing=smoothing,
-        seed=seed,
-        shards=shards,
-        threads=threads,
-        freeze=freeze,
-    )
-    return float(to_host(loss)), tree
+    loss, gradients = batch_gradients(model, images, labels, options, seed=seed)
+    return float(to_host(loss)), gradients.tree
 
 
-def packed_gradients(
+def batch_gradients(
+    model: ViT, images: Array, labels: Array, options: StepOptions, *, seed: Seed | None = None
+) -> tuple[float | Array, ParameterVector]:
+    """Compute the loss and the packed gradients of a batch, as `loss_and_gradients` does.
+
+    On a GPU the loss is an array without axes. Reading it waits for the step to finish.
+    """
+    check_has_head(model)
+    images = model.prepare_images(images)
+    B = len(images)
+    if not hasattr(labels, "dtype"):
+        raise TypeError(f"labels must be an array of class numbers, not {type(labels).__name__}")
+    if len(labels) != B:
+        raise ValueError(f"{B} images, but {len(labels)} labels")
+    parts = batch_slices(B, min(options.grad_accumulation, B))
+
+    def part_seed(i: int) -> Seed | None:
+        return seed and (*seed[:-1], options.grad_accumulation * seed[-1] + i)
+
+    first, *others = parts
+    loss, total = part_gradients(model, images, labels, first, options, part_seed(0))
+    for i, part in enumerate(others, 1):
+        part_loss, gradients = part_gradients(model, images, labels, part, options, part_seed(i))
+        loss = loss + part_loss
+        total.vector[:] += gradients.vector
+    return loss, total
+
+
+def part_gradients(
     model: ViT,
     images: Array,
     labels: Array,
-    *,
-    smoothing: float = 0.0,
-    seed: tuple[int, ...] | None = None,
-    shards: int | None = None,
-    threads: int | None = None,
-    freeze: bool = False,
-    whole: int | None = None,
-) -> tuple[float | Array, Tree, Array]:
-    """As `loss_and_gradients`, and the vector that all the gradients are views of.
+    part: slice,
+    options: StepOptions,
+    seed: Seed | None,
+) -> tuple[float | Array, ParameterVector]:
+    """Compute one part's contribution to the loss and the gradients of the whole batch.
 
-    On a GPU the loss stays there, an array without axes: whoever reads it waits for the step. If
-    the images are a piece of a batch, `whole` is the size of that batch: each image counts
-    1/whole, and the pieces' losses and gradients add up to those of the batch.
+    The shards run in parallel. Their gradients are added in the order of the shards, so the same
+    number of shards gives the same bits.
     """
-    check_has_head(model)
-    images = model.prepare(images)
     B = len(images)
-    if not hasattr(labels, "dtype"):
-        raise TypeError(f"labels are an array of class numbers, not a {type(labels).__name__}")
-    if shards is not None and shards < 1:
-        raise ValueError(f"shards must be at least 1, not {shards}")
-    if len(labels) != B:
-        raise ValueError(f"{B} images, but {len(labels)} labels")
+    images, labels = images[part], labels[part]
 
-    forward = head_alone if freeze else vit
-
-    def of_shard(numbered: tuple[int, slice]) -> tuple[Array, Tree]:
-        s, part = numbered
+    def shard_gradients(numbered: tuple[int, slice]) -> tuple[Array, Tree]:
+        s, shard = numbered
         generator = None if seed is None else np.random.default_rng([*seed, s])
-        logits, model_back = forward(images[part], model.params, model.config, generator)
-        loss, loss_back = cross_entropy(logits, labels[part], smoothing)
-        share = len(logits) / (whole or B)  # each counts alike, in any shard
-        _, dparams = model_back(loss_back(share))
-        return loss * share, dparams
+        logits, model_back = forward_pass(model, images[shard], options.freeze, generator)
+        loss, loss_back = cross_entropy(logits, labels[shard], options.label_smoothing)
+        weight = len(logits) / B  # every image of the batch has the same weight
+        _, dparams = model_back(loss_back(weight))
+        return loss * weight, dparams
 
-    parts = list(enumerate(batch_slices(B, min(shards or model.shard_count(B, threads), B))))
-    threads = 1 if model.device == "gpu" else threads  # it does not need ours
-    with contextlib.closing(map_shards(of_shard, parts, threads)) as results:
+    threads = 1 if model.device == "gpu" else options.threads
+    shards = options.shards or model.choose_shard_count(len(images), options.threads)
+    slices = batch_slices(len(images), min(shards, len(images)))
+    with contextlib.closing(
+        map_shards(shard_gradients, list(enumerate(slices)), threads)
+    ) as results:
         loss, tree = next(results)
-        vector, _ = pack(tree, first=is_kernel)
-        total = flatten(tree)
+        total = pack(tree)
+        leaves = flatten(total.tree)
         for shard_loss, dparams in results:
             loss = loss + shard_loss
             for name, gradient in flatten(dparams).items():
-                total[name] += gradient
-    return loss if device_of(loss) == "gpu" else float(loss), tree, vector
+                leaves[name] += gradient
+    return loss if device_of(loss) == "gpu" else float(loss), total
 
 
-def head_alone(
-    images: Array, params: Tree, config: ViTConfig, generator: np.random.Generator | None = None
+def forward_pass(
+    model: ViT, images: Array, freeze: bool, generator: np.random.Generator | None
 ) -> tuple[Array, Pullback]:
-    """The logits of a frozen body's features, with a pullback that goes no further than these.
+    """Compute the logits and a pullback to the parameters that are trained.
 
-    images (B, H, W, C)  ->  logits (B, K); the pullback gives (dfeatures, {"head": ...}). There is
-    no dropout: a body that does not learn is used as in evaluation.
+    images (B, H, W, C)  ->  logits (B, K)
+    With `freeze`, the body is used as in evaluation, and the pullback returns the gradients of the
+    head alone.
     """
-    features = forward_features(images, params, config)  # (B, R), nothing is kept
-    return head(features, {"head": params["head"]})
+    if not freeze:
+        return vit(images, model.params, model.config, generator)
+    features = forward_features(images, model.params, model.config)  # (B, R)
+    logits, head_back = linear(features, **model.params["head"])
+
+    def pullback(dlogits: Array) -> tuple[Array, Tree]:
+        dfeatures, dhead = head_back(dlogits)
+        return dfeatures, {"head": dhead}
+
+    return logits, pullback
 
 
 def check_has_head(model: ViT) -> None:
-    """Raise ValueError for a model without a classifier: it has features, but no logits."""
+    """Raise ValueError if the model has no classifier."""
     if model.config.classes is None:
-        raise ValueError(
-            "the model has no classifier: `minivit.training.for_fine_tuning` puts one on it"
-        )
+        raise ValueError("the model has no classifier: `minivit.training.replace_head` adds one")

@@ -3,7 +3,7 @@
 from .exchange import LAYOUTS, export
 from .files import CheckpointError
 from .load import load, save_as
-from .own import load_training, save
+from .own import load_training, read_progress, save
 from .positions import resize_positions
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "export",
     "load",
     "load_training",
+    "read_progress",
     "resize_positions",
     "save",
     "save_as",

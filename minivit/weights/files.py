@@ -74,6 +74,16 @@ def write_arrays(path: str | Path, arrays: dict[str, Array], config: str) -> Non
         write_atomically(path, lambda file: np.savez(file, config=np.array(config), **arrays))
 
 
+def read_text(path: str | Path, name: str) -> str | None:
+    """Read one text entry of a .npz file without loading its other arrays; None if there is none.
+
+    Raises CheckpointError if the file is damaged.
+    """
+    path = Path(path)
+    entry = {} if is_safetensors(path) else _read_npz(path, lambda n: n == name)[0]
+    return str(entry[name]) if name in entry else None
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether a file is of this kind, by its name."""
     return path.suffix.lower() == ".safetensors"
@@ -109,28 +119,29 @@ def to_native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Array], str | None]:
+def _read_npz(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, Array], str | None]:
+    """Read the arrays of a .npz file whose names are wanted, and its configuration."""
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
-            raise CheckpointError(
-                f"{path} is no .npz file, or only the beginning of one"
-                + " (one of the other kind ends in .safetensors)" * (path.suffix != ".npz")
-            )
+            hint = "" if path.suffix == ".npz" else " (the other format ends in .safetensors)"
+            raise CheckpointError(f"{path} is not a complete .npz file{hint}")
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as archive:
-                twins = [name for name, times in Counter(archive.files).items() if times > 1]
-                if twins:
-                    raise ValueError(f"it holds '{twins[0]}' twice")
-                arrays = {name: archive[name] for name in archive.files}
-        except Exception as reason:  # each of zipfile, zlib and NumPy's parser has its own kinds
+                duplicates = [name for name, n in Counter(archive.files).items() if n > 1]
+                if duplicates:
+                    raise ValueError(f"it contains '{duplicates[0]}' twice")
+                arrays = {name: archive[name] for name in archive.files if wanted(name)}
+        except Exception as reason:  # zipfile, zlib and NumPy's parser raise many types
             if "allow_pickle" in str(reason):
-                refusal = f"{path} holds pickled objects: refused, for they can run code"
-                raise CheckpointError(refusal) from None
+                message = f"{path} contains pickled objects, which can run code: refused"
+                raise CheckpointError(message) from None
             raise CheckpointError(f"{path} is damaged: {' '.join(str(reason).split())}") from None
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy hands on whatever else is in the archive
-            raise CheckpointError(f"{path} is damaged: '{name}' is no array")
+        if not isinstance(array, np.ndarray):  # NumPy returns other archive members as bytes
+            raise CheckpointError(f"{path} is damaged: '{name}' is not an array")
     config = arrays.pop("config", None)
     return arrays, None if config is None else str(config)
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays import Array, to_host
 from ..models import ViTConfig, parameter_specs
 from ..tree import Tree, flatten, unflatten
-from .files import CheckpointError, read_arrays, write_arrays
+from .files import CheckpointError, read_arrays, read_text, write_arrays
 
 
 def save(
@@ -30,9 +30,23 @@ def save(
     write_arrays(path, arrays, to_json(config))
 
 
+def read_progress(path: str | Path) -> dict[str, Any] | None:
+    """Read the progress of an interrupted training without loading the other arrays.
+
+    Returns None if the training is complete. Raises CheckpointError if the file is damaged.
+    """
+    text = read_text(path, "training/progress")
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as reason:
+        raise CheckpointError(f"{path}: 'training/progress' is not JSON: {reason}") from None
+
+
 def load_training(path: str | Path) -> dict[str, Array]:
-    """What a training left in the checkpoint to go on from; empty if it came to its end."""
-    prefix, arrays = "training/", read_arrays(path)[0]
+    """Load the vectors that an interrupted training needs to resume; empty if it is complete."""
+    prefix, (arrays, _) = "training/", read_arrays(path)
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
