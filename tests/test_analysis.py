@@ -10,7 +10,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import pyplot as plt
-from on_device import xp
+from helpers.on_device import xp
 
 from minivit import ViT, ViTConfig, data, flatten, unflatten
 from minivit.analysis import (

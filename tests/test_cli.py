@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Run, run
+from helpers.commands import Run, run
 from PIL import Image
 
 import minivit

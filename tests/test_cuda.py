@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from on_device import ON_GPU, convert, cupy, gpu, needs_compiler
+from helpers.on_device import ON_GPU, convert, cupy, gpu, needs_compiler
 
 import minivit
 from minivit import layers

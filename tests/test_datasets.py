@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import BLUE, GREEN, cifar_files, cifar_set, idx, idx_arrays, idx_set, records, tree
+from helpers.loopback import BLUE, GREEN, cifar_files, cifar_set, idx, idx_arrays, idx_set, records, tree
 
 from minivit import cli, data
 from minivit.data import ByteImages

@@ -10,8 +10,8 @@ import types
 
 import numpy as np
 import pytest
-from commands import run
-from on_device import ON_GPU, cupy, gpu, needs_compiler
+from helpers.commands import run
+from helpers.on_device import ON_GPU, cupy, gpu, needs_compiler
 
 import minivit
 from minivit import ViT, analysis, data, training

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from loopback import Server, cifar_files, cifar_set, idx_arrays, idx_set, tar, tree
+from helpers.loopback import Server, cifar_files, cifar_set, idx_arrays, idx_set, tar, tree
 
 from minivit.data import cache, cifar, download
 from minivit.data.cifar import load_records
@@ -362,7 +362,7 @@ TOGETHER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from loopback import cifar_set, idx_set, nowhere
+from helpers.loopback import cifar_set, idx_set, nowhere
 from minivit.data.cifar import load_records
 from minivit.data.mnist import load_idx
 

@@ -6,9 +6,9 @@ import textwrap
 
 import numpy as np
 import pytest
-from commands import run
+from helpers.commands import run
 from test_style import captured_names_bound_again
-from zoo import ZOO
+from helpers.planted_mistakes import ZOO
 
 from minivit import gradcheck
 from minivit.exercises import catalog as exercises

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from on_device import xp
+from helpers.on_device import xp
 from test_layers import convolution_in_loops, max_pool_in_loops
 
 from minivit import ViT, ViTConfig, flatten

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import printed, run
+from helpers.commands import printed, run
 from PIL import Image
 
 from minivit import ViT, ViTConfig, analysis, data, flatten, training

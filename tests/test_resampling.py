@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from on_device import xp
+from helpers.on_device import xp
 
 from minivit.data.resampling import RESAMPLING_METHODS, resample, resampling_matrix
 from minivit.weights.positions import resize_positions

@@ -17,12 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import emulated_cupy
+from helpers import emulated_cupy
 import numpy as np
 import pytest
-import strict
-from on_device import convert, xp
-from strict import StrictArray
+from helpers import strict
+from helpers.on_device import convert, xp
+from helpers.strict import StrictArray
 
 import minivit
 from minivit import ViTConfig, layers

@@ -20,7 +20,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
-COMPILED = HERE.parent / ".pytest_cache" / "kernels"  # a folder that git ignores
+COMPILED = HERE.parents[1] / ".pytest_cache" / "kernels"  # a folder that git ignores
 
 # A strict module of its own: its arrays are others than those of `strict`, which stay without
 # kernels.

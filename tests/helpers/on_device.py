@@ -18,8 +18,8 @@ ON_GPU = os.environ.get("MINIVIT_TEST_DEVICE") == "gpu"
 if ON_GPU:
     xp = cupy = device_module("gpu")
 else:
-    import emulated_cupy as cupy
-    import strict as xp  # noqa: F401
+    from helpers import emulated_cupy as cupy
+    from helpers import strict as xp  # noqa: F401
 
 needs_compiler = pytest.mark.skipif(
     not ON_GPU and cupy.COMPILER is None, reason="to run CUDA kernels on the CPU takes g++"
