@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
 from typing import Any, NoReturn
 
+import sys
+
 import numpy as np
 
 
@@ -80,8 +82,9 @@ HARMLESS = (
 
 
 class StrictArray:
-    """A NumPy array that nobody gets at but through this module."""
+    """A NumPy array that is accessible only through this module."""
 
+    __module__ = __name__.rpartition(".")[2]  # a top-level module, for `array_module`
     __slots__ = ("_host",)
     __array_ufunc__ = None  # NumPy's operators step aside, and the reflected ones here refuse
     __hash__ = None
@@ -264,3 +267,5 @@ def _unwritten(name: str) -> Callable[..., Any]:
 
 _add_operators()
 ndarray = StrictArray
+
+sys.modules.setdefault(__name__.rpartition(".")[2], sys.modules[__name__])
