@@ -144,7 +144,8 @@ assert abs(single_head_attention(z[order], kernel, bias)[0] - y[order]).max() < 
 from minivit.layers import add_positions, cross_entropy, mean_pool, patch_embedding
 from minivit.training import fit_logistic_regression, train_sgd
 
-digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
+digits = minivit.data.load_digits()
+recipe = {"epochs": 20, "batch_size": 64, "learning_rate": 0.1, "seed": 0}
 
 
 # %%

@@ -156,7 +156,8 @@ assert errors.worst < 1e-12
 from minivit.layers import add_positions, mean_pool, patch_embedding
 from minivit.training import train_sgd
 
-digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
+digits = minivit.data.load_digits()
+recipe = {"epochs": 20, "batch_size": 64, "learning_rate": 0.1, "seed": 0}
 
 
 # %%

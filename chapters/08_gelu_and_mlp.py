@@ -188,7 +188,8 @@ print(f"MLP of ViT-B/16: {2 * 197 * 768 * 3072 / 1e6:.0f} million multiplication
 from minivit.layers import add_positions, mean_pool, patch_embedding
 from minivit.training import fit_logistic_regression, train_sgd
 
-digits, recipe = minivit.data.load_digits(), {"epochs": 20, "batch": 64, "rate": 0.1, "seed": 0}
+digits = minivit.data.load_digits()
+recipe = {"epochs": 20, "batch_size": 64, "learning_rate": 0.1, "seed": 0}
 
 
 # %%

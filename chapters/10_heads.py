@@ -111,7 +111,10 @@ assert dhead["kernel"].any()
 
 # %%
 for pooling in ("class", "mean"):
-    config = minivit.ViTConfig(8, patch_size=2, channels=1, width=D, heads=2, pooling=pooling)
+    R, K = head["kernel"].shape
+    config = minivit.ViTConfig(
+        8, patch_size=2, channels=1, classes=K, width=D, heads=2, pooling=pooling, hidden_head=R
+    )
     params = {"norm": {"scale": scale, "bias": bias}, "hidden": hidden, "head": head}
     errors = minivit.gradcheck(models.classify, z, params, config)
     print(f"{pooling}: {errors.worst:.0e}")

@@ -18,6 +18,7 @@ import numpy as np
 import minivit
 from minivit import layers, models
 from minivit.analysis import save_figure
+from minivit.training import StepOptions
 
 rng = np.random.default_rng(11)
 config = minivit.ViTConfig(4, 2, channels=1, classes=3, width=8, depth=2, heads=2, mlp_width=12)
@@ -224,8 +225,8 @@ assert peaks[1] < 1.1 * peaks[0]
 # %%
 model, batch = create(4, "float64"), (digits.images[:64], digits.labels[:64])
 model.params["head"]["kernel"][:] = rng.normal(size=(32, 10))  # else only the head has a gradient
-whole_loss, whole = minivit.training.loss_and_gradients(model, *batch, shards=1)
-loss, parts = minivit.training.loss_and_gradients(model, *batch, shards=5)
+whole_loss, whole = minivit.training.loss_and_gradients(model, *batch, StepOptions(shards=1))
+loss, parts = minivit.training.loss_and_gradients(model, *batch, StepOptions(shards=5))
 parts = minivit.flatten(parts)
 assert abs(loss - whole_loss) < 1e-12
 assert all(abs(parts[n] - leaf).max() < 1e-12 for n, leaf in minivit.flatten(whole).items())

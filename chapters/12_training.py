@@ -22,6 +22,7 @@ import minivit
 from minivit import training
 from minivit.analysis import save_figure
 from minivit.layers import cross_entropy, patch_embedding
+from minivit.tree import pack
 
 # %% [markdown]
 # ## AdamW in loops
@@ -52,8 +53,8 @@ def naive_adamw(p, gradients, rate, decays, beta1=0.9, beta2=0.999, eps=1e-8):
 rng = np.random.default_rng(0)
 params = {"kernel": rng.normal(size=4), "bias": rng.normal(size=2)}
 gradients = rng.normal(size=(20, 6))
-optimiser = training.AdamW(params, weight_decay=0.1)
-expected = naive_adamw(optimiser.vector, gradients, 0.01, [0.1, 0.1, 0.1, 0.1, 0, 0])
+optimiser = training.AdamW(pack(params), weight_decay=0.1)
+expected = naive_adamw(optimiser.parameters.vector, gradients, 0.01, [0.1, 0.1, 0.1, 0.1, 0, 0])
 for g in gradients:
     optimiser.update(g, learning_rate=0.01)
 assert abs(np.concatenate([params["kernel"], params["bias"]]) - expected).max() < 1e-13
@@ -106,7 +107,7 @@ assert abs(cross_entropy(logits, np.array([3]), label_smoothing=0.1)[1]()).max()
 
 # %% [markdown]
 # `minivit.training.train` runs all of it. This is its loop for the 46 steps of the warm-up, where
-# `packed_gradients` puts all gradients into one vector, in AdamW's order. It prints the norm before
+# `batch_gradients` puts all gradients into one vector, in AdamW's order. It prints the norm before
 # clipping and the mean of $|\hat m| / \sqrt{\hat v}$, which says how much of the rate is really
 # moved. At first it is all of it, however little the gradient means: hence a small rate then.
 
@@ -124,15 +125,14 @@ sizes = {
     "position_std": 1.0,
 }
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
-optimiser = training.AdamW(model.params, weight_decay=0.1)
+optimiser = training.AdamW(pack(model.params), weight_decay=0.1)
+options = training.StepOptions(label_smoothing=0.1, shards=2)
 for t in range(1, 47):
     chosen = generator.choice(1437, 64, replace=False)
     images = minivit.data.augment(digits.images[chosen], generator, shift=1)  # more below
-    _, _, gradient = training.packed_gradients(
-        model, images, digits.labels[chosen], label_smoothing=0.1, shards=2
-    )
-    norm = training.clip_by_global_norm(gradient, 1.0)
-    optimiser.update(gradient, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
+    _, gradients = training.batch_gradients(model, images, digits.labels[chosen], options)
+    norm = training.clip_by_global_norm(gradients.vector, 1.0)
+    optimiser.update(gradients.vector, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
     if t in (1, 10, 46):
         m, v = optimiser.state["m"] / (1 - 0.9**t), optimiser.state["v"] / (1 - 0.999**t)
         print(f"step {t:2}: norm {norm:.1f}, {np.mean(abs(m)[v > 0] / np.sqrt(v[v > 0])):.1f}")

@@ -24,7 +24,8 @@ from minivit import layers
 from minivit.analysis import save_figure
 from minivit.layers import layer_norm, mlp, self_attention
 from minivit.models import initialise, vit
-from minivit.training import AdamW, packed_gradients, train_sgd
+from minivit.training import AdamW, StepOptions, batch_gradients, train_sgd
+from minivit.tree import pack
 
 # %%
 rows = np.genfromtxt(
@@ -66,7 +67,7 @@ def gelu_b(x, kind):
 
 
 # %%
-def encoder_block_c(z, params, config, generator=None, watch=None):
+def encoder_block_c(z, params, config, *_):
     normed1, norm1_back = layer_norm(z, **params["norm1"])
     mixed, attention_back = self_attention(normed1, **params["attention"], heads=config.heads)
     mid = z + mixed  # (2)
@@ -156,11 +157,12 @@ config = minivit.ViTConfig(
 )
 model, batch = minivit.ViT.create(config, seed=0), (digits.images[:256], digits.labels[:256])
 train_sgd(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
-loss, _, truth = packed_gradients(model, *batch, shards=2)
+options = StepOptions(shards=2)
+loss, (truth, *_) = batch_gradients(model, *batch, options)
 cosines = {}
 for name, replacement in MODELS.items():
     with patch.object(*replacement):
-        again, _, found = packed_gradients(model, *batch, shards=2)
+        again, (found, *_) = batch_gradients(model, *batch, options)
     cosines[name] = truth @ found / math.sqrt((truth @ truth) * (found @ found))
     assert abs(again - loss) < 1e-5
 print(*(f"{name}: {cosine:.2f}" for name, cosine in cosines.items()))
@@ -266,7 +268,7 @@ assert near == list("ABCDEH")
 ends = []
 for factor in (1, 1 / 64):
     table, generator = {"table": np.zeros(5)}, np.random.default_rng(1)
-    optimiser = AdamW(table)
+    optimiser = AdamW(pack(table))
     for _ in range(100):
         optimiser.update(factor * generator.normal(size=5), learning_rate=0.01)
     ends.append(table["table"])

@@ -1,16 +1,16 @@
-"""Make the book's pages: run every chapter and write what it says, does, prints and draws.
+"""Build the pages of the book: run every chapter and write its text, code, output and figure.
 
     python chapters/build.py               every chapter, and the equations in chapters/README.md
     python chapters/build.py 04 A          these chapters, and the equations
     python chapters/build.py --equations   only the equations
 
-A chapter is a script in Jupytext's percent format. Its page, chapters/pages/NN_name.md, has its
-text, its code, and below each code cell what that cell printed. The equations are collected from
-the docstrings of minivit and from the chapters, wherever one says "Equation 5" or "Equations 5 to
-7". `tests/test_chapters.py` finds what is stale. Needs jupytext: `pip install -e .[book]`.
+A chapter is a script in Jupytext's percent format. Its page, chapters/pages/NN_name.md, contains
+its text, its code and the output of each code cell. The table of equations is collected from the
+docstrings of minivit and from the chapters, wherever one contains "Equation 5" or "Equations 5 to
+7". `tests/test_chapters.py` finds outdated pages. Needs jupytext: `pip install -e .[book]`.
 
-A chapter with cells that begin `if FILE:` shows a real model there, one that does not come along.
-Its page is made only where the environment variable MINIVIT_WEIGHTS names that model's file.
+Cells that start with `if FILE:` use a real model that is not included. The page of such a chapter
+is built only if the environment variable MINIVIT_WEIGHTS names the model's file.
 """
 
 import argparse
@@ -35,19 +35,19 @@ BEGIN, END = "<!-- equations: made by chapters/build.py -->", "<!-- end of the e
 LABEL = re.compile(r"\b(?:Equations?|Eqs?\.) (\d(?!\d)(?:(?:, | and | to )\d(?!\d))*)")
 EQUATIONS = range(1, 9)
 WEIGHTS = "MINIVIT_WEIGHTS"
-OF_A_FILE = re.compile(r"^if FILE:", re.MULTILINE)
+USES_FILE = re.compile(r"^if FILE:", re.MULTILINE)
 
 
 class ChapterError(Exception):
-    """A chapter failed; the message says where and why."""
+    """A chapter failed. The message contains the cell, the line and the traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("chapters", nargs="*", help="such as 04 or A; all, if none is named")
-    parser.add_argument("--equations", action="store_true", help="only chapters/README.md")
-    parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)  # how a page asks for them
+    parser.add_argument("chapters", nargs="*", help="numbers such as 04 or A (default: all)")
+    parser.add_argument("--equations", action="store_true", help="only the table of equations")
+    parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.outputs:
         print(json.dumps(run(args.outputs)))
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no chapter {', '.join(sorted(unknown))}: choose from {' '.join(by_number)}")
     wanted = [] if args.equations else args.chapters or by_number
     for number in wanted:
-        if asks_for_a_file(by_number[number]) and not os.environ.get(WEIGHTS):
-            sys.exit(f"chapter {number} shows a real model: let {WEIGHTS} name its file")
+        if uses_file(by_number[number]) and not os.environ.get(WEIGHTS):
+            sys.exit(f"chapter {number} uses a real model: set {WEIGHTS} to its file")
     PAGES.mkdir(exist_ok=True)
     for number in wanted:
         path = by_number[number]
@@ -71,27 +71,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def chapters(folder: Path) -> list[Path]:
-    """The book in its order: the files named 00_... to 18_..., then A_..."""
+    """Return the chapters in order: the files named 00_... to 18_..., then A_..."""
     return sorted(path for path in folder.glob("*.py") if re.match(r"(\d\d|[A-Z])_", path.name))
 
 
 def cells(text: str) -> list[Any]:
-    """The cells of a script in percent format; each has `cell_type` and `source`."""
+    """Return the cells of a percent script; each has `cell_type` and `source`."""
     return jupytext.reads(text, fmt="py:percent").cells
 
 
 def title(path: Path) -> str:
-    """What stands in a chapter's first heading: "4. Layer norm"."""
+    """Return the first heading of a chapter, such as "4. Layer norm"."""
     return re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
-def asks_for_a_file(path: Path) -> bool:
-    """Whether some of a chapter's cells have nothing to say without a real model's file."""
-    return bool(OF_A_FILE.search(path.read_text(encoding="utf-8")))
+def uses_file(path: Path) -> bool:
+    """Return whether a chapter has cells that use the file of a real model."""
+    return bool(USES_FILE.search(path.read_text(encoding="utf-8")))
 
 
 def run(path: Path) -> list[str] | str:
-    """Run a chapter in this process: what each code cell prints or, if one fails, how."""
+    """Run a chapter in this process. Return the output of each code cell, or an error message."""
     text = path.read_text(encoding="utf-8")
     namespace, printed, end = {"__name__": "__main__", "__file__": str(path)}, [], 0
     for number, cell in enumerate(cells(text), 1):
@@ -99,12 +99,12 @@ def run(path: Path) -> list[str] | str:
             continue
         start = max(text.find(f"# %%\n{cell.source}", end), end) + len("# %%\n")
         end = start + len(cell.source)
-        above = text.count("\n", 0, start)  # lines, so that tracebacks are right
+        above = text.count("\n", 0, start)  # blank lines for correct line numbers
         try:
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile("\n" * above + cell.source, str(path), "exec"), namespace)
         except (Exception, SystemExit) as error:
-            error.__traceback__ = error.__traceback__.tb_next  # without this file
+            error.__traceback__ = error.__traceback__.tb_next  # omit this file's frame
             where = f"{path.name}, cell {number}, line {above + 1}: failed\n\n"
             return where + "".join(traceback.format_exception(error))
         printed.append(out.getvalue())
@@ -112,9 +112,9 @@ def run(path: Path) -> list[str] | str:
 
 
 def outputs(path: Path, timeout: float | None = None) -> list[str]:
-    """What each code cell prints, run by a new process in the folder above that of the chapter.
+    """Run a chapter in a new process and return the output of each code cell.
 
-    Raises ChapterError if a cell fails, or if it takes longer than `timeout` seconds.
+    Raises ChapterError if a cell fails, or after `timeout` seconds.
     """
     command = [sys.executable, "-X", "utf8", __file__, "--outputs", str(path)]
     how = {"env": {**os.environ, "MPLBACKEND": "Agg"}, "capture_output": True, "encoding": "utf-8"}
@@ -131,13 +131,13 @@ def outputs(path: Path, timeout: float | None = None) -> list[str]:
 
 
 def page(path: Path, timeout: float | None = None) -> str:
-    """A chapter, freshly run, as Markdown. Raises ChapterError as `outputs` does."""
+    """Run a chapter and return its page as Markdown. Raises ChapterError as `outputs` does."""
     number = path.stem.partition("_")[0]
     printed = iter(outputs(path, timeout))
     parts = [f"*Made from [{path.name}](../{path.name}) by `python chapters/build.py {number}`.*"]
     for cell in cells(path.read_text(encoding="utf-8")):
         if cell.cell_type != "code":
-            parts.append(one_deeper(cell.source))
+            parts.append(adapt_links(cell.source))
             continue
         parts.append(f"```python\n{cell.source.strip()}\n```")
         if output := "\n".join(line.rstrip() for line in next(printed).splitlines()).strip("\n"):
@@ -145,29 +145,29 @@ def page(path: Path, timeout: float | None = None) -> str:
     return "\n\n".join([*parts, "---", neighbours(path)]) + "\n"
 
 
-def one_deeper(text: str) -> str:
-    """A cell's text with its links as they are seen from `pages`; to chapters, as their pages."""
+def adapt_links(text: str) -> str:
+    """Adapt the links of a cell to the folder `pages`. Links to chapters become links to pages."""
     text = re.sub(r"(?<!\w)(\[[^]]*\]\()(?!\w+:|#)", r"\1../", text)
     return re.sub(r"\]\(\.\./((?:\d\d|[A-Z])_\w+)\.py\)", r"](\1.md)", text)
 
 
 def neighbours(path: Path) -> str:
-    """Links to the page before, to the contents, and to the page after."""
+    """Return links to the previous page, the contents and the next page."""
     book = chapters(path.parent)
     i = book.index(path)
-    before = [f"Before: [{title(p)}]({p.stem}.md)" for p in book[:i][-1:]]
+    before = [f"Previous: [{title(p)}]({p.stem}.md)" for p in book[:i][-1:]]
     after = [f"Next: [{title(p)}]({p.stem}.md)" for p in book[i + 1 :][:1]]
     return " · ".join([*before, "[Contents](../README.md)", *after])
 
 
 def with_equations(readme: str, table: str) -> str:
-    """The text of chapters/README.md with this table between its two markers."""
+    """Insert a table between the two markers of chapters/README.md."""
     before, _, rest = readme.partition(BEGIN)
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
 
 
 def equations(root: Path) -> str:
-    """For each equation of the paper, where the library and where the book name it."""
+    """Return a table: for each equation of the paper, the files and chapters that mention it."""
     rows = ["| equation | in the library | in the book |", "|---|---|---|"]
     labels = list(library_labels(root)), list(book_labels(root))
     for n in EQUATIONS:
@@ -177,7 +177,7 @@ def equations(root: Path) -> str:
 
 
 def equations_named(text: str) -> set[int]:
-    """The numbers in "Equation 1", "Eq. 4", "Equations 6 and 7" and "Equations 5 to 8"."""
+    """Return the numbers in "Equation 1", "Eq. 4", "Equations 6 and 7" and "Equations 5 to 8"."""
     named = set()
     for label in LABEL.findall(" ".join(text.split())):
         numbers = [int(n) for n in re.findall(r"\d", label)]
@@ -186,9 +186,9 @@ def equations_named(text: str) -> set[int]:
 
 
 def library_labels(root: Path) -> Iterator[tuple[int, str]]:
-    """(equation, a link to the file) for each file of minivit whose docstrings name it."""
+    """Yield (equation, link) for each file of minivit whose docstrings mention it."""
     library = root / "minivit"
-    for path in sorted(set(library.rglob("*.py")) - set(library.glob("exercises/*"))):
+    for path in sorted(set(library.rglob("*.py")) - set(library.glob("exercises/**/*"))):
         where = path.relative_to(library).as_posix()
         every = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         nodes = [n for n in every if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))]
@@ -200,7 +200,7 @@ def library_labels(root: Path) -> Iterator[tuple[int, str]]:
 
 
 def book_labels(root: Path) -> Iterator[tuple[int, str]]:
-    """(equation, a link to the page) for each chapter that names it, or writes it: $$ ... (5) $$"""
+    """Yield (equation, link) for each chapter that mentions it or displays it: $$ ... (5) $$"""
     for path in chapters(root / "chapters"):
         every = cells(path.read_text(encoding="utf-8"))
         text = "\n".join(cell.source for cell in every if cell.cell_type == "markdown")

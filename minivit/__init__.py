@@ -1,4 +1,4 @@
-"""minivit: the Vision Transformer from scratch, every forward and backward pass by hand."""
+"""minivit: the Vision Transformer from scratch, with every forward and backward pass by hand."""
 
 from . import analysis, data, devices, layers, models, training, weights
 from .api import ViT
@@ -7,7 +7,7 @@ from .checking.retained import list_retained
 from .models import ViTConfig
 from .tree import flatten, unflatten
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "devices",
     "flatten",
     "gradcheck",
-    "list_retained",
     "layers",
+    "list_retained",
     "models",
     "training",
     "unflatten",

@@ -43,7 +43,7 @@ def batch_slices(batch_size: int, shards: int) -> list[slice]:
 def map_shards(
     function: Callable[[Any], Any], shards: Sequence[Any], threads: int | None = None
 ) -> Generator[Any, None, None]:
-    """Apply function(shard) to each shard in parallel. Yield the results in the order of the shards.
+    """Apply function(shard) to each shard in parallel. Yield the results in order.
 
     At most threads + 1 results exist at a time, so memory does not grow with the number of shards.
     A single shard uses BLAS's own threads, unless `threads` is 1. Several shards use one BLAS

@@ -24,7 +24,7 @@ CONFIG = ViTConfig(
     image_size=8, patch_size=2, channels=1, classes=10, width=32, depth=4, heads=4, mlp_width=64,
     position_std=1.0,
 )  # fmt: skip
-RECIPE = {"epochs": 20, "batch": 64, "rate": 0.01, "warmup": 2, "shift": 0, "shards": 2}
+RECIPE = {"epochs": 20, "batch_size": 64, "learning_rate": 0.01, "warmup": 2, "shift": 0, "shards": 2}
 
 
 def models():

@@ -29,17 +29,17 @@ CONFIG = ViTConfig(
     image_size=8, patch_size=2, channels=1, classes=10, width=32, depth=4, heads=4, mlp_width=64,
     position_std=1.0,
 )  # fmt: skip
-FULL = {"epochs": 20, "batch": 64, "rate": 0.01, "warmup": 2, "shards": 2}
+FULL = {"epochs": 20, "batch_size": 64, "learning_rate": 0.01, "warmup": 2, "shards": 2}
 VARIANTS = {
     "full recipe": FULL,
     "no warm-up": {**FULL, "warmup": 0},
     "no cosine": {**FULL, "decay": "constant"},
     "no clipping": {**FULL, "clip": 0},
     "no weight decay": {**FULL, "weight_decay": 0},
-    "no smoothing": {**FULL, "smoothing": 0},
+    "no smoothing": {**FULL, "label_smoothing": 0},
     "no shifts": {**FULL, "shift": 0},
-    "rate 0.002": {**FULL, "rate": 0.002},
-    "momentum SGD": {**FULL, "optimiser": "sgd", "rate": 0.1, "weight_decay": 0},
+    "rate 0.002": {**FULL, "learning_rate": 0.002},
+    "momentum SGD": {**FULL, "optimiser": "sgd", "learning_rate": 0.1, "weight_decay": 0},
     "plain descent": None,
 }
 

@@ -1,15 +1,15 @@
-"""Where does the model look? Attention maps per head, rollout, and how far the heads look."""
+"""Attention maps over the patches, and attention rollout (Figures 6 and 14)."""
 
 from ..arrays import Array, array_module
 
 
 def patch_maps(attention: Array, grid: tuple[int, int]) -> Array:
-    """What the class token looks at: its row of A, without itself, as a map over the image.
+    """Return the attention to each patch as a map over the image.
 
     attention (..., T, T), grid (gh, gw)  ->  (..., gh, gw)
 
-    Without a class token (T = gh gw) it is the mean over all patches that look. Raises ValueError
-    if T fits neither.
+    With a class token, this is its row of A without its own entry. Without one (T = gh gw), it is
+    the mean over all queries. Raises ValueError if T fits neither.
     """
     if has_class_token(attention.shape[-1], grid):
         row = attention[..., 0, 1:]
@@ -19,9 +19,9 @@ def patch_maps(attention: Array, grid: tuple[int, int]) -> Array:
 
 
 def has_class_token(T: int, grid: tuple[int, int]) -> bool:
-    """Whether T tokens are a class token and the patches of a grid (gh, gw), or these alone.
+    """Return whether T tokens include a class token beside the patches of a grid (gh, gw).
 
-    Raises ValueError if they are neither.
+    Raises ValueError if T is neither gh gw nor gh gw + 1.
     """
     gh, gw = grid
     if T not in (gh * gw, gh * gw + 1):
@@ -30,21 +30,28 @@ def has_class_token(T: int, grid: tuple[int, int]) -> bool:
 
 
 def attention_rollout(attention: Array) -> Array:
-    """How attention flows from the output back to the input, through all layers.
+    """Trace the attention from the output back to the input tokens, through all layers.
 
-    attention (L, B, k, T, T)  ->  (B, T, T), each row summing to one.
+    attention (L, B, h, T, T)  ->  (B, T, T), whose rows sum to one
 
-    A_l is the mean over the heads; half of each token passes through the residual connection, so
-    A'_l = (A_l + I) / 2; and R_l = A'_l R_{l-1}, with R_0 = I. (Abnar and Zuidema, 2020; Figure 6)
+    A_l is the mean over the heads. The residual connection contributes the identity, so
+    A'_l = (A_l + I) / 2, and R_l = A'_l R_{l-1} with R_0 = I. The result is R_L.
+    (Abnar and Zuidema, Quantifying attention flow in transformers, 2020)
+
+    >>> model = minivit.ViT.load(minivit.data.SCATTERED_MODEL)
+    >>> images = minivit.data.load_scattered(n=1, held_out=3).held_out_images
+    >>> rollout = attention_rollout(model.attention(images))  # (3, 37, 37)
+    >>> patch_maps(rollout, model.config.grid).shape
+    (3, 6, 6)
     """
     xp = array_module(attention)
     identity = xp.eye(attention.shape[-1], dtype=attention.dtype)
-    flow = identity
-    for A in attention.mean(2):  # (B, T, T), the first layer first
-        flow = ((A + identity) / 2) @ flow
-    return flow
+    rollout = identity
+    for A in attention.mean(2):  # (B, T, T), first layer first
+        rollout = ((A + identity) / 2) @ rollout
+    return rollout
 
 
 def safe_divide(x: Array, total: Array) -> Array:
-    """x / total, and zero where the total, and with it all that was added up, is zero."""
+    """Return x / total, or zero where both are zero."""
     return x / (total + (total == 0))

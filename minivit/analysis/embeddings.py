@@ -1,4 +1,4 @@
-"""What the embedding has learned: which patches it looks for, and which places are alike."""
+"""Position embeddings and patch embedding filters (Figure 7 left and centre, Figure 10)."""
 
 import numpy as np
 
@@ -9,30 +9,30 @@ from .attention import has_class_token, safe_divide
 
 
 def position_table(model: ViT) -> Array:
-    """What the model adds to each token for its place, learned or fixed, (T, D).
+    """Return the learned or fixed position embeddings that the model adds to the tokens, (T, D).
 
-    Raises ValueError if it adds nothing there: positions 'none' and 'relative'.
+    Raises ValueError if it adds none (positions="none" or "relative").
     """
     config = model.config
     if config.positions == "none":
-        raise ValueError("the model has no positions: there is no table to show")
+        raise ValueError("the model has no positions, so there is no table of embeddings to show")
     if config.positions == "relative":
         raise ValueError(
-            "the model has relative positions: a table of offsets in each attention, "
-            "and none of places to show"
+            "the model has relative positions, which are a table of offsets in each attention "
+            "layer; there is no table of embeddings to show"
         )
-    nothing = array_module(model.params["patch_embedding"]["kernel"]).zeros(
-        (1, config.tokens, config.width), dtype=model.dtype
-    )
-    return add_position_embeddings(nothing, model.params, config)[0][0]
+    tokens = model.xp.zeros((1, config.tokens, config.width), dtype=model.dtype)
+    return add_position_embeddings(tokens, model.params, config)[0][0]
 
 
 def position_similarity(table: Array, grid: tuple[int, int]) -> Array:
-    """How alike two places are to the model: the cosine between their position embeddings.
+    """Compute the cosine similarity of the position embeddings of all pairs of patches.
 
-    table (T, D), a class token's entry being left out; grid (gh, gw)  ->  (gh, gw, gh, gw) from
-    -1 to 1, of which [i, j] is the map for the patch in row i and column j. A vector of zeros
-    is like none. Raises ValueError if T does not fit the grid. (Figure 7 centre and Figure 10)
+    table (T, D), grid (gh, gw)  ->  (gh, gw, gh, gw), from -1 to 1
+
+    Entry [i, j] is the map for the patch in row i and column j. The class token's embedding is left
+    out. The similarity to a zero vector is 0. Raises ValueError if T does not fit the grid.
+    (Figure 7 centre and Figure 10)
     """
     patches = table[int(has_class_token(len(table), grid)) :]  # (N, D)
     unit = safe_divide(patches, array_module(table).sqrt(dot_rows(patches, patches)))
@@ -40,29 +40,29 @@ def position_similarity(table: Array, grid: tuple[int, int]) -> Array:
 
 
 def patch_filters(kernel: Array, patch_size: int, count: int = 28) -> tuple[Array, Array]:
-    """The principal components of the patch embedding's filters, and what each explains.
+    """Compute the first principal components of the patch embedding's filters.
 
-    kernel E (P P C, D), patch side P  ->  (count, P, P, C), each scaled to go from 0 to 1, and
-    (count,) its share of the filters' variance; on the host, the largest first.
+    kernel E (P P C, D), patch side P  ->  components (count, P, P, C), each scaled to the range 0
+    to 1, and the fractions of the variance that they explain (count,), both on the host
 
-    The D columns of E are the filters. From each their mean is taken away, and the components are
-    the first right singular vectors of the rest, (D, P P C). A component's sign means nothing: it
-    is chosen so that the entry farthest from zero is positive. Raises ValueError if there are
-    fewer components than count (at most P P C and, with the mean gone, D - 1) or if P does not
-    fit the kernel. (Figure 7 left; the paper does not say how, so this is the natural reading)
+    The filters are the D columns of E, minus their mean. The components are the first right
+    singular vectors of the (D, P P C) matrix. The sign of a component is arbitrary, so the entry
+    with the largest magnitude is made positive. Raises ValueError if P does not fit the kernel or
+    there are fewer than `count` components (the maximum is the smaller of P P C and D - 1).
+    (Figure 7 left; the paper does not give the procedure, so this is the usual one)
     """
     rows, D = kernel.shape
     if rows % patch_size**2:
-        raise ValueError(f"a kernel of {rows} rows is not of patches of side {patch_size}")
+        raise ValueError(f"a kernel with {rows} rows does not fit patches of side {patch_size}")
     most = min(rows, D - 1)
     if not 1 <= count <= most:
-        raise ValueError(f"{D} filters of {rows} numbers have 1 to {most} components, not {count}")
+        raise ValueError(f"{D} filters of {rows} values have 1 to {most} components, not {count}")
     filters = to_host(kernel).T.astype("float64")  # (D, P P C)
-    _, lengths, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
+    _, singular, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
     chosen = components[:count]  # (count, P P C)
-    farthest = abs(chosen).argmax(1)[:, None]
-    chosen = chosen * np.sign(np.take_along_axis(chosen, farthest, 1))
+    largest = abs(chosen).argmax(1)[:, None]
+    chosen = chosen * np.sign(np.take_along_axis(chosen, largest, 1))
     lowest = chosen.min(1, keepdims=True)
     scaled = safe_divide(chosen - lowest, chosen.max(1, keepdims=True) - lowest)
-    shares = safe_divide(lengths**2, (lengths**2).sum())[:count]
-    return scaled.reshape(count, patch_size, patch_size, -1), shares
+    explained = safe_divide(singular**2, (singular**2).sum())[:count]
+    return scaled.reshape(count, patch_size, patch_size, -1), explained

@@ -1,4 +1,4 @@
-"""Is what a map points at the thing itself? The share of its mass inside a box."""
+"""The fraction of a map that lies inside a bounding box."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from ..arrays import Array, array_module
 from .attention import attention_rollout, patch_maps, safe_divide
 from .relevance import attention_gradients, gradient_weighted_rollout, gradient_weighted_sum
 
-BATCH = 250  # images whose attention and gradients are in memory at once
+BATCH_SIZE = 250  # images whose attention and gradients are in memory at a time
 
 
 def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
-    """The share of each map's mass that lies inside its box.
+    """Return the fraction of each map's sum that lies inside its box.
 
-    maps (B, gh, gw), none negative; boxes (B, 4): top, left, bottom, right in pixels, the last
-    two not inside; patch side P  ->  (B,) from 0 to 1.
+    maps (B, gh, gw), not negative; boxes (B, 4): top, left, bottom, right in pixels, the last two
+    exclusive; patch side P  ->  (B,) from 0 to 1
 
-    A patch counts by the share of its area inside the box. A map without any mass gives 0.
+    A patch counts in proportion to the part of its area inside the box. A map of zeros gives 0.
     """
     gh, gw = maps.shape[1:]
     edges = boxes.astype(maps.dtype) / patch_size  # (B, 4) in patches
@@ -27,9 +27,9 @@ def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
 
 
 def overlap(start: Array, stop: Array, cells: int) -> Array:
-    """How much of each of the cells 0..1, 1..2, ... lies between start and stop, (B,) each.
+    """Return how much of each unit interval [0, 1], [1, 2], ... lies between start and stop.
 
-    ->  (B, cells) from 0 to 1
+    start and stop (B,)  ->  (B, cells) from 0 to 1
     """
     xp = array_module(start)
     left = xp.arange(cells, dtype=start.dtype)  # (cells,)
@@ -38,7 +38,7 @@ def overlap(start: Array, stop: Array, cells: int) -> Array:
 
 
 def box_area_fraction(boxes: Array, image_size: tuple[int, int]) -> Array:
-    """The share of an image (H, W) that its box takes: what a map without any idea has inside.
+    """Return the fraction of an image (H, W) that each box covers, as a uniform map would score.
 
     boxes (B, 4): top, left, bottom, right in pixels  ->  (B,) from 0 to 1
     """
@@ -48,25 +48,27 @@ def box_area_fraction(boxes: Array, image_size: tuple[int, int]) -> Array:
 
 
 def localisation_scores(model: ViT, images: Array, boxes: Array) -> dict[str, float]:
-    """How well the maps of a model point at the boxes: the means over all images.
+    """Compute the mean fraction of a model's maps inside the boxes.
 
-    images (B, H, W, C), boxes (B, 4) in pixels  ->  the mean `fraction_in_box` of "rollout", of
-    "gradient-weighted" and of "gradient sum", both for the likeliest class; and "chance", the
-    mean `box_area_fraction`.
+    images (B, H, W, C), boxes (B, 4) in pixels  ->  the mean `fraction_in_box` of "rollout",
+    "gradient-weighted" (rollout) and "gradient sum", the last two for the predicted class; and
+    "chance", the mean `box_area_fraction`
     """
     config = model.config
-    parts = []
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        A, dA = attention_gradients(model, images[part])
-        flows = [
-            attention_rollout(A),
-            gradient_weighted_rollout(A, dA),
-            gradient_weighted_sum(A, dA),
-        ]
-        maps = [patch_maps(flow, config.grid) for flow in flows]
-        parts.append([fraction_in_box(one, boxes[part], config.stride) for one in maps])
-    found = np.concatenate(parts, axis=1).mean(1)  # (3,)
-    names = ["rollout", "gradient-weighted", "gradient sum"]
-    shares = {name: float(share) for name, share in zip(names, found, strict=True)}
-    return shares | {"chance": float(box_area_fraction(boxes, config.image_size).mean())}
+    batches = []
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
+        A, dA = attention_gradients(model, images[batch])
+        methods = {
+            "rollout": attention_rollout(A),
+            "gradient-weighted": gradient_weighted_rollout(A, dA),
+            "gradient sum": gradient_weighted_sum(A, dA),
+        }
+        maps = {name: patch_maps(R, config.grid) for name, R in methods.items()}
+        stride, part = config.stride, boxes[batch]
+        batches.append({name: fraction_in_box(M, part, stride) for name, M in maps.items()})
+    scores = {
+        name: float(np.concatenate([batch[name] for batch in batches]).mean())
+        for name in batches[0]
+    }
+    return scores | {"chance": float(box_area_fraction(boxes, config.image_size).mean())}

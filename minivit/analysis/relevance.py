@@ -1,4 +1,4 @@
-"""Which looks mattered? Attention maps weighted by the gradient of a class's logit."""
+"""Attention weighted by the gradient of a class's logit."""
 
 from collections.abc import Sequence
 
@@ -12,70 +12,72 @@ from ..parallel import batch_slices, map_shards
 def attention_gradients(
     model: ViT, images: Array, classes: Array | Sequence[int] | None = None
 ) -> tuple[Array, Array]:
-    """A of every layer, and how the logit of one class reacts to each of its entries.
+    """Compute the attention of every layer and the gradient of one logit with respect to it.
 
-    images (B, H, W, C), classes (B,) integers from 0 to K - 1, or None for each image's likeliest
-    ->  A and dA, both (L, B, k, T, T) on the host.
+    images (B, H, W, C), classes (B,) integers  ->  A and dA, both (L, B, h, T, T) on the host
 
-    One forward and one backward pass, whose dlogits are one for the class and zero for all others.
-    Raises ValueError if the classes are not one for each image, or not among the model's K, and
-    what `model.forward` raises for the images.
+    The logit is that of the given class of each image, by default the predicted one. This takes one
+    forward and one backward pass. Raises ValueError if the model has no classifier or `classes` is
+    not one valid class per image, and what `model.forward` raises for the images.
     """
     images = model.prepare_images(images)
     B, K = len(images), model.config.classes
-    chosen = None if classes is None else check_targets(classes, B, K)
+    if K is None:
+        raise ValueError("the model has no classifier, so there is no logit to differentiate")
+    targets = None if classes is None else check_classes(classes, B, K)
 
-    def shard(part: slice) -> Array:
-        seen: dict[str, Array] = {}
-        logits, pullback = model.forward(images[part], watch=seen.__setitem__)
-        which = to_host(logits).argmax(-1) if chosen is None else chosen[part]
-        one_hot = np.arange(K) == which[:, None]  # (B, K)
+    def differentiate(shard: slice) -> Array:
+        arrays: dict[str, Array] = {}
+        logits, pullback = model.forward(images[shard], watch=arrays.__setitem__)
+        predicted = to_host(logits).argmax(-1)
+        one_hot = np.arange(K) == (predicted if targets is None else targets[shard])[:, None]
         pullback(array_module(logits).asarray(one_hot, dtype=logits.dtype))
-        names = [f"blocks/{i}/attention" for i in range(model.config.depth)]
-        return np.stack(
-            [
-                [to_host(seen[f"{name}/{kind}"]) for name in names]
-                for kind in ("probabilities", "dprobabilities")
-            ]
-        )  # (2, L, B, k, T, T)
+        layers = [f"blocks/{i}/attention" for i in range(model.config.depth)]
+        names = ("probabilities", "dprobabilities")
+        return np.stack([[to_host(arrays[f"{i}/{name}"]) for i in layers] for name in names])
 
-    parts = map_shards(shard, batch_slices(B, model.choose_shard_count(B)))
-    A, dA = np.concatenate(list(parts), axis=2)
+    parts = map_shards(differentiate, batch_slices(B, model.choose_shard_count(B)))
+    A, dA = np.concatenate(list(parts), axis=2)  # (2, L, B, h, T, T)
     return A, dA
 
 
-def check_targets(classes: Array | Sequence[int], B: int, K: int) -> Array:
-    """The classes as an array of integers (B,), or a ValueError that says what is wrong."""
-    chosen = np.asarray(classes)
-    if chosen.shape != (B,) or chosen.dtype.kind not in "iu":
-        raise ValueError(f"classes are {B} integers, one for each image, not {classes}")
-    if chosen.min() < 0 or chosen.max() >= K:
-        raise ValueError(f"classes go from 0 to {K - 1}, not from {chosen.min()} to {chosen.max()}")
-    return chosen
+def check_classes(classes: Array | Sequence[int], B: int, K: int) -> Array:
+    """Return the classes as an array of integers (B,). Raise ValueError if they are invalid."""
+    targets = np.asarray(classes)
+    if targets.shape != (B,) or targets.dtype.kind not in "iu":
+        raise ValueError(f"classes must be {B} integers, one per image, not {classes}")
+    if targets.min() < 0 or targets.max() >= K:
+        raise ValueError(
+            f"classes must be from 0 to {K - 1}; they are from {targets.min()} to {targets.max()}"
+        )
+    return targets
 
 
 def gradient_weighted_rollout(attention: Array, gradients: Array) -> Array:
-    """Rollout of the looks that speak for the class: how much each token owes to each other.
+    """Compute a rollout of the attention that raises the logit.
 
-    attention and gradients (L, B, k, T, T), of `attention_gradients`  ->  (B, T, T), none negative.
+    attention and gradients (L, B, h, T, T), from `attention_gradients`  ->  (B, T, T), not negative
 
-    Ā_l is the mean over the heads of max(A * dA, 0); R starts as I and becomes R + Ā_l R, the
-    first layer first. Returned is R - I, without what each token owes to itself for being itself.
+    Ā_l is the mean over the heads of max(A ⊙ dA, 0). R starts as I, and each layer, first to last,
+    replaces it by R + Ā_l R. The result is R - I, the relevance of each token to each other.
     (Chefer, Gur and Wolf, Generic attention-model explainability, 2021, equations 5 and 6)
     """
     xp = array_module(attention)
     identity = xp.eye(attention.shape[-1], dtype=attention.dtype)
     relevance = identity
-    for A, dA in zip(attention, gradients, strict=True):  # (B, k, T, T)
+    for A, dA in zip(attention, gradients, strict=True):  # (B, h, T, T)
         relevance = relevance + positive_relevance(A, dA) @ relevance
     return relevance - identity
 
 
 def gradient_weighted_sum(attention: Array, gradients: Array) -> Array:
-    """The same without the product: Σ_l Ā_l, since dA already knows what follows a layer.
+    """Sum the attention that raises the logit over the layers:  Σ_l Ā_l.
 
-    attention and gradients (L, B, k, T, T)  ->  (B, T, T), none negative. On scattered digits a
-    little more of it lies on the digit: `python -m minivit attention` prints both shares.
+    attention and gradients (L, B, h, T, T), from `attention_gradients`  ->  (B, T, T), not negative
+
+    Ā_l is defined in `gradient_weighted_rollout`. dA already includes the effect of the later
+    layers, so no product over the layers is needed. On scattered digits, slightly more of this map
+    than of the rollout lies on the digit (`python -m minivit attention` prints both).
     """
     total = positive_relevance(attention[0], gradients[0])
     for A, dA in zip(attention[1:], gradients[1:], strict=True):
@@ -84,5 +86,5 @@ def gradient_weighted_sum(attention: Array, gradients: Array) -> Array:
 
 
 def positive_relevance(A: Array, dA: Array) -> Array:
-    """Ā: the mean over heads of what raises the logit.  A and dA (B, k, T, T)  ->  (B, T, T)"""
+    """Return Ā, the mean over the heads of max(A ⊙ dA, 0).  (B, h, T, T)  ->  (B, T, T)"""
     return (A * dA).clip(0, None).mean(1)

@@ -1,4 +1,4 @@
-"""What a wrong gradient may mean, in words for whoever wrote it."""
+"""Explanations of incorrect gradients. They are derived from the numbers alone."""
 
 import math
 
@@ -8,68 +8,71 @@ from ..arrays import Array
 
 
 def explain_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    """A gradient whose shape is not the argument's."""
-    text = f"{name}: the gradient has shape {got}, the argument {expected}."
+    """Explain a gradient whose shape differs from the shape of its argument."""
+    text = f"{name}: the gradient has shape {got}, but the argument has shape {expected}."
     if got[::-1] == expected:
         return text + " Is a transpose missing?"
     if got[len(got) - len(expected) :] == expected:
-        return text + " The argument serves the whole batch: is a sum over the batch missing?"
+        return text + " Is a sum over the batch missing?"
     return text
 
 
 def explain(name: str, a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -> str:
-    """In words: the worst entry, and what the ratio of analytic to numeric may tell."""
+    """Explain the difference between an analytic gradient a and a numeric gradient n.
+
+    a, n (entries or directions,); shape of the argument, or None for directions; dy cotangent
+    """
     worst = int(np.argmax(np.where(np.isfinite(a), abs(a - n), math.inf)))
     where = f"along direction {worst}"
     if shape is not None:
         where = f"at index {tuple(map(int, np.unravel_index(worst, shape)))}"
     text = f"{name}: worst {where}, analytic {a[worst]:.6g}, numeric {n[worst]:.6g}."
-    hint = _hint(a, n, shape, dy)
-    return f"{text} {hint}" if hint else text
+    return f"{text} {_guess_cause(a, n, shape, dy)}".rstrip()
 
 
-def _hint(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -> str:
-    def same(x: Array, y: Array) -> bool:
+def _guess_cause(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -> str:
+    def close(x: Array, y: Array) -> bool:
         return bool(abs(x - y).max() <= 1e-6 * abs(y).max())
 
     if not np.isfinite(a).all():
-        return "It is not finite: a division by zero, or a logarithm of it?"
+        return "The gradient is not finite. Is there a division by zero or a logarithm of zero?"
     if not a.any():
-        return "It is all zeros: does this path reach the argument at all?"
+        return "The gradient is zero. Does the backward pass reach this argument?"
     if not n.any():
         return "The output does not depend on this argument."
     ratio = float(a @ n / (n @ n))
-    if same(a, ratio * n):
+    if close(a, ratio * n):
         return _explain_ratio(ratio)
     if shape is None:
         return ""
-    if len(shape) == 2 and shape[0] == shape[1] and same(a.reshape(shape).T.ravel(), n):
-        return "It is the right gradient, transposed."
-    if same(np.sort(a), np.sort(n)):
-        return "These are the right numbers in other places: look at the reshapes and transposes."
+    if len(shape) == 2 and shape[0] == shape[1] and close(a.reshape(shape).T.ravel(), n):
+        return "The gradient is transposed."
+    if close(np.sort(a), np.sort(n)):
+        return "The entries are correct but in the wrong places. Check reshapes and transposes."
     if a.size == dy.size:
-        difference = a - n
-        part = float(difference @ dy.ravel() / (dy.ravel() @ dy.ravel()))
-        if same(difference, part * dy.ravel()):
-            return f"The difference is {part:.3g} times dy: look at the residual connection."
-    right = abs(a - n) <= 1e-9 * abs(n).max()
-    if right.any():
-        return f"{right.sum()} of {right.size} entries are right, the others are not."
-    return ""
+        d = dy.ravel()
+        part = float((a - n) @ d / (d @ d))
+        if close(a - n, part * d):
+            return f"The difference is {part:.3g} times dy. Check the residual connection."
+    correct = int((abs(a - n) <= 1e-9 * abs(n).max()).sum())
+    return f"{correct} of {a.size} entries are correct." if correct else ""
 
 
 def _explain_ratio(ratio: float) -> str:
-    text = f"Every entry is {ratio:.6g} times what it should be"
+    def is_integer(x: float, tolerance: float = 1e-6) -> bool:
+        return abs(x - round(x)) < tolerance
+
     if abs(ratio - 1) < 1e-6:
-        return "Every entry is nearly right: does float32 slip in, or another eps?"
+        return "Every entry is nearly correct. Is an epsilon different, or a step in float32?"
+    text = f"Every entry is {ratio:.6g} times the correct value"
     square = ratio * ratio if abs(ratio) > 1 else 1 / (ratio * ratio)
     if abs(ratio + 1) < 1e-6:
-        return text + ": a sign."
-    if abs(ratio - round(ratio)) < 1e-6:
-        return text + ": counted more than once, or a sum where there should be a mean?"
-    if abs(1 / ratio - round(1 / ratio)) < 1e-6:
-        return text + ": a part of it missing, or a mean where there should be a sum?"
-    if abs(square - round(square)) < 1e-5:
+        return f"{text}. Check the sign."
+    if is_integer(ratio):
+        return f"{text}. Is it counted more than once, or is a mean computed as a sum?"
+    if is_integer(1 / ratio):
+        return f"{text}. Is a part missing, or is a sum computed as a mean?"
+    if is_integer(square, 1e-5):
         power = "√" if abs(ratio) > 1 else "1/√"
-        return text + f", which is {power}{round(square)}: look for a factor like 1/√Dh."
-    return text + "."
+        return f"{text}, {power}{round(square)}. Check factors such as 1/√Dh."
+    return f"{text}."

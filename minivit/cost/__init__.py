@@ -1,29 +1,10 @@
-"""What a model costs: its ledger of products and memory, by formula, and measured."""
+"""The cost of a model by formula: parameters, multiply-adds and memory. See `formulas.py`."""
 
-from .counting import counted_flop
-from .formulas import Row, rows, totals
-from .measure import Measured, kept_by_whole, measure, measure_step
-from .memory import Memory, available_memory, fits, memory
-from .table import LEGEND, figure, measured, measured_head, predicted, summary, write_csv
+from .formulas import LayerCost, layer_costs, total_cost
+from .memory import Memory, available_memory, max_batch_size, memory
+from .report import LEGEND, format_memory, format_quantity, format_table, write_csv
 
 __all__ = [
-    "LEGEND",
-    "Measured",
-    "Memory",
-    "Row",
-    "available_memory",
-    "counted_flop",
-    "figure",
-    "fits",
-    "kept_by_whole",
-    "measure",
-    "measure_step",
-    "measured",
-    "measured_head",
-    "memory",
-    "predicted",
-    "rows",
-    "summary",
-    "totals",
-    "write_csv",
-]
+    "LEGEND", "LayerCost", "Memory", "available_memory", "format_memory", "format_quantity",
+    "format_table", "layer_costs", "max_batch_size", "memory", "total_cost", "write_csv",
+]  # fmt: skip

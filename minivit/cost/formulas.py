@@ -1,14 +1,14 @@
-"""The ledger by formula, in the paper's letters. Nothing is run, and no array is made.
+"""The cost of each layer by formula, in the paper's letters. No model is created or run.
 
-*FLOP* are those of products of matrices, two for each multiply-add. A pullback does two products
-for each of its forward's, one for the gradient of either factor; the patch embedding's is no
-exception, as minivit hands down the gradient of the images too. *Entries* is the work of a layer
-without such products, norms, softmax, GELU and sums: how many numbers it goes over, however often.
-(The sums that `arrays.py` takes as products with ones are such work as well.)
-*Kept* are the bytes that the pullbacks hold on to until they are called. What several of them
-keep is counted in the first row; parameters and the gradients to come are not counted.
+- *FLOP* are those of matrix products, two per multiply-add. The backward pass takes twice as many
+  as the forward pass: each product has two factors, and the gradient of either one is a product of
+  the same size.
+- *Elements* is the number of scalars that layers without matrix products process: norms, softmax,
+  GELU, sums.
+- *Retained* are the bytes of the arrays that the pullbacks retain for the backward pass, without
+  parameters and gradients. An array that several pullbacks retain is counted in the first layer.
 
-`s` is the number of bytes of a scalar; the other letters are the paper's.
+s is the number of bytes of a scalar, and n a number of rows or pixels.
 """
 
 from typing import NamedTuple
@@ -18,239 +18,169 @@ import numpy as np
 from ..models import ViTConfig
 
 
-class Row(NamedTuple):
-    """A line of the ledger: what one such layer costs. The model has `times` of them."""
+class LayerCost(NamedTuple):
+    """The cost of one layer. The model has `times` layers of this kind."""
 
     layer: str
     times: int = 1
     parameters: int = 0
     forward: int = 0  # FLOP
-    entries: int = 0
-    kept: int = 0  # bytes
+    elements: int = 0
+    retained: int = 0  # bytes
 
     @property
     def backward(self) -> int:
-        """FLOP of the way back: two products for each one."""
+        """FLOP of the backward pass."""
         return 2 * self.forward
 
-    @property
-    def together(self) -> "Row":
-        """What all of them cost."""
-        return Row(self.layer, self.times, *(self.times * number for number in self[2:]))
 
+def layer_costs(config: ViTConfig, batch_size: int, dtype: str = "float32") -> list[LayerCost]:
+    """Return the cost of every layer in a forward and backward pass of a batch, not split.
 
-def rows(config: ViTConfig, batch: int, dtype: str = "float32") -> list[Row]:
-    """The ledger of a forward and backward over a batch, from the image to the logits."""
-    s = np.dtype(dtype).itemsize
-    return [
-        *stem_rows(config, batch, s),
-        *embedding_rows(config, batch, s),
-        *attention_rows(config, batch, s),
-        *mlp_rows(config, batch, s),
-        *head_rows(config, batch, s),
-    ]
+    Identical layers of different blocks are one entry. In float16, those layers that compute in
+    float32 on a CPU retain more than predicted.
 
-
-def totals(ledger: list[Row]) -> Row:
-    """The sum of the ledger."""
-    together = [row.together[2:] for row in ledger]
-    return Row("total", 1, *map(sum, zip(*together, strict=True)))
-
-
-def linear_row(layer: str, times: int, n: int, D: int, E: int, s: int, bias: bool = True) -> Row:
-    """y = x W + b for n rows: D E + E parameters, 2 n D E FLOP; it keeps x, n D s."""
-    return Row(layer, times, D * E + E * bias, 2 * n * D * E, kept=n * D * s)
-
-
-def norm_row(layer: str, times: int, n: int, D: int, s: int) -> Row:
-    """Layer norm of n rows: 2 D parameters; it keeps x_hat and 1 / σ, n (D + 1) s."""
-    return Row(layer, times, 2 * D, entries=n * D, kept=n * (D + 1) * s)
-
-
-def dropout_rows(config: ViTConfig, layer: str, times: int, size: int, s: int) -> list[Row]:
-    """One row if entries are dropped: it keeps its mask, of floats."""
-    return [Row(layer, times, entries=size, kept=size * s)] if config.dropout else []
-
-
-def embedding_rows(config: ViTConfig, B: int, s: int) -> list[Row]:
-    """Equation 1.
-
-    patch embedding   P² C D + D parameters, 2 B N P² C D FLOP; keeps the patches, B N P² C s
-    class token       D parameters
-    positions         T D parameters (1d), or (gh + gw) D / 2 and D for a class token (2d)
+    >>> costs = layer_costs(ViTConfig.named("ViT-B/16"), batch_size=1)
+    >>> costs[0].layer, costs[0].parameters  # P² C D + D
+    ('patch embedding', 590592)
+    >>> f"{total_cost(costs).forward / 2e9:.2f} GMAC"
+    '17.56 GMAC'
     """
+    s = np.dtype(dtype).itemsize
+    parts = stem_costs, embedding_costs, block_costs, head_costs
+    return [cost for part in parts for cost in part(config, batch_size, s)]
+
+
+def total_cost(costs: list[LayerCost]) -> LayerCost:
+    """Return the sum over all layers."""
+    columns = zip(*([cost.times * x for x in cost[2:]] for cost in costs), strict=True)
+    return LayerCost("total", 1, *map(sum, columns))
+
+
+def linear_cost(layer: str, n: int, D: int, E: int, s: int, bias: bool = True) -> LayerCost:
+    """y = x W + b for n rows. It retains x."""
+    return LayerCost(layer, 1, D * E + E * bias, 2 * n * D * E, retained=n * D * s)
+
+
+def norm_cost(layer: str, n: int, D: int, s: int) -> LayerCost:
+    """Layer norm of n rows. It retains x_hat and 1 / σ."""
+    return LayerCost(layer, 1, 2 * D, elements=n * D, retained=n * (D + 1) * s)
+
+
+def dropout_costs(config: ViTConfig, layer: str, size: int, s: int) -> list[LayerCost]:
+    """Dropout of `size` scalars. It retains the mask, which has the dtype of the scalars."""
+    return [LayerCost(layer, elements=size, retained=size * s)] if config.dropout else []
+
+
+def embedding_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
+    """Equation 1. The patch embedding retains the patches."""
     c = config
     T, D, P, C = c.tokens, c.width, c.patch_size, c.feature_channels
     gh, gw = c.grid
-    token = c.pooling == "class"
-    table = {"1d": T * D, "2d": (gh + gw) * (D // 2) + D * token}
-    found = [linear_row("patch embedding", 1, B * gh * gw, P * P * C, D, s, c.patch_bias)]
-    if token:
-        found.append(Row("class token", 1, D, entries=B * T * D))
-    if c.positions not in ("none", "relative"):
-        found.append(Row("positions", 1, table.get(c.positions, 0), entries=B * T * D))
-    return found + dropout_rows(c, "dropout of the embedding", 1, B * T * D, s)
+    has_token = c.pooling == "class"
+    costs = [linear_cost("patch embedding", B * gh * gw, P * P * C, D, s, c.patch_bias)]
+    if has_token:
+        costs.append(LayerCost("class token", 1, D, elements=B * T * D))
+    if c.positions in ("1d", "2d", "sincos2d"):
+        learned = {"1d": T * D, "2d": (gh + gw) * (D // 2) + D * has_token, "sincos2d": 0}
+        costs.append(LayerCost("positions", 1, learned[c.positions], elements=B * T * D))
+    return costs + dropout_costs(c, "dropout of the embedding", B * T * D, s)
 
 
-def attention_rows(config: ViTConfig, B: int, s: int) -> list[Row]:
-    """Equations 5 to 8 and their norm, in each of the L blocks.
+def block_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
+    """Equations 2, 3 and 5 to 8, in each of the L blocks.
 
-    norm1       2 D parameters; keeps B T (D + 1) s
-    qkv         3 D² + 3 D parameters, 6 B T D² FLOP; keeps its input, B T D s
-    scores      2 B T² D FLOP; keeps [q, k, v] and the q that was divided by √Dh, 4 B T D s
-    relative    R D parameters, 2 B T R D FLOP, R offsets; keeps what each query says to each, and
-                two tables of numbers of 8 bytes: B k T R s + 8 T² + 8 T
-    softmax     keeps A, B k T² s
-    A v         2 B T² D FLOP; keeps A and v, which are counted above
-    out         D² + D parameters, 2 B T D² FLOP; keeps its input, B T D s
-    residual    nothing
+    The scores retain q, k, v and q / √Dh. GELU retains its input; the exact GELU also retains its
+    output, which is the input of the second linear layer unless dropout follows. Relative positions
+    retain the score of each query and offset, and two arrays of 8-byte indices. Drop path follows
+    both branches of every block but the first, and retains one scalar per image.
     """
     c = config
-    L, T, D, k = c.depth, c.tokens, c.width, c.heads
-    tokens = B * T * D
-    found = [
-        norm_row("norm1", L, B * T, D, s),
-        linear_row("attention: qkv", L, B * T, D, 3 * D, s, c.qkv_bias),
-        Row("attention: scores", L, forward=2 * T * tokens, kept=4 * tokens * s),
-        Row("attention: softmax", L, entries=B * k * T * T, kept=B * k * T * T * s),
-        Row("attention: A v", L, forward=2 * T * tokens),
-        linear_row("attention: out", L, B * T, D, D, s),
-        *dropout_rows(c, "attention: dropout", L, tokens, s),
-        Row("attention: residual", L, entries=tokens),
+    L, T, D, M, h = c.depth, c.tokens, c.width, c.mlp_width, c.heads
+    exact, n = c.gelu == "erf", B * T
+    mlp_out = linear_cost("MLP: out", n, M, D, s)
+    costs = [
+        norm_cost("norm1", n, D, s),
+        linear_cost("attention: qkv", n, D, 3 * D, s, c.qkv_bias),
+        LayerCost("attention: scores", forward=2 * n * T * D, retained=4 * n * D * s),
+        LayerCost("attention: softmax", elements=n * h * T, retained=n * h * T * s),
+        LayerCost("attention: A v", forward=2 * n * T * D),
+        linear_cost("attention: out", n, D, D, s),
+        *dropout_costs(c, "attention: dropout", n * D, s),
+        LayerCost("attention: residual", elements=n * D),
+        norm_cost("norm2", n, D, s),
+        linear_cost("MLP: hidden", n, D, M, s),
+        LayerCost("MLP: gelu", elements=n * M, retained=(1 + exact) * n * M * s),
+        *dropout_costs(c, "MLP: dropout of the hidden layer", n * M, s),
+        mlp_out._replace(retained=0) if exact and not c.dropout else mlp_out,
+        *dropout_costs(c, "MLP: dropout", n * D, s),
+        LayerCost("MLP: residual", elements=n * D),
     ]
     if c.positions == "relative":
-        N = c.grid[0] * c.grid[1]
-        R = 2 * N - 1 + 3 * (c.pooling == "class")
-        kept = B * k * T * R * s + 8 * T * T + 8 * T
-        found.insert(3, Row("attention: relative", L, R * D, 2 * R * tokens, kept=kept))
-    return found
-
-
-def mlp_rows(config: ViTConfig, B: int, s: int) -> list[Row]:
-    """The MLP of Equation 3 and its norm, in each of the L blocks.
-
-    norm2       2 D parameters; keeps B T (D + 1) s
-    hidden      D M + M parameters, 2 B T D M FLOP; keeps its input, B T D s
-    gelu        keeps its input, B T M s; the exact form its value as well
-    out         M D + D parameters, 2 B T M D FLOP; keeps its input, B T M s, unless that is the
-                value that GELU has kept
-    residual    nothing
-    drop path   in all blocks but the first, after both branches; keeps a number an image, B s
-    """
-    c = config
-    L, n, D, M = c.depth, B * c.tokens, c.width, c.mlp_width
-    out = linear_row("MLP: out", L, n, M, D, s)
-    exact = c.gelu == "erf"
-    has_kept_it = exact and not c.dropout
-    found = [
-        norm_row("norm2", L, n, D, s),
-        linear_row("MLP: hidden", L, n, D, M, s),
-        Row("MLP: gelu", L, entries=n * M, kept=(1 + exact) * n * M * s),
-        *dropout_rows(c, "MLP: dropout of the hidden", L, n * M, s),
-        out._replace(kept=0) if has_kept_it else out,
-        *dropout_rows(c, "MLP: dropout", L, n * D, s),
-        Row("MLP: residual", L, entries=n * D),
-    ]
+        R = 2 * c.grid[0] * c.grid[1] - 1 + 3 * (c.pooling == "class")  # offsets
+        retained = n * h * R * s + 8 * T * T + 8 * T
+        costs.insert(3, LayerCost("attention: relative", 1, R * D, 2 * n * R * D, 0, retained))
+    costs = [cost._replace(times=L) for cost in costs]
     if c.drop_path and L > 1:
-        found.append(Row("drop path", 2 * (L - 1), entries=n * D, kept=B * s))
-    return found
+        costs.append(LayerCost("drop path", 2 * (L - 1), elements=n * D, retained=B * s))
+    return costs
 
 
-def head_rows(config: ViTConfig, B: int, s: int) -> list[Row]:
-    """Equation 4 and the classifier, with a hidden layer of R or none.
+def head_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
+    """Equation 4 and the head, with a hidden layer of width R or without.
 
-    norm      2 D parameters; keeps B T (D + 1) s
-    pool      class: y is a view of the normed tokens, and keeps them all, B T D s; mean: nothing
-    hidden    D R + R parameters, 2 B D R FLOP; keeps its value B R s, and y if that is no view
-    head      D K + K parameters, 2 B D K FLOP (R in the place of D, if there is one); keeps y if
-              that is no view and has not been counted
+    The class token is a view, which retains all tokens. The mean of the tokens is a new array,
+    which the next layer retains. The output of the hidden layer is also the classifier's input.
     """
-    c = config
-    T, D, R, K = c.tokens, c.width, c.hidden_head, c.classes
-    token = c.pooling == "class"
-    tokens = B * T * D
-    pool = Row("pool", kept=tokens * s) if token else Row("pool", entries=tokens)
-    found = [norm_row("final norm", 1, B * T, D, s), pool]
-    y = 0 if token else B * D * s
+    n, D, R, K = B * config.tokens, config.width, config.hidden_head, config.classes
+    is_view = config.pooling == "class"
+    y = 0 if is_view else B * D * s
+    pool = {"retained": n * D * s} if is_view else {"elements": n * D}
+    costs = [norm_cost("final norm", n, D, s), LayerCost("pool", **pool)]
     if R is not None:
-        hidden = linear_row("hidden head", 1, B, D, R, s)
-        found.append(hidden._replace(kept=y + B * R * s))
+        costs.append(linear_cost("hidden head", B, D, R, s)._replace(retained=y + B * R * s))
     if K is not None:
-        head = linear_row("head", 1, B, R or D, K, s)
-        found.append(head._replace(kept=0 if R else y))
-    return found
+        head = linear_cost("head", B, R or D, K, s)
+        costs.append(head._replace(retained=0 if R else y))
+    return costs
 
 
-def stem_rows(config: ViTConfig, B: int, s: int) -> list[Row]:
-    """The ResNet of a hybrid: its root, and the units of each stage, the equal ones in one row."""
+def stem_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
+    """The ResNet of a hybrid. All units of a stage but the first are one entry.
+
+    Max pooling retains the one-byte index of each maximum.
+    """
     if config.stem is None:
         return []
     (H, W), F = config.image_size, config.stem_width
-    found = [root_row(B, H, W, config.channels, F, s)]
-    h, w, C = -(-H // 4), -(-W // 4), F
+    h, w = -(-H // 2), -(-W // 2)
+    root = conv_cost(B, h * w, 49 * config.channels, F, s)
+    h, w, C = -(-h // 2), -(-w // 2), F
+    root = total_cost([root, LayerCost("max pooling", retained=B * h * w * F)])
+    costs = [root._replace(layer="stem: root")]
     for stage, units in enumerate(config.stem):
         f, stride = F * 2**stage, 2 if stage else 1
-        name = f"stem: stage {stage + 1}, unit"
-        found.append(unit_row(f"{name} 1", 1, B, h, w, C, f, stride, s, shortcut=True))
-        h, w, C = -(-h // stride), -(-w // stride), 4 * f
-        if units > 1:
-            name += f"s 2 to {units}" if units > 2 else " 2"
-            found.append(unit_row(name, units - 1, B, h, w, C, f, 1, s))
-    return found
+        for name, times in ("first unit", 1), ("other units", units - 1):
+            n, h, w = h * w, -(-h // stride), -(-w // stride)  # n: pixels before the stride
+            unit = [conv_cost(B, n, C, f, s)]
+            unit += [conv_cost(B, h * w, 9 * f, f, s), conv_cost(B, h * w, f, 4 * f, s)]
+            if name == "first unit":  # the shortcut; without a stride, its input is shared
+                unit.append(conv_cost(B, h * w, C, 4 * f, s, shared=stride == 1, relu=False))
+            layer = f"stem: stage {stage + 1}, {name}"
+            costs.append(total_cost(unit)._replace(layer=layer, times=times))
+            stride, C = 1, 4 * f
+    return [cost for cost in costs if cost.times]
 
 
-def root_row(B: int, H: int, W: int, C: int, F: int, s: int) -> Row:
-    """7 x 7 convolution, norm, ReLU and max pooling, with h w = H W / 4 places.
+def conv_cost(
+    B: int, n: int, window: int, E: int, s: int, shared: bool = False, relu: bool = True
+) -> LayerCost:
+    """Standardised convolution with n windows per image and E channels, group norm, ReLU.
 
-    49 C F + 2 F parameters, 2 B h w 49 C F FLOP. The pooling keeps of each of its B h w / 4 F
-    numbers, in a byte, where it came from.
+    The convolution retains its windows, unless it shares them with another one, w_hat, 1 / window
+    for each weight, σ and the divisor. The norm retains x_hat and 1 / σ, the ReLU one byte per
+    element.
     """
-    h, w = -(-H // 2), -(-W // 2)
-    pooled = B * -(-h // 2) * -(-w // 2) * F
-    forward, kept = convolution(B * h * w, 49 * C, F, s)
-    kept += B * h * w * 49 * C * s + norm_and_relu(B, h * w, F, s) + pooled
-    return Row("stem: root", 1, 49 * C * F + 2 * F, forward, kept=kept)
-
-
-def unit_row(
-    layer: str, times: int, B: int, H: int, W: int, C: int, f: int, stride: int, s: int,
-    shortcut: bool = False,
-) -> Row:  # fmt: skip
-    """Convolutions 1 x 1 to f, 3 x 3, and 1 x 1 to 4 f; perhaps one more, of what entered.
-
-    C f + 9 f² + 4 f² + 12 f parameters, 2 B f (H W C + h w (9 f + 4 f)) FLOP, with h w places
-    after the stride; a shortcut has 4 C f + 8 f more, and 2 B h w 4 C f. The 1 x 1 convolutions
-    keep their inputs, the 3 x 3 one its windows, 9 times the map; the shortcut has the same input
-    as the first, of which it keeps a copy if it strides.
-    """
-    h, w = -(-H // stride), -(-W // stride)
-    places, strided = B * H * W, B * h * w
-    #              places, window, outputs, entries of the input it keeps
-    convolutions = [
-        (places, C, f, places * C),
-        (strided, 9 * f, f, strided * 9 * f),
-        (strided, f, 4 * f, strided * f),
-    ]
-    if shortcut:
-        convolutions.append((strided, C, 4 * f, strided * C if stride > 1 else 0))
-    parameters = forward = kept = 0
-    for n, window, E, entries in convolutions:
-        flop, weights = convolution(n, window, E, s)
-        parameters += window * E + 2 * E
-        forward += flop
-        kept += weights + entries * s + norm_and_relu(B, n // B, E, s)
-    if shortcut:
-        kept -= strided * 4 * f  # no ReLU of its own
-    return Row(layer, times, parameters, forward, kept=kept)
-
-
-def convolution(n: int, window: int, E: int, s: int) -> tuple[int, int]:
-    """FLOP, and the bytes kept of its weights, which are standardised: w_hat, 1 / window for each
-    place in it, σ and its divisor. n places, E outputs: 2 n window E, (window E + window + 2 E) s
-    """
-    return 2 * n * window * E, (window * E + window + 2 * E) * s
-
-
-def norm_and_relu(B: int, n: int, E: int, s: int) -> int:
-    """Group norm keeps x_hat and 1 / σ for B maps of n places, B (n + 1) E s; ReLU a byte each."""
-    return B * (n + 1) * E * s + B * n * E
+    windows = 0 if shared else B * n * window
+    retained = (windows + B * (n + 1) * E + window * E + window + 2 * E) * s + relu * B * n * E
+    return LayerCost("", 1, window * E + 2 * E, 2 * B * n * window * E, retained=retained)

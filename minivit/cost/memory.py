@@ -1,153 +1,129 @@
-"""Where a training's memory goes, by formula, and how much of it this machine has left."""
+"""The memory of training by formula, and the memory that is available."""
 
 import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import arrays
 from ..api import ViT
 from ..models import ViTConfig
-from ..models.initialise import parameter_specs
 from ..parallel import cpu_count
-from ..tree import map_tree
-from .formulas import rows, totals
+from .formulas import layer_costs, total_cost
 
-STATES = {"adamw": 2, "sgd": 1}  # vectors as long as that of the parameters
+STATE_VECTORS = {"adamw": 2, "sgd": 1}  # each as long as the vector of parameters
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 class Memory(NamedTuple):
-    """Bytes, but for the three numbers that say how a step cuts its batch."""
+    """The memory of training, in bytes, except for the three fields about shards."""
 
-    parameter_specs: int
+    parameters: int
     gradients: int
-    state: int  # of the optimiser
-    kept: int  # by the pullbacks, if the batch is one piece
-    passing: int  # arrays of a moment, if the batch is one piece
+    optimiser_state: int
+    retained: int  # for the backward pass, if the batch is not split
+    temporary: int  # the arrays of one pullback, if the batch is not split
     shards: int
-    images: int  # of the largest shard
-    in_flight: int  # shards at a time
-    step: int  # the peak of a step, beside parameters and state
+    shard_size: int  # images in the largest shard
+    parallel_shards: int
+    step: int  # upper bound of the peak, without parameters and optimiser state
 
     @property
     def training(self) -> int:
-        """The peak of a training, beside its images and an average of the weights."""
-        return self.parameters + self.state + self.step
-
-    @property
-    def measuring(self) -> int:
-        """The peak of `measure`: a pass in one piece, then a step."""
-        whole = self.gradients + self.kept + self.passing
-        return self.parameters + max(whole, self.step)
+        """The peak of training, without the images and the EMA of the parameters."""
+        return self.parameters + self.optimiser_state + self.step
 
 
 def memory(
     config: ViTConfig,
-    batch: int,
+    batch_size: int,
     dtype: str = "float32",
     *,
     optimiser: str = "adamw",
     shards: int | None = None,
     threads: int | None = None,
 ) -> Memory:
-    """The memory of a training step, cut as `training.loss_and_gradients` cuts it.
+    """Return the memory of training with batches that are split as in `loss_and_gradients`.
 
-    Of S shards, f = min(S, threads) are in flight. Each has what its pullbacks keep, what passes,
-    and its gradients. From the first that is done there are two gradients more, the sum so far
-    and one that is to be added, and as many other shards as are left, f or S - 1:
+    `optimiser` is "adamw" or "sgd"; `shards` and `threads` are those of `StepOptions`, 1 on a GPU.
+    Of S shards, f = min(S, threads) are processed in parallel. Each has retained arrays, temporary
+    arrays and gradients. While the gradients of a finished shard are added to the sum of those
+    before it, up to min(f, S - 1) others are in progress:
 
-        shard = kept + passing + gradients
+        shard = retained + temporary + gradients
         step  = max(f shard, min(f, S - 1) shard + 2 gradients)
 
-    It is an upper bound: shards do not reach their peaks at one moment.
+    It is an upper bound, because the shards do not reach their peaks at the same time.
+
+    >>> m = memory(ViTConfig.named("ViT-B/16"), batch_size=8, shards=2, threads=2)
+    >>> m.shard_size, m.parameters  # 4 bytes per parameter
+    (4, 346270624)
     """
     threads = threads or cpu_count()
-    S = min(shards or hollow(config, dtype).choose_shard_count(batch, threads), batch)
-    f, images = min(S, threads), -(-batch // S)
-    scalars = totals(rows(config, batch, dtype)).parameters * np.dtype(dtype).itemsize
-    of_shard = kept(config, images, dtype) + passing(config, images, dtype) + scalars
+    # The number of shards depends on the configuration, the dtype and the device.
+    model = ViT(config, {"norm": {"scale": np.empty(0, dtype)}})
+    S = min(shards or model.choose_shard_count(batch_size, threads), batch_size)
+    f, shard_size = min(S, threads), -(-batch_size // S)
+    batch, part = (total_cost(layer_costs(config, n, dtype)) for n in (batch_size, shard_size))
+    gradients = batch.parameters * np.dtype(dtype).itemsize
+    shard = part.retained + temporary_bytes(config, shard_size, dtype) + gradients
     return Memory(
-        parameters=scalars,
-        gradients=scalars,
-        state=STATES[optimiser] * scalars,
-        kept=kept(config, batch, dtype),
-        passing=passing(config, batch, dtype),
-        shards=S,
-        images=images,
-        in_flight=f,
-        step=max(f * of_shard, min(f, S - 1) * of_shard + 2 * scalars),
-    )
+        parameters=gradients, gradients=gradients,
+        optimiser_state=STATE_VECTORS[optimiser] * gradients,
+        retained=batch.retained, temporary=temporary_bytes(config, batch_size, dtype),
+        shards=S, shard_size=shard_size, parallel_shards=f,
+        step=max(f * shard, min(f, S - 1) * shard + 2 * gradients),
+    )  # fmt: skip
 
 
-def kept(config: ViTConfig, batch: int, dtype: str) -> int:
-    """The bytes that the pullbacks of a whole model keep."""
-    return totals(rows(config, batch, dtype)).kept
+def temporary_bytes(config: ViTConfig, B: int, dtype: str) -> int:
+    """Return the bytes of the temporary arrays of the pullback that has most of them.
 
-
-def passing(config: ViTConfig, batch: int, dtype: str) -> int:
-    """The arrays that exist for a moment on the way back, in the block where they are largest.
-
-    In attention's pullback dA, dscores and a product of their size, dpacked, and five gradients of
-    the tokens, B (3 k T² + 8 T D) s; in the MLP's those of the hidden layer before and after the
-    GELU, two of the tokens, and two blocks of GELU's, (2 B T (M + D) + 2 min(B T M, 2^16)) s.
-    A stem has about six maps as large as its root's, 6 B (H / 2) (W / 2) F s.
+    Attention: dA, dscores, a product of their size, dqkv, and five gradients of the tokens. MLP:
+    the gradients of the hidden layer before and after the GELU, two gradients of the tokens, and
+    two blocks in the GELU. Stem: about six feature maps of the root.
     """
-    c = config
-    T, D, M, k = c.tokens, c.width, c.mlp_width, c.heads
-    H, W = c.image_size
-    n = batch * T
-    sizes = [
-        batch * 3 * k * T * T + 8 * n * D,
-        2 * n * M + 2 * n * D + 2 * min(n * M, arrays.BLOCK_SIZE),
-    ]
-    if c.stem is not None:
-        sizes.append(6 * batch * -(-H // 2) * -(-W // 2) * c.stem_width)
-    return max(sizes) * np.dtype(dtype).itemsize
+    T, D, M, h = config.tokens, config.width, config.mlp_width, config.heads
+    H, W = config.image_size
+    F = 0 if config.stem is None else config.stem_width
+    attention = 3 * B * h * T * T + 8 * B * T * D
+    mlp = 2 * B * T * (M + D) + 2 * min(B * T * M, arrays.BLOCK_SIZE)
+    stem = 6 * B * -(-H // 2) * -(-W // 2) * F
+    return max(attention, mlp, stem) * np.dtype(dtype).itemsize
 
 
-def hollow(config: ViTConfig, dtype: str) -> ViT:
-    """A model whose parameters have shapes but no memory: each is one zero, seen many times."""
-    zero = np.zeros((), dtype)
-    params: dict[str, Any] = map_tree(
-        lambda p: np.broadcast_to(zero, p.shape), parameter_specs(config)
-    )
-    return ViT(config, params)
+def max_batch_size(available: int, limit: int, required: Callable[[int], int]) -> int:
+    """Return the largest batch size up to `limit` for which `available` bytes suffice, or 0.
 
-
-def fits(available: int, batch: int, needs: Callable[[int], int]) -> int:
-    """The largest batch, up to the given one, that needs no more bytes than there are.
-
-    A still larger one might do where it is cut into smaller shards; that is not looked for.
+    required(batch_size) are the bytes that a batch needs. It is assumed to increase.
     """
-    batches = range(1, min(batch, available) + 1)  # an image takes a byte or more
-    return bisect_right(batches, available, key=needs)
+    sizes = range(1, min(limit, available) + 1)  # an image needs at least one byte
+    return bisect_right(sizes, available, key=required)
 
 
 def available_memory() -> int | None:
-    """Bytes that could still be taken, or None where the system does not tell.
+    """Return the bytes that can still be allocated, or None if the system does not report them.
 
-    On Linux, MemAvailable; less if a control group, a container's, has less left.
+    On Linux: MemAvailable, or less if a control group (of a container) has a lower limit.
     """
-    found = []
-    try:
-        found.append(numbers(MEMINFO)["MemAvailable:"] << 10)
-    except (OSError, KeyError, ValueError):
-        names = getattr(os, "sysconf_names", {})
-        if "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names:
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with contextlib.suppress(OSError, KeyError, ValueError):  # no such group, or "max": no limit
+    limits = []
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        limits.append(read_numbers(MEMINFO)["MemAvailable:"] << 10)
+    if not limits:  # not Linux
+        with contextlib.suppress(AttributeError, ValueError):
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # no control group, or no limit
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        idle = numbers(CGROUP / "memory.stat")["inactive_file"]  # files that need not stay
-        found.append(limit - used + idle)
-    return min(found, default=None)
+        cached = read_numbers(CGROUP / "memory.stat")["inactive_file"]  # can be freed
+        limits.append(limit - used + cached)
+    return min(limits, default=None)
 
 
-def numbers(path: Path) -> dict[str, int]:
-    """The first two words of each line of a file, a name and a whole number."""
+def read_numbers(path: Path) -> dict[str, int]:
+    """Read a file whose lines start with a name and an integer."""
     lines = path.read_text(encoding="ascii").splitlines()
     return {words[0]: int(words[1]) for words in map(str.split, lines)}

@@ -1,15 +1,14 @@
-"""The faster layers: what stands in `arrays`, `layers` and `training` once more, for a GPU.
+"""Faster versions of some functions for CuPy arrays.
 
-Each file here has the name of the one whose functions it replaces, and importing it does so: an
-array of CuPy then finds the kernel, an array of NumPy what it has always found. `devices.py`
-imports this package when somebody asks for a GPU. The kernels are C++, in strings; CuPy compiles
-one when it is first used.
+Each file has the name of the file whose functions it replaces. Importing it registers the versions
+with `functools.singledispatch`; NumPy arrays still use the readable functions. `devices.py` imports
+this package when a GPU is requested. The kernels are strings of CUDA C++, which CuPy compiles when
+they are first used.
 """
 
 import cupy
 
-from . import arrays, gelu, layer_norm, linear, losses, mlp, softmax
-from . import optim as optimisers
+from . import arrays, gelu, layer_norm, linear, losses, mlp, optim, softmax
 
 __all__ = [
     "arrays",
@@ -19,6 +18,6 @@ __all__ = [
     "linear",
     "losses",
     "mlp",
-    "optimisers",
+    "optim",
     "softmax",
 ]

@@ -1,166 +1,174 @@
-"""Products by cuBLAS, on arrays as they lie; and sums over rows.
+"""Matrix products by cuBLAS that read and write views, and sums of columns.
 
-CuPy's own product of many matrices copies an operand that is a view, and widens float16 before it
-multiplies. cuBLAS needs neither: it is told for each operand how far it is from one row to the
-next, whether it lies by columns instead, and how far it is from one matrix to the next. So q, k
-and v are read out of the one array that holds all three, and their gradients are written into one
-like it.
+CuPy's `matmul` copies an operand that is a view and converts float16 to float32 first. cuBLAS needs
+neither: it takes the transposition and the leading dimension of each operand, and the stride
+between its matrices. So q, k and v are read from the array that contains all three, and their
+gradients are written into one such array.
 """
 
-from itertools import product as places_in
+import itertools
 
 import cupy
 import numpy as np
 
 from ..arrays import Array, matmul, sum_leading
-from .kernel import WARP, Kernel, replaces, rows_of
+from .kernel import WARP, Kernel, as_rows, register
 
 cublas, runtime = cupy.cuda.cublas, cupy.cuda.runtime
 
-STORED = {
+DATA_TYPES = {
     "float16": runtime.CUDA_R_16F,
     "float32": runtime.CUDA_R_32F,
     "float64": runtime.CUDA_R_64F,
 }
-ADDED_UP = {  # float16 in float32, too
+COMPUTE_TYPES = {  # float16 is accumulated in float32
     "float16": cublas.CUBLAS_COMPUTE_32F,
     "float32": cublas.CUBLAS_COMPUTE_32F,
     "float64": cublas.CUBLAS_COMPUTE_64F,
 }
-READ_AS = {  # how products read float32: as it is, or with 10 or 7 binary digits behind the point
+FLOAT32_COMPUTE_TYPES = {  # with 23, 10 and 7 mantissa bits
     "float32": cublas.CUBLAS_COMPUTE_32F,
     "tf32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32,
     "bfloat16": cublas.CUBLAS_COMPUTE_32F_FAST_16BF,
 }
-# cuBLAS computes alpha a b + beta y, and reads both factors from the host's memory.
+# cuBLAS computes alpha a b + beta y. It reads alpha and beta from host memory.
 ALPHA = {"float16": np.ones(1, np.float32), "float32": np.ones(1, np.float32)}
 ALPHA["float64"] = np.ones(1, np.float64)
-BETA = {dtype: 0 * one for dtype, one in ALPHA.items()}
+BETA = {dtype: 0 * alpha for dtype, alpha in ALPHA.items()}
 
 
 def set_matmul_precision(precision: str) -> None:
-    """From now on products of float32 arrays read them so: see `devices.multiply_in`."""
-    if precision not in READ_AS:
-        raise ValueError(f"unknown precision {precision!r}: choose {', '.join(READ_AS)}")
-    ADDED_UP["float32"] = READ_AS[precision]
+    """Set the precision of products of float32 arrays, see `devices.set_matmul_precision`."""
+    if precision not in FLOAT32_COMPUTE_TYPES:
+        choices = ", ".join(FLOAT32_COMPUTE_TYPES)
+        raise ValueError(f"unknown precision {precision!r}: choose {choices}")
+    COMPUTE_TYPES["float32"] = FLOAT32_COMPUTE_TYPES[precision]
 
 
-@replaces(matmul)
-def product(a: Array, b: Array, out: Array | None = None) -> Array:
+@register(matmul)
+def matmul_cuda(a: Array, b: Array, out: Array | None = None) -> Array:
     """(..., n, m) @ (..., m, p)  ->  (..., n, p), written to `out` if it is given.
 
-    Nothing is copied whose rows or columns lie one number after the other. Raises ValueError for
-    shapes or dtypes that do not fit.
+    An operand is copied only if neither its rows nor its columns are contiguous. Raises ValueError
+    if the shapes or dtypes do not match.
     """
-    (n, m), (m_too, p) = a.shape[-2:], b.shape[-2:]
-    if m != m_too or a.dtype != b.dtype:
-        raise ValueError(f"no product of {a.dtype} {a.shape} and {b.dtype} {b.shape}")
-    many = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    fits = out is not None and lies(out)[0] == cublas.CUBLAS_OP_N
-    y = out if fits else cupy.empty((*many, n, p), dtype=a.dtype)
+    (n, m), (b_rows, p) = a.shape[-2:], b.shape[-2:]
+    if m != b_rows or a.dtype != b.dtype:
+        raise ValueError(f"cannot multiply {a.dtype} {a.shape} by {b.dtype} {b.shape}")
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    direct = out is not None and matrix_layout(out)[0] == cublas.CUBLAS_OP_N
+    y = out if direct else cupy.empty((*batch, n, p), dtype=a.dtype)
     if m and y.size:
-        gemm(*(readable(x, many) for x in (a, b)), y)
+        gemm(prepare_matrices(a, batch), prepare_matrices(b, batch), y)
     elif y.size:
         y.fill(0)
-    if out is None or fits:
+    if out is None or direct:
         return y
     out[...] = y
     return out
 
 
-def readable(x: Array, many: tuple[int, ...]) -> Array:
-    """So many of its matrices; a copy only if they lie neither by rows nor by columns."""
-    if lies(x)[0] is None:
+def prepare_matrices(x: Array, batch: tuple[int, ...]) -> Array:
+    """Broadcast the batch axes of x. Copy x first if cuBLAS cannot read its matrices."""
+    if matrix_layout(x)[0] is None:
         x = cupy.ascontiguousarray(x)
-    return x if x.shape[:-2] == many else cupy.broadcast_to(x, (*many, *x.shape[-2:]))
+    return x if x.shape[:-2] == batch else cupy.broadcast_to(x, (*batch, *x.shape[-2:]))
 
 
-def lies(x: Array) -> tuple[int | None, int]:
-    """How the matrices of x lie, in cuBLAS's words: as they are (N) by rows, or by columns (T);
-    and the numbers from one row, or column, to the next. None if neither."""
-    (n, m), (down, along) = x.shape[-2:], x.strides[-2:]
-    one = x.itemsize
-    if (along == one or m == 1) and (n == 1 or down >= m * one):
-        return cublas.CUBLAS_OP_N, max(m, down // one if n > 1 else 1)
-    if (down == one or n == 1) and (m == 1 or along >= n * one):
-        return cublas.CUBLAS_OP_T, max(n, along // one if m > 1 else 1)
+def matrix_layout(x: Array) -> tuple[int | None, int]:
+    """Return the operation and the leading dimension of the matrices of x for cuBLAS.
+
+    The operation is N for row-major matrices, T for column-major matrices, and None for others. The
+    leading dimension is the number of scalars from one row (or column) to the next.
+    """
+    (n, m), (row_stride, column_stride) = x.shape[-2:], x.strides[-2:]
+    size = x.itemsize
+    if (column_stride == size or m == 1) and (n == 1 or row_stride >= m * size):
+        return cublas.CUBLAS_OP_N, max(m, row_stride // size if n > 1 else 1)
+    if (row_stride == size or n == 1) and (m == 1 or column_stride >= n * size):
+        return cublas.CUBLAS_OP_T, max(n, column_stride // size if m > 1 else 1)
     return None, 0
 
 
 def gemm(a: Array, b: Array, y: Array) -> None:
-    """y = a b for all matrices: in one call where all three have one distance from each to the
-    next, else in one for each place on the shorter axes."""
-    # cuBLAS goes by columns. What lies by rows it takes for the transpose: yᵀ = bᵀ aᵀ.
-    (turn_b, from_b), (turn_a, from_a), (_, from_y) = lies(b), lies(a), lies(y)
-    (n, m), p, one = a.shape[-2:], b.shape[-1], a.itemsize
-    stored, added = STORED[a.dtype.name], ADDED_UP[a.dtype.name]
-    alpha, beta = ALPHA[a.dtype.name].ctypes.data, BETA[a.dtype.name].ctypes.data
-    *outer, (many, *steps) = sorted([(1, 0, 0, 0), *axes_in_front(a, b, y)])
-    step_a, step_b, step_y = (step // one for step in steps)
+    """Write y = a b for stacks of matrices of the same batch shape.
+
+    One call of cuBLAS computes all matrices along one axis. Other batch axes, if they cannot be
+    merged with it, need one call per index.
+    """
+    # cuBLAS expects column-major matrices and reads a row-major matrix as its transpose. Therefore
+    # it is asked for yᵀ = bᵀ aᵀ.
+    (op_b, ld_b), (op_a, ld_a), (_, ld_y) = matrix_layout(b), matrix_layout(a), matrix_layout(y)
+    (n, m), p, dtype = a.shape[-2:], b.shape[-1], a.dtype.name
+    data_type, compute_type = DATA_TYPES[dtype], COMPUTE_TYPES[dtype]
+    alpha, beta = ALPHA[dtype].ctypes.data, BETA[dtype].ctypes.data
+    *outer, (count, *strides) = sorted([(1, 0, 0, 0), *batch_axes(a, b, y)])
+    stride_a, stride_b, stride_y = (stride // a.itemsize for stride in strides)
     handle = cupy.cuda.device.get_cublas_handle()
-    for place in places_in(*(range(axis[0]) for axis in outer)):
-        at_a, at_b, at_y = (
-            x.data.ptr + sum(i * axis[k] for i, axis in zip(place, outer, strict=True))
+    for index in itertools.product(*(range(axis[0]) for axis in outer)):
+        address_a, address_b, address_y = (
+            x.data.ptr + sum(i * axis[k] for i, axis in zip(index, outer, strict=True))
             for k, x in enumerate((a, b, y), 1)
         )
         cublas.gemmStridedBatchedEx(
-            handle, turn_b, turn_a, p, n, m, alpha,
-            at_b, stored, from_b, step_b,
-            at_a, stored, from_a, step_a,
-            beta, at_y, stored, from_y, step_y,
-            many, added, cublas.CUBLAS_GEMM_DEFAULT,
+            handle, op_b, op_a, p, n, m, alpha,
+            address_b, data_type, ld_b, stride_b,
+            address_a, data_type, ld_a, stride_a,
+            beta, address_y, data_type, ld_y, stride_y,
+            count, compute_type, cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
 
 
-def axes_in_front(a: Array, b: Array, y: Array) -> list[tuple[int, int, int, int]]:
-    """The axes before the matrices, each as (n, bytes from one to the next in a, b and y).
+def batch_axes(a: Array, b: Array, y: Array) -> list[tuple[int, int, int, int]]:
+    """Return the batch axes as (length, stride in a, in b, in y), with strides in bytes.
 
-    Two are one where in all three a step on the outer is n steps on the inner.
+    Two axes are merged if in all three arrays the outer stride is the inner one times its length.
     """
     axes: list[tuple[int, int, int, int]] = []
     strides = (x.strides[:-2] for x in (a, b, y))
-    for n, *steps in zip(y.shape[:-2], *strides, strict=True):
+    for n, *inner in zip(y.shape[:-2], *strides, strict=True):
         if n == 1:
             continue
-        if axes and all(o == n * i for o, i in zip(axes[-1][1:], steps, strict=True)):
-            axes[-1] = axes[-1][0] * n, *steps
+        if axes and all(o == n * i for o, i in zip(axes[-1][1:], inner, strict=True)):
+            axes[-1] = axes[-1][0] * n, *inner
         else:
-            axes.append((n, *steps))
+            axes.append((n, *inner))
     return axes
 
 
-# Each thread walks down a column, and 32 of them, a block's, share one out. What they find is added
-# up in the block's own memory, in an order that is always the same.
+# The 32 lanes of a warp read 32 adjacent columns; the 32 warps of a block share the rows. The
+# partial sums are transposed in shared memory, so that a warp can add those of one column. The
+# order of all additions is fixed, so the result is deterministic.
 SUMS = Kernel(
     "column_sums",
     r"""
 template <typename T>
 __global__ void column_sums(const T* x, T* sums, long long rows, long long n) {
     using F = computed<T>;
-    __shared__ F found[32][33];                               // 33: no two lanes in one bank
+    __shared__ F partial[32][33];                             // 33 avoids bank conflicts
     const long long j = blockIdx.x * 32ll + threadIdx.x;
     F sum = 0;
     if (j < n)
         for (long long i = blockIdx.y * 32ll + threadIdx.y; i < rows; i += gridDim.y * 32ll)
             sum += F(x[i * n + j]);
-    found[threadIdx.x][threadIdx.y] = sum;
+    partial[threadIdx.x][threadIdx.y] = sum;
     __syncthreads();
-    sum = warp_sum(found[threadIdx.y][threadIdx.x]);          // now a warp has a column
+    sum = warp_sum(partial[threadIdx.y][threadIdx.x]);        // one column per warp
     const long long column = blockIdx.x * 32ll + threadIdx.y;
     if (threadIdx.x == 0 && column < n) sums[blockIdx.y * n + column] = T(sum);
 }
 """,
 )
-STRIPES = 64  # of rows, each summed up by itself
+MAX_CHUNKS = 64  # of the rows
 
 
-@replaces(sum_leading)
-def column_sums(x: Array) -> Array:
-    """(..., n)  ->  (n,): first stripe by stripe, then the sums of all stripes."""
-    rows = rows_of(x)
-    stripes = min(STRIPES, -(-len(rows) // (4 * WARP)))
-    for parts in (stripes, 1) if stripes > 1 else (1,):
-        sums = cupy.empty((parts, x.shape[-1]), dtype=x.dtype)
-        SUMS.launch((-(-x.shape[-1] // WARP), parts), (WARP, WARP), rows, sums, *rows.shape)
+@register(sum_leading)
+def sum_leading_cuda(x: Array) -> Array:
+    """(..., n)  ->  (n,). Sums chunks of the rows in parallel first, and then their results."""
+    rows = as_rows(x)
+    chunks = min(MAX_CHUNKS, -(-len(rows) // (4 * WARP)))
+    for count in (chunks, 1) if chunks > 1 else (1,):
+        sums = cupy.empty((count, x.shape[-1]), dtype=x.dtype)
+        SUMS.launch((-(-x.shape[-1] // WARP), count), (WARP, WARP), rows, sums, *rows.shape)
         rows = sums
     return rows[0]

@@ -1,38 +1,39 @@
-"""GELU in one pass over its rows, with a bias that may be added on the way (see `mlp.py`)."""
+"""GELU in one pass over memory, with an optional bias that is added first (see `mlp.py`)."""
 
 import cupy
 
 from ..arrays import Array, Pullback
 from ..layers.gelu import TANH, gelu
-from .kernel import NULL, Kernel, read_with, replaces, rows_of
+from .kernel import NULL, Kernel, as_rows, check_operand, register
 
-KINDS = {"tanh": 0, "erf": 1}
+EXACT = {"tanh": 0, "erf": 1}
 
-CODE = (
+SOURCE = (
     f"""
-template <typename F> struct Form {{
-    static constexpr F a = {TANH[0]!r}, b = {TANH[1]!r};        // the authors' two coefficients
-    static constexpr F root_half = 0.7071067811865476, density = 0.3989422804014327;
+template <typename F> struct Constants {{
+    static constexpr F a = {TANH[0]!r}, b = {TANH[1]!r};        // of the tanh approximation
+    static constexpr F root_half = 0.7071067811865476;          // √½
+    static constexpr F density = 0.3989422804014327;            // 1 / √(2π)
 }};
 """
     + r"""
-// Φ(x), the probability that a normal number is smaller.
-template <typename F> __device__ F normal(F x, long long exact) {
-    using form = Form<F>;
-    if (exact) return F(0.5) * erfc(-x * form::root_half);
-    return F(0.5) * (1 + tanh(x * (form::a + form::b * x * x)));
+// Φ(x), the standard normal distribution function.
+template <typename F> __device__ F normal_cdf(F x, long long exact) {
+    using c = Constants<F>;
+    if (exact) return F(0.5) * erfc(-x * c::root_half);
+    return F(0.5) * (1 + tanh(x * (c::a + c::b * x * x)));
 }
 
-// The slope of x Φ(x):  Φ + x Φ'.
-template <typename F> __device__ F slope(F x, long long exact) {
-    using form = Form<F>;
-    if (exact) return normal(x, exact) + x * form::density * exp(F(-0.5) * x * x);
-    const F t = tanh(x * (form::a + form::b * x * x));
-    const F bell = (1 - t) * (1 + t);
-    return F(0.5) * (1 + t + (bell == 0 ? F(0) : x * bell * (form::a + 3 * form::b * x * x)));
+// The derivative of x Φ(x):  Φ + x Φ'.
+template <typename F> __device__ F derivative(F x, long long exact) {
+    using c = Constants<F>;
+    if (exact) return normal_cdf(x, exact) + x * c::density * exp(F(-0.5) * x * x);
+    const F t = tanh(x * (c::a + c::b * x * x));
+    const F dt = (1 - t) * (1 + t);
+    return F(0.5) * (1 + t + (dt == 0 ? F(0) : x * dt * (c::a + 3 * c::b * x * x)));
 }
 
-// x is (rows, M); the bias (M,), or there is none.
+// x (rows, M); bias (M,) or a null pointer.
 template <typename T>
 __global__ void gelu(const T* x, const T* bias, T* y, long long rows, long long M,
                      long long exact) {
@@ -40,9 +41,9 @@ __global__ void gelu(const T* x, const T* bias, T* y, long long rows, long long 
     const long long row = WARP_ROW;
     if (row >= rows) return;
     x += row * M, y += row * M;
-    for (LANE_NUMBERS(j, M)) {
+    for (LANE_ENTRIES(j, M)) {
         const F h = F(x[j]) + (bias ? F(bias[j]) : F(0));
-        y[j] = T(h * normal(h, exact));
+        y[j] = T(h * normal_cdf(h, exact));
     }
 }
 
@@ -53,38 +54,38 @@ __global__ void gelu_back(const T* x, const T* bias, const T* dy, T* dx, long lo
     const long long row = WARP_ROW;
     if (row >= rows) return;
     x += row * M, dy += row * M, dx += row * M;
-    for (LANE_NUMBERS(j, M)) {
+    for (LANE_ENTRIES(j, M)) {
         const F h = F(x[j]) + (bias ? F(bias[j]) : F(0));
-        dx[j] = T(F(dy[j]) * slope(h, exact));
+        dx[j] = T(F(dy[j]) * derivative(h, exact));
     }
 }
 """
 )
-FORWARD, BACKWARD = Kernel("gelu", CODE), Kernel("gelu_back", CODE)
+FORWARD, BACKWARD = Kernel("gelu", SOURCE), Kernel("gelu_back", SOURCE)
 
 
-@replaces(gelu)
-def gelu_of_rows(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
-    """x, of any shape  ->  y, the same. Raises ValueError for an unknown kind."""
+@register(gelu)
+def gelu_cuda(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
+    """x, any shape  ->  y, the same shape. Raises ValueError for an unknown kind."""
     return gelu_with_bias(x, None, kind)
 
 
 def gelu_with_bias(x: Array, bias: Array | None, kind: str) -> tuple[Array, Pullback]:
-    """y = (x + bias) Φ(x + bias); the pullback's gradient is that of x + bias.
+    """y = (x + bias) Φ(x + bias); the pullback returns the gradient of x + bias.
 
     x (..., M), bias (M,) or None  ->  y (..., M). Raises ValueError for an unknown kind.
     """
-    if kind not in KINDS:
+    if kind not in EXACT:
         raise ValueError(f"unknown GELU '{kind}': choose 'tanh' or 'erf'")
-    given = rows_of(x)
-    rows, M = given.shape
-    exact, added = KINDS[kind], NULL if bias is None else read_with(x, bias, (M,))
-    y = cupy.empty_like(given)
-    FORWARD.by_rows(rows, given, added, y, rows, M, exact)
+    x_rows = as_rows(x)
+    rows, M = x_rows.shape
+    bias_or_null = NULL if bias is None else check_operand(bias, x, (M,))
+    y = cupy.empty_like(x_rows)
+    FORWARD.launch_rows(rows, x_rows, bias_or_null, y, rows, M, EXACT[kind])
 
     def pullback(dy: Array) -> Array:
-        dx = cupy.empty_like(given)
-        BACKWARD.by_rows(rows, given, added, read_with(x, dy, x.shape), dx, rows, M, exact)
+        dy_rows, dx = check_operand(dy, x, x.shape), cupy.empty_like(x_rows)
+        BACKWARD.launch_rows(rows, x_rows, bias_or_null, dy_rows, dx, rows, M, EXACT[kind])
         return dx.reshape(dy.shape)
 
     return y.reshape(x.shape), pullback

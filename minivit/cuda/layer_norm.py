@@ -1,15 +1,15 @@
-"""LN of Equations 2 to 4: a row comes from memory once, and once more on the way back.
+"""Layer normalisation: one kernel per pass, one warp per row.
 
-(The kernels go over it three times and twice, but after the first a row is in the cache.) Instead
-of x_hat the pullback keeps x, and of each row the mean and 1/σ. That is no more memory, and there
-is one array less to write.
+The kernels read a row several times, but only the first time from memory; then it is in the cache.
+The pullback retains x, and the mean and 1/σ of each row, instead of x_hat. This takes no more
+memory and saves writing one array.
 """
 
 import cupy
 
 from ..arrays import Array, Pullback, sum_leading
 from ..layers.layer_norm import layer_norm
-from .kernel import Kernel, read_with, replaces, rows_of
+from .kernel import Kernel, as_rows, check_operand, register
 
 FORWARD = Kernel(
     "layer_norm",
@@ -22,17 +22,17 @@ __global__ void layer_norm(const T* x, const T* scale, const T* bias, T* y, comp
     if (row >= rows) return;
     x += row * D, y += row * D;
     F sum = 0, squares = 0;
-    for (LANE_NUMBERS(j, D)) sum += F(x[j]);
+    for (LANE_ENTRIES(j, D)) sum += F(x[j]);
     const F mu = warp_sum(sum) / D;
-    for (LANE_NUMBERS(j, D)) squares += (F(x[j]) - mu) * (F(x[j]) - mu);
+    for (LANE_ENTRIES(j, D)) squares += (F(x[j]) - mu) * (F(x[j]) - mu);
     const F r = 1 / sqrt(warp_sum(squares) / D + F(eps));
-    for (LANE_NUMBERS(j, D)) y[j] = T((F(x[j]) - mu) * r * F(scale[j]) + F(bias[j]));
+    for (LANE_ENTRIES(j, D)) y[j] = T((F(x[j]) - mu) * r * F(scale[j]) + F(bias[j]));
     if (threadIdx.x == 0) mean[row] = mu, rstd[row] = r;
 }
 """,
 )
 
-# Moving x along 1 or along x_hat changes only what x_hat forgets: those parts are taken out of g.
+# As in `layers/layer_norm.py`, remove from g = dy * scale the components along 1 and along x_hat.
 BACKWARD = Kernel(
     "layer_norm_back",
     r"""
@@ -46,13 +46,13 @@ __global__ void layer_norm_back(const T* x, const T* scale, const T* dy, T* dx, 
     x += row * D, dy += row * D, dx += row * D, product += row * D;
     const F mu = mean[row], r = rstd[row];
     F along_1 = 0, along_x_hat = 0;
-    for (LANE_NUMBERS(j, D)) {
+    for (LANE_ENTRIES(j, D)) {
         const F g = F(dy[j]) * F(scale[j]);
         along_1 += g;
         along_x_hat += g * (F(x[j]) - mu) * r;
     }
     along_1 = warp_sum(along_1) / D, along_x_hat = warp_sum(along_x_hat) / D;
-    for (LANE_NUMBERS(j, D)) {
+    for (LANE_ENTRIES(j, D)) {
         const F x_hat = (F(x[j]) - mu) * r;
         dx[j] = T(r * (F(dy[j]) * F(scale[j]) - along_1 - x_hat * along_x_hat));
         product[j] = T(F(dy[j]) * x_hat);
@@ -62,22 +62,23 @@ __global__ void layer_norm_back(const T* x, const T* scale, const T* dy, T* dx, 
 )
 
 
-@replaces(layer_norm)
-def layer_norm_of_rows(
+@register(layer_norm)
+def layer_norm_cuda(
     x: Array, scale: Array, bias: Array, eps: float = 1e-6
 ) -> tuple[Array, Pullback]:
     """x (..., D), scale (D,), bias (D,)  ->  y (..., D)"""
-    given = rows_of(x)
-    rows, D = given.shape
-    y = cupy.empty_like(given)
-    mean, rstd = cupy.empty((2, rows), dtype="float64" if x.dtype == "float64" else "float32")
-    s, b = (read_with(x, each, (D,)) for each in (scale, bias))
-    FORWARD.by_rows(rows, given, s, b, y, mean, rstd, rows, D, float(eps))
+    x_rows = as_rows(x)
+    rows, D = x_rows.shape
+    y = cupy.empty_like(x_rows)
+    mean, rstd = cupy.empty((2, rows), dtype=computed_dtype(x))
+    scale, bias = (check_operand(vector, x, (D,)) for vector in (scale, bias))
+    FORWARD.launch_rows(rows, x_rows, scale, bias, y, mean, rstd, rows, D, float(eps))
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
-        drows = read_with(x, dy, x.shape).reshape(rows, D)
-        dx, product = cupy.empty_like(given), cupy.empty_like(given)
-        BACKWARD.by_rows(rows, given, s, drows, dx, product, mean, rstd, rows, D)
-        return dx.reshape(dy.shape), {"scale": sum_leading(product), "bias": sum_leading(drows)}
+        dy_rows = check_operand(dy, x, x.shape).reshape(rows, D)
+        dx, product = cupy.empty_like(x_rows), cupy.empty_like(x_rows)
+        BACKWARD.launch_rows(rows, x_rows, scale, dy_rows, dx, product, mean, rstd, rows, D)
+        dparams = {"scale": sum_leading(product), "bias": sum_leading(dy_rows)}
+        return dx.reshape(dy.shape), dparams
 
     return y.reshape(x.shape), pullback

@@ -1,12 +1,12 @@
-"""y = x W + b, whose products all go through cuBLAS as `multiply_in` has it."""
+"""The linear layer, with every product computed by `matmul` and thus by cuBLAS."""
 
 from ..arrays import Array, Pullback, matmul, sum_leading
 from ..layers.linear import linear
-from .kernel import replaces
+from .kernel import register
 
 
-@replaces(linear)
-def linear_by_cublas(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Pullback]:
+@register(linear)
+def linear_cuda(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Pullback]:
     """x (..., D), kernel (D, E), bias (E,) or None  ->  y (..., E)"""
     D, E = kernel.shape
     rows = x.reshape(-1, D)

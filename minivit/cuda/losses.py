@@ -1,55 +1,54 @@
-"""Softmax cross-entropy: an image's loss, and its gradient, by one warp each."""
+"""Softmax cross-entropy: one warp computes the loss of an image and its gradient."""
 
 import cupy
 
 from ..arrays import Array, Pullback
-from ..layers.losses import cross_entropy, make_targets
-from .kernel import Kernel, replaces
+from ..layers.losses import check_label_smoothing, cross_entropy, make_targets
+from .kernel import Kernel, computed_dtype, register
 
 FORWARD = Kernel(
     "cross_entropy",
     r"""
 template <typename T>
-__global__ void cross_entropy(const T* logits, const T* targets, T* losses, T* slopes,
+__global__ void cross_entropy(const T* logits, const T* targets, computed<T>* losses, T* dlogits,
                               long long B, long long K) {
     using F = computed<T>;
     const long long row = WARP_ROW;
     if (row >= B) return;
-    logits += row * K, targets += row * K, slopes += row * K;
-    F most = F(logits[0]), sum = 0, mass = 0, met = 0;
-    for (LANE_NUMBERS(j, K)) most = fmax(most, F(logits[j]));
-    most = warp_max(most);
-    for (LANE_NUMBERS(j, K)) {
-        sum += exp(F(logits[j]) - most);
+    logits += row * K, targets += row * K, dlogits += row * K;
+    F largest = F(logits[0]), sum = 0, mass = 0, dot = 0;
+    for (LANE_ENTRIES(j, K)) largest = fmax(largest, F(logits[j]));
+    largest = warp_max(largest);
+    for (LANE_ENTRIES(j, K)) {
+        sum += exp(F(logits[j]) - largest);
         mass += F(targets[j]);
-        met += F(targets[j]) * (F(logits[j]) - most);
+        dot += F(targets[j]) * (F(logits[j]) - largest);
     }
-    sum = warp_sum(sum), mass = warp_sum(mass), met = warp_sum(met);
-    for (LANE_NUMBERS(j, K))
-        slopes[j] = T(exp(F(logits[j]) - most) / sum * mass - F(targets[j]));
-    if (threadIdx.x == 0) losses[row] = T(mass * log(sum) - met);
+    sum = warp_sum(sum), mass = warp_sum(mass), dot = warp_sum(dot);
+    for (LANE_ENTRIES(j, K))
+        dlogits[j] = T(exp(F(logits[j]) - largest) / sum * mass - F(targets[j]));
+    if (threadIdx.x == 0) losses[row] = mass * log(sum) - dot;
 }
 """,
 )
 
 
-@replaces(cross_entropy)
-def cross_entropy_of_rows(
+@register(cross_entropy)
+def cross_entropy_cuda(
     logits: Array, labels: Array, label_smoothing: float = 0.0
 ) -> tuple[Array, Pullback]:
-    """logits (B, K), labels (B,) integers or (B, K) soft  ->  a scalar, in nats.
+    """logits (B, K), labels (B,) integers or (B, K) soft targets  ->  a scalar, in nats.
 
-    The gradient, softmax - target, is made on the way forth: logits are few.
+    The forward kernel also writes the gradient, softmax - target, because logits are small.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label smoothing is a share from 0 to 1, not {label_smoothing}")
+    check_label_smoothing(label_smoothing)
     B, K = logits.shape
     targets = cupy.ascontiguousarray(make_targets(logits, labels, label_smoothing))
-    given = cupy.ascontiguousarray(logits)
-    losses, slopes = cupy.empty(B, dtype=logits.dtype), cupy.empty_like(given)
-    FORWARD.by_rows(B, given, targets, losses, slopes, B, K)
+    logits = cupy.ascontiguousarray(logits)
+    losses, dlogits = cupy.empty(B, dtype=computed_dtype(logits)), cupy.empty_like(logits)
+    FORWARD.launch_rows(B, logits, targets, losses, dlogits, B, K)
 
     def pullback(dloss: Array = 1) -> Array:
-        return slopes * (dloss / B)
+        return dlogits * (dloss / B)
 
-    return losses.sum() / B, pullback
+    return (losses.sum() / B).astype(logits.dtype, copy=False), pullback

@@ -1,10 +1,10 @@
-"""The softmax of Equation 6 in one kernel, and its way back in another: a warp has a row."""
+"""The softmax of Equation 6: one kernel per pass, one warp per row."""
 
 import cupy
 
 from ..arrays import Array, Pullback
 from ..layers.softmax import softmax
-from .kernel import Kernel, read_with, replaces, rows_of
+from .kernel import Kernel, as_rows, check_operand, register
 
 FORWARD = Kernel(
     "softmax",
@@ -15,12 +15,12 @@ __global__ void softmax(const T* x, T* p, long long rows, long long n) {
     const long long row = WARP_ROW;
     if (row >= rows) return;
     x += row * n, p += row * n;
-    F most = F(x[0]), sum = 0;
-    for (LANE_NUMBERS(j, n)) most = fmax(most, F(x[j]));
-    most = warp_max(most);
-    for (LANE_NUMBERS(j, n)) sum += exp(F(x[j]) - most);
+    F largest = F(x[0]), sum = 0;
+    for (LANE_ENTRIES(j, n)) largest = fmax(largest, F(x[j]));
+    largest = warp_max(largest);
+    for (LANE_ENTRIES(j, n)) sum += exp(F(x[j]) - largest);
     sum = warp_sum(sum);
-    for (LANE_NUMBERS(j, n)) p[j] = T(exp(F(x[j]) - most) / sum);
+    for (LANE_ENTRIES(j, n)) p[j] = T(exp(F(x[j]) - largest) / sum);
 }
 """,
 )
@@ -34,29 +34,30 @@ __global__ void softmax_back(const T* p, const T* dp, T* dx, long long rows, lon
     const long long row = WARP_ROW;
     if (row >= rows) return;
     p += row * n, dp += row * n, dx += row * n;
-    F together = 0;
-    for (LANE_NUMBERS(j, n)) together += F(p[j]) * F(dp[j]);
-    together = warp_sum(together);
-    for (LANE_NUMBERS(j, n)) dx[j] = T(F(p[j]) * (F(dp[j]) - together));
+    F dot = 0;
+    for (LANE_ENTRIES(j, n)) dot += F(p[j]) * F(dp[j]);
+    dot = warp_sum(dot);
+    for (LANE_ENTRIES(j, n)) dx[j] = T(F(p[j]) * (F(dp[j]) - dot));
 }
 """,
 )
 
 
-@replaces(softmax)
-def softmax_of_rows(x: Array, out: Array | None = None) -> tuple[Array, Pullback]:
-    """x (..., n)  ->  p (..., n), written to `out` if it is given, which may be x itself."""
-    given = rows_of(x)
-    rows, n = given.shape
-    fits = out is not None and out.flags.c_contiguous
-    p = out.reshape(rows, n) if fits else cupy.empty_like(given)
-    FORWARD.by_rows(rows, given, p, rows, n)
-    if out is not None and not fits:
+@register(softmax)
+def softmax_cuda(x: Array, out: Array | None = None) -> tuple[Array, Pullback]:
+    """x (..., n)  ->  p (..., n), written to `out` if it is given; `out` may be x itself."""
+    x_rows = as_rows(x)
+    rows, n = x_rows.shape
+    in_place = out is not None and out.flags.c_contiguous
+    p = out.reshape(rows, n) if in_place else cupy.empty_like(x_rows)
+    FORWARD.launch_rows(rows, x_rows, p, rows, n)
+    if out is not None and not in_place:
         out[...] = p.reshape(out.shape)
 
     def pullback(dp: Array) -> Array:
         dx = cupy.empty_like(p)
-        BACKWARD.by_rows(rows, p, read_with(p, dp, x.shape), dx, rows, n)
+        BACKWARD.launch_rows(rows, p, check_operand(dp, p, x_shape), dx, rows, n)
         return dx.reshape(dp.shape)
 
-    return p.reshape(x.shape), pullback
+    x_shape = x.shape
+    return p.reshape(x_shape), pullback

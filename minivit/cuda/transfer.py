@@ -1,4 +1,4 @@
-"""Batches on their way to the GPU, while it works on others."""
+"""Copy batches to the GPU while it computes."""
 
 import cupy
 import cupyx
@@ -6,40 +6,43 @@ import numpy as np
 
 from ..arrays import Array
 
-PER_THREAD = 2  # CUDA's handle of the stream that each thread has for itself, if asked to
-VARIABLE = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
+PER_THREAD_STREAM = 2  # CUDA's handle of the per-thread default stream
 
 
 class Uploader:
-    """Copies arrays of the host to the GPU, on a stream of its own: `begin()`, then `send(array)`.
+    """Copy host arrays to the GPU on a separate stream: call `begin()`, then `uploader(array)`.
 
-    They go through pinned memory, from which the GPU fetches them by itself. It is made by the
-    thread that computes, and used in one beside it, which alone waits for the copy. Raises
-    RuntimeError where each thread has a stream of its own: there copies could not wait for the
-    work.
+    The copies go through pinned memory, so that they are asynchronous. The computing thread creates
+    the uploader; a background thread calls it and waits for the copies. Raises RuntimeError if
+    CuPy uses per-thread default streams, because then copies could not wait for the computation.
     """
 
     def __init__(self) -> None:
-        self.device, self.work = cupy.cuda.Device(), cupy.cuda.get_current_stream()
-        if self.work.ptr == PER_THREAD:
-            raise RuntimeError("batches are sent from another thread: unset " + VARIABLE)
+        self.device, self.compute_stream = cupy.cuda.Device(), cupy.cuda.get_current_stream()
+        if self.compute_stream.ptr == PER_THREAD_STREAM:
+            raise RuntimeError(
+                "batches are copied by a background thread, which needs a shared stream: "
+                "unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
+            )
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.begin()
 
     def begin(self) -> None:
-        """What is sent from now on may take the memory of what the GPU has been asked to use up to
-        here, and of nothing that it is asked for later."""
+        """Let later copies wait for the work that the GPU has been given up to now.
+
+        A copy may reuse memory that this work still reads.
+        """
         with self.device:
-            self.before = self.work.record()
+            self.event = self.compute_stream.record()
 
     def __call__(self, array: np.ndarray) -> Array:
-        """The array on the GPU, whole."""
+        """Return a copy of the array on the GPU, and wait until it is complete."""
         with self.device:
             pinned = cupyx.empty_pinned(array.shape, array.dtype)
             pinned[...] = array
             with self.stream:
-                arrived = cupy.empty(array.shape, array.dtype)
-            self.stream.wait_event(self.before)
-            arrived.set(pinned, stream=self.stream)
+                copy = cupy.empty(array.shape, array.dtype)
+            self.stream.wait_event(self.event)
+            copy.set(pinned, stream=self.stream)
             self.stream.synchronize()
-        return arrived
+        return copy

@@ -1,8 +1,8 @@
-"""The UCI handwritten digits: 1,797 real images of 8 x 8 pixels, shipped with the package.
+"""The UCI handwritten digits: 1,797 images of 8 x 8 pixels, bundled with the package.
 
 E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. Here is its test set, in an order
-shuffled once by `make_digits.py`, so that the split can be the first and the last of them.
+Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. This is its test set, shuffled once
+by `make_digits.py`.
 """
 
 from pathlib import Path
@@ -12,19 +12,28 @@ import numpy as np
 from .dataset import Dataset
 
 FILE = Path(__file__).with_name("digits.npz")
-TRAIN = 1437  # the remaining 360 are held out
+TRAIN = 1437  # the remaining 360 images are held out
 
 
 def load_digits(n: int = TRAIN) -> Dataset:
-    """The handwritten digits: n, at most 1,437, for training, 360 held out; 8 x 8 in [-1, 1]."""
+    """Load the handwritten digits: grey images of 8 x 8 pixels.
+
+    Parameters
+    ----------
+    n : int, optional
+        Number of training images, at most 1,437. The 360 held-out images do not depend on it.
+
+    Returns
+    -------
+    Dataset
+
+    Examples
+    --------
+    >>> minivit.data.load_digits().images.shape
+    (1437, 8, 8, 1)
+    """
     with np.load(FILE, allow_pickle=False) as file:
         ink, labels = file["images"], file["labels"].astype(np.int64)
-    images = ink[..., None].astype(np.float32) / 8 - 1  # ink is counted from 0 to 16
-    return Dataset(
-        "digits",
-        images[:TRAIN][:n],
-        labels[:TRAIN][:n],
-        images[TRAIN:],
-        labels[TRAIN:],
-        classes=tuple("0123456789"),
-    )
+    images = ink[..., None].astype(np.float32) / 8 - 1  # ink is an integer from 0 to 16
+    train, held_out = (images[:TRAIN][:n], labels[:TRAIN][:n]), (images[TRAIN:], labels[TRAIN:])
+    return Dataset("digits", *train, *held_out, classes=tuple("0123456789"))

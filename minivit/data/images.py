@@ -1,4 +1,4 @@
-"""Image files in, arrays out."""
+"""Read image files."""
 
 import errno
 import re
@@ -6,13 +6,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from matplotlib import cbook
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..arrays import Array
 from .preprocessing import Preprocessing, get_preprocessing, preprocess
 
-SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file that was opened
+MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
+SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not caused by the file
 
 
 def read_image(
@@ -21,86 +21,110 @@ def read_image(
     channels: int,
     preprocessing: str | Preprocessing = "minivit",
 ) -> Array:
-    """A picture from a file, brought to (height, width): (H, W, C), float32.
+    """Read an image file as the input of a model.
 
-    preprocessing: the name of a family, or rules of one's own; "minivit" squashes the picture
-    into the image and scales it to [-1, 1]. channels 1 makes it grey, 3 coloured; what is
-    transparent shows white paper, a camera that was held upright is believed, and of an animation
-    the first picture is taken. Raises FileNotFoundError, or ValueError if the file is empty or no
-    image that Pillow can read, and for what `Preprocessing` refuses.
+    The EXIF orientation is applied, transparent pixels become white, and an animation is read up
+    to its first frame.
+
+    Parameters
+    ----------
+    path : str or Path
+    size : (int, int)
+        Height and width of the result.
+    channels : int
+        1 converts the image to grey, 3 to RGB.
+    preprocessing : str or Preprocessing, optional
+        Name of a family (see `get_preprocessing`), or the rules themselves. By default, the image
+        is resized without keeping its aspect ratio, and its values are in [-1, 1].
+
+    Returns
+    -------
+    (H, W, channels) array of float32
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If Pillow cannot read the file as an image, or if the preprocessing does not fit it.
+
+    Examples
+    --------
+    >>> minivit.data.read_image(minivit.data.sample_photograph(), (224, 224), 3).shape
+    (224, 224, 3)
     """
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
-        raise ValueError(f"{path}: a picture has 1 or 3 channels, the model takes {channels}")
+    if channels not in MODES:
+        raise ValueError(f"{path}: images have 1 or 3 channels, but the model takes {channels}")
     check_file(path)
-    named = isinstance(preprocessing, str)
-    how = get_preprocessing(preprocessing, size) if named else preprocessing
+    if isinstance(preprocessing, str):
+        preprocessing = get_preprocessing(preprocessing, size)
     silence_pillow_warnings()
     try:
         with Image.open(path) as picture:
             picture.load()
-            picture = remove_transparency(to_eight_bits(apply_orientation(picture))).convert(
-                modes[channels]
-            )
+            picture = remove_transparency(convert_to_8_bit(apply_orientation(picture)))
+            picture = picture.convert(MODES[channels])
     except UnidentifiedImageError:
-        raise ValueError(f"{path} cannot be read as an image: cannot identify its kind") from None
-    except Exception as reason:  # each of Pillow's readers has its own kinds
-        if isinstance(reason, MemoryError) or getattr(reason, "errno", None) in SYSTEM_ERRORS:
+        raise ValueError(f"{path} cannot be read as an image: unknown file format") from None
+    except Exception as error:  # the decoders raise exceptions of many types
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRORS:
             raise
-        said = getattr(reason, "strerror", None) or reason  # without the path once more
-        raise ValueError(f"{path} cannot be read as an image: {said}") from None
+        reason = getattr(error, "strerror", None) or error  # strerror does not repeat the path
+        raise ValueError(f"{path} cannot be read as an image: {reason}") from None
     try:
-        return preprocess(picture, size, how)
-    except ValueError as reason:
-        raise ValueError(f"{path}: {reason}") from None
+        return preprocess(picture, size, preprocessing)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def silence_pillow_warnings() -> None:
-    """No warnings of damaged or large files: they are read, or refused in words of our own.
+    """Ignore Pillow's warnings about damaged and large files: such files are read or raise errors.
 
-    For good: a filter set for one file and taken back would, where several threads read, be taken
-    back while another reads, or never.
+    The filter is permanent. If it were removed after each file, one thread could remove it while
+    another one reads.
     """
-    silence = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-    if warnings.filters[:1] != [silence]:  # a change makes Python forget what it has warned of
+    ignore = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if warnings.filters[:1] != [ignore]:  # every change resets the record of shown warnings
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def check_file(path: str | Path) -> None:
-    """Raise FileNotFoundError if it is a folder, or nothing."""
+    """Raise FileNotFoundError unless the path is a file."""
     if Path(path).is_dir():
-        raise FileNotFoundError(f"{path} is a folder: a file is wanted")
+        raise FileNotFoundError(f"{path} is a folder, not a file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
 
 
 def sample_photograph() -> Path:
-    """A photograph that needs no download: Grace Hopper, 1985, from matplotlib's sample data."""
+    """Return the path of a photograph bundled with matplotlib (Grace Hopper, 1985)."""
+    from matplotlib import cbook  # matplotlib is slow to import
+
     return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
 def apply_orientation(picture: Image.Image) -> Image.Image:
-    """The picture turned as the camera was held, if it noted that in a way that can be read."""
+    """Rotate or mirror a picture as its EXIF metadata says. Ignore damaged metadata."""
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # the notes are damaged; the picture, which has been read, is not
+    except Exception:  # the parser raises exceptions of many types
         return picture
 
 
-def to_eight_bits(picture: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits a pixel as one of 8: Pillow would clip it, to white.
+def convert_to_8_bit(picture: Image.Image) -> Image.Image:
+    """Scale a 16-bit grey picture to 8 bits, because Pillow's conversion would clip it to white.
 
-    Raises ValueError for one of floats.
+    Raises ValueError for floating-point pixels.
     """
     if picture.mode == "F":
-        raise ValueError("its pixels are floats, and nothing says which of them is white")
+        raise ValueError("its pixels are floats, and the value of white is unknown")
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
 
 
 def remove_transparency(picture: Image.Image) -> Image.Image:
-    """Without its transparency: the colours that lie under it are not meant to be seen."""
+    """Draw a picture on white. The colours of transparent pixels are arbitrary."""
     if picture.getbands()[-1] != "A" and "transparency" not in picture.info:
         return picture
     picture = picture.convert("RGBA")

@@ -1,4 +1,4 @@
-"""The names of classes, from a file with one on each line."""
+"""Class names, from a text file with one name per line."""
 
 from pathlib import Path
 
@@ -6,18 +6,17 @@ from .images import check_file
 
 
 def read_labels(path: str | Path, classes: int) -> list[str]:
-    """One name for each of a model's classes, in their order.
+    """Read the names of a model's classes, in order.
 
-    Raises FileNotFoundError, or ValueError if the file is no text, or of another number of lines.
+    Raises FileNotFoundError, or ValueError unless the file is text with one line per class.
     """
     check_file(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8-sig").rstrip()
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file: a name on each line is wanted") from None
-    text = text.rstrip()
+        raise ValueError(f"{path} is not a text file with one class name per line") from None
     names = [line.strip() for line in text.split("\n")] if text else []
     if len(names) != classes:
         lines = "1 line" if len(names) == 1 else f"{len(names)} lines"
-        raise ValueError(f"{path} has {lines}, but the model knows {classes} classes")
+        raise ValueError(f"{path} has {lines}, but the model has {classes} classes")
     return names

@@ -1,7 +1,7 @@
-"""Makes digits.npz from the UCI file:  python minivit/data/make_digits.py optdigits.tes
+"""Create digits.npz from the UCI file:  python minivit/data/make_digits.py optdigits.tes
 
-The file `optdigits.tes` is in the archive at https://doi.org/10.24432/C50P49: on each line 64
-counts of ink, 0 to 16, and the digit. scikit-learn carries the same as `digits.csv.gz`.
+`optdigits.tes` is in the archive at https://doi.org/10.24432/C50P49. Each line has 64 ink values,
+0 to 16, and the digit. scikit-learn contains the same data as `digits.csv.gz`.
 """
 
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def main(source: str) -> None:
-    """Shuffle once (the file goes writer by writer), and keep as bytes."""
+    """Shuffle the lines once, because they are sorted by writer, and save them as bytes."""
     table = np.loadtxt(source, delimiter=",", dtype=np.uint8)
     if table.shape != (1797, 65):
         sys.exit(f"{source}: expected 1797 lines of 65 numbers, found {table.shape}")

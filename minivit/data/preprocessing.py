@@ -1,4 +1,7 @@
-"""How a photograph is brought to a model: the rules under which each family was trained."""
+"""Preprocessing of photographs, by the rules with which each family of models was trained.
+
+A picture is a decoded image file (a Pillow image). An image is an array (H, W, C) for a model.
+"""
 
 import dataclasses
 
@@ -10,22 +13,22 @@ from .resampling import resample
 
 HALF = (0.5, 0.5, 0.5)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-MAX_PIXELS = 100_000_000  # pixels of a picture that has been resized and not yet cropped
+MAX_PIXELS = 100_000_000  # of a picture that has been resized and not yet cropped
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From a picture to an image (H, W, C): resized, cropped, and its colours shifted and scaled.
+    """Rules that turn a picture into an image (H, W, C): resize, crop and normalise.
 
-    short_side: None squashes the picture into the image, whatever its shape. With a number it
-    keeps its shape: its short side becomes so many pixels, and the image is cut from the middle.
-    (Of an image that is not square, it is the short side of what the picture has to cover.)
-    filter: "bilinear", "bicubic", or "area", the mean of what a pixel covers.
-    antialias: whether the first two see all pixels when they shrink, as Pillow's do, or look only
-    at the nearest, as TensorFlow's.
-    mean, deviation: of red, green and blue from 0 to 1; an image is (colours - mean) / deviation.
+    short_side: None resizes the picture to (H, W) and ignores its aspect ratio. A number keeps the
+    aspect ratio: the short side is resized to this number of pixels, and the centre is cropped.
+    (If H and W differ, it is the short side of the region that the picture has to cover.)
+    filter: "bilinear", "bicubic", or "area", the mean of all pixels that a new one covers.
+    antialias: whether the first two read all pixels when they shrink, as in Pillow, or only the
+    nearest ones, as in TensorFlow.
+    mean, std: of red, green and blue, from 0 to 1. The image is (colours - mean) / std.
 
-    `dataclasses.replace` changes a rule. Raises ValueError for what no picture can be brought to.
+    Raises ValueError for an unknown filter and for a short side below 1.
     """
 
     short_side: int | None = None
@@ -35,62 +38,62 @@ class Preprocessing:
     std: tuple[float, float, float] = HALF
 
     def __post_init__(self) -> None:
-        if self.filter not in (*FILTERS, "area"):
-            choices = ", ".join([*FILTERS, "area"])
-            raise ValueError(f"unknown filter {self.filter!r}: choose {choices}")
+        choices = [*FILTERS, "area"]
+        if self.filter not in choices:
+            raise ValueError(f"unknown filter {self.filter!r}: choose {', '.join(choices)}")
         if self.short_side is not None and self.short_side < 1:
-            raise ValueError(f"a short side has 1 pixel or more, not {self.short_side}")
+            raise ValueError(f"short_side must be at least 1 pixel, not {self.short_side}")
 
     @property
-    def by_pillow(self) -> bool:
-        """Whether Pillow resizes, from bytes to bytes; else it is done here, in floats."""
+    def uses_pillow(self) -> bool:
+        """Whether Pillow resizes the picture, in bytes. Otherwise `resample` does, in floats."""
         return self.antialias and self.filter != "area"
 
     def normalise(self, pixels: Array) -> Array:
-        """(..., C) of colours from 0 to 255  ->  (..., C) as the model takes them, float32."""
-        mean, deviation = self._of_channels(pixels.shape[-1])
-        return pixels.astype(np.float32) / (255 * deviation) - mean / deviation
+        """Convert colours (..., C) from 0 to 255 to the model's colours, float32."""
+        mean, std = self._statistics(pixels.shape[-1])
+        return pixels.astype(np.float32) / (255 * std) - mean / std
 
     def denormalise(self, images: Array) -> Array:
-        """Back again: (..., C) as the model takes them  ->  (..., C) from -1, black, to 1."""
-        mean, deviation = self._of_channels(images.shape[-1])
-        return images * (2 * deviation) + (2 * mean - 1)
+        """Convert the model's colours (..., C) to colours from -1 (black) to 1 (white)."""
+        mean, std = self._statistics(images.shape[-1])
+        return images * (2 * std) + (2 * mean - 1)
 
     def invert(self, images: Array) -> Array:
-        """The negative: dark where it was light."""
-        mean, deviation = self._of_channels(images.shape[-1])
-        return (1 - 2 * mean) / deviation - images
+        """Return the negative of images in the model's colours: exchange black and white."""
+        mean, std = self._statistics(images.shape[-1])
+        return (1 - 2 * mean) / std - images
 
-    def _of_channels(self, C: int) -> tuple[Array, Array]:
-        """The mean and the deviation of C channels, float32; one that is grey has the average."""
+    def _statistics(self, C: int) -> tuple[Array, Array]:
+        """Return mean and std of C channels, float32. A grey channel has the averages."""
         both = np.array([self.mean, self.std], dtype=np.float32)
-        mean, deviation = both if C == 3 else both.mean(1, keepdims=True)
-        return mean, deviation
+        mean, std = both if C == 3 else both.mean(1, keepdims=True)
+        return mean, std
 
 
 def get_preprocessing(family: str, image_size: tuple[int, int]) -> Preprocessing:
-    """The rules of one of the families in `ViTConfig.preprocessing`, for images of (H, W).
+    """Return the rules of a family in `ViTConfig.preprocessing`, for images of (H, W) pixels.
 
-    minivit      squashed by Pillow, [-1, 1]; Hugging Face's processor does the same
-    google       squashed, bilinear between the nearest pixels: the authors' fine-tuning
-    timm         the middle nine tenths, bicubic; at 384 pixels and more all of the short side
-    imagenet     squashed by Pillow, ImageNet's own mean and deviation: others' models on the hub
-    dino         short side 256 for 224, bicubic; ImageNet's own mean and deviation
+    minivit      resized to (H, W) by Pillow, in [-1, 1]; Hugging Face's processor is the same
+    google       resized to (H, W), bilinear without antialiasing: the authors' fine-tuning
+    timm         the central nine tenths, bicubic; from 384 pixels, the whole short side
+    imagenet     as minivit, with ImageNet's mean and std: other models on the Hugging Face hub
+    dino         short side 256 for 224, bicubic; ImageNet's mean and std
     big_vision   short side 256 for 224, or 448 for 384, by area
-    cropped      all of the short side and the middle of the long one: minivit's folders of images
+    cropped      the whole short side and the centre of the long one: folders of images
 
     Raises ValueError for another family.
     """
     side = min(image_size)
     large = side >= 384
-    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
     families = {
         "minivit": Preprocessing(),
         "google": Preprocessing(antialias=False),
         "timm": Preprocessing(side if large else side * 10 // 9, "bicubic"),
         "huggingface": Preprocessing(),
-        "imagenet": Preprocessing(**imagenet),
-        "dino": Preprocessing(side * 8 // 7, "bicubic", **imagenet),
+        "imagenet": Preprocessing(mean=mean, std=std),
+        "dino": Preprocessing(side * 8 // 7, "bicubic", mean=mean, std=std),
         "big_vision": Preprocessing(side * 7 // 6 if large else side * 8 // 7, "area"),
         "cropped": Preprocessing(side),
     }
@@ -99,52 +102,54 @@ def get_preprocessing(family: str, image_size: tuple[int, int]) -> Preprocessing
     return families[family]
 
 
-def preprocess(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> Array:
-    """A picture, grey or RGB  ->  (H, W, C) float32 as a model takes it, size being (H, W).
+def preprocess(picture: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Array:
+    """Convert a grey or RGB picture to an image (H, W, C), float32, with size = (H, W).
 
-    Raises ValueError if the short side is too short for the image, or the picture too narrow.
+    Raises ValueError if the crop does not fit or the resized picture would be too large.
     """
-    if how.short_side is None:
-        return how.normalise(resize_picture(picture, size, how))
-    (H, W), (h, w) = size, size_before_crop(picture, size, how)
-    whole = resize_picture(picture, (h, w), how)
-    if how.by_pillow:  # torchvision's corner, to the pixel
+    (H, W), (h, w) = size, size_before_crop(picture, size, preprocessing)
+    pixels = resize_picture(picture, (h, w), preprocessing)
+    if preprocessing.uses_pillow:  # torchvision rounds the corner of the crop, big_vision truncates
         top, left = round((h - H) / 2), round((w - W) / 2)
     else:
         top, left = (h - H) // 2, (w - W) // 2
-    return how.normalise(whole[top : top + H, left : left + W])
+    return preprocessing.normalise(pixels[top : top + H, left : left + W])
 
 
 def size_before_crop(
-    picture: Image.Image, size: tuple[int, int], how: Preprocessing
+    picture: Image.Image, size: tuple[int, int], preprocessing: Preprocessing
 ) -> tuple[int, int]:
-    """(h, w) of the picture just before the crop: of its own shape, and covering the image."""
-    (H, W), (width, height) = size, picture.size
-    if how.short_side < min(size):
+    """Return the size (h, w) to which a picture is resized before the crop."""
+    s = preprocessing.short_side
+    if s is None:
+        return size
+    (H, W), (width, height), m = size, picture.size, min(size)
+    if s < m:
         raise ValueError(
-            f"no image of {H} x {W} pixels can be cut from a picture "
-            f"whose short side has {how.short_side}"
+            f"cannot crop {H} x {W} pixels from a picture with a short side of {s} pixels"
         )
-    scale = max(H / height, W / width) * how.short_side / min(size)
+    scale = max(H / height, W / width) * s / m
     if height * width * scale**2 > MAX_PIXELS:
         raise ValueError(
-            f"with a short side of {how.short_side} pixels the picture, "
-            f"which has {height} x {width}, would be too long"
+            f"the picture of {height} x {width} pixels would become too large with a short side "
+            f"of {s} pixels"
         )
-    m, s = min(size), how.short_side
-    if H * width <= W * height:  # the picture is tall: W decides
+    if H * width <= W * height:  # the picture is taller than the image: the width decides
         h, w = W * height * s / (width * m), W * s / m
     else:
         h, w = H * s / m, H * width * s / (height * m)
-    rounded = int if how.by_pillow else round  # as torchvision, as big_vision
-    return rounded(h), rounded(w)
+    # torchvision truncates, big_vision rounds
+    return (int(h), int(w)) if preprocessing.uses_pillow else (round(h), round(w))
 
 
-def resize_picture(picture: Image.Image, size: tuple[int, int], how: Preprocessing) -> Array:
-    """(height, width, C), colours from 0 to 255."""
-    if how.by_pillow:
-        pixels = np.asarray(picture.resize(size[::-1], FILTERS[how.filter]))
-        return pixels.reshape(*size, -1)
+def resize_picture(
+    picture: Image.Image, size: tuple[int, int], preprocessing: Preprocessing
+) -> Array:
+    """Resize a picture to pixels (height, width, C) from 0 to 255."""
+    height, width = size
+    if preprocessing.uses_pillow:
+        resized = picture.resize((width, height), FILTERS[preprocessing.filter])
+        return np.asarray(resized).reshape(height, width, -1)
     pixels = np.asarray(picture).reshape(picture.height, picture.width, -1)
-    made = resample(pixels.astype(np.float32), size, how.filter)
-    return made.astype(np.uint8) if how.filter == "area" else made  # as big_vision does
+    resampled = resample(pixels.astype(np.float32), size, preprocessing.filter)
+    return resampled.astype(np.uint8) if preprocessing.filter == "area" else resampled

@@ -1,13 +1,13 @@
-"""Grids of another size: images and position tables, resampled by a matrix for each axis.
+"""Resample grids (images and position embeddings) to another size, with one matrix per axis.
 
-Every method is linear and treats rows and columns alike but apart, so each is two small matrices.
-They differ in where a new point lies on the old axis, and in how far it looks around there:
+All methods are linear and separable. They differ in the position of a new point on the old axis
+and in the width of their kernel:
 
-    aligned      linear; the two corners stay corners. The authors' way with positions
-    bilinear     linear; pixels are little areas, and a point beyond the border reads the border
-    bicubic      through four points (a = -0.75), centred likewise, the border repeated
-    antialiased  cubic (a = -0.5), as wide as a new pixel, so that it skips nothing when shrinking
-    area         the mean of what a new pixel covers
+    aligned      linear; the corners stay corners. The authors' method for position embeddings
+    bilinear     linear; pixels are areas, and a point beyond the border has the border's value
+    bicubic      cubic over four points (a = -0.75), otherwise as bilinear
+    antialiased  cubic (a = -0.5); the kernel widens when shrinking, so that no point is skipped
+    area         the mean of the area that a new pixel covers
 """
 
 import numpy as np
@@ -18,43 +18,42 @@ RESAMPLING_METHODS = ("aligned", "bilinear", "bicubic", "antialiased", "area")
 
 
 def resampling_matrix(old: int, new: int, method: str) -> Array:
-    """The weights with which `new` points read `old` ones, (new, old) float64, rows sum to one.
+    """Return the weights (new, old), float64, that resample `old` points to `new` points.
 
-    Raises ValueError for an unknown method, or a side below 1.
+    Every row sums to one. Raises ValueError for an unknown method or fewer than one point.
     """
     if method not in RESAMPLING_METHODS:
-        raise ValueError(
-            f"unknown method {method!r} of resampling: choose {', '.join(RESAMPLING_METHODS)}"
-        )
+        known = ", ".join(RESAMPLING_METHODS)
+        raise ValueError(f"unknown resampling method {method!r}: choose {known}")
     if old < 1 or new < 1:
-        raise ValueError(f"{old} points cannot become {new}: both numbers go from 1 up")
-    scale = old / new  # old pixels in a new one
-    places = np.arange(old, dtype=np.float64)  # (old,)
-    starts = scale * np.arange(new)  # (new,) of the new pixels
+        raise ValueError(f"cannot resample {old} points to {new}: both must be at least 1")
+    scale = old / new  # old pixels per new pixel
+    points = np.arange(old, dtype=np.float64)  # (old,)
+    starts = scale * np.arange(new)  # (new,), the first edge of each new pixel
     if method == "aligned":
         centres = np.arange(new) * ((old - 1) / max(new - 1, 1))
-        return triangle_kernel(places - centres[:, None])
+        return triangle_kernel(points - centres[:, None])
     if method == "area":
-        ends = np.minimum(starts[:, None] + scale, places + 1)
-        shared = (ends - np.maximum(starts[:, None], places)).clip(0)
-        return normalise_rows(shared)
-    centres = starts + scale / 2 - 0.5  # (new,) among the places
+        ends = np.minimum(starts[:, None] + scale, points + 1)
+        overlap = (ends - np.maximum(starts[:, None], points)).clip(0)
+        return normalise_rows(overlap)
+    centres = starts + scale / 2 - 0.5  # (new,), on the axis of `points`
     if method == "bicubic":
-        around = np.arange(-2, old + 2)  # two more places at either end
-        weights = cubic_kernel(around - centres[:, None], -0.75)  # (new, old + 4)
-        return weights @ (around.clip(0, old - 1)[:, None] == places)
+        padded = np.arange(-2, old + 2)  # the border is repeated twice at either end
+        weights = cubic_kernel(padded - centres[:, None], -0.75)  # (new, old + 4)
+        return weights @ (padded.clip(0, old - 1)[:, None] == points)
     if method == "antialiased":
-        return normalise_rows(cubic_kernel((places - centres[:, None]) / max(scale, 1), -0.5))
-    return normalise_rows(triangle_kernel(places - centres[:, None]))
+        return normalise_rows(cubic_kernel((points - centres[:, None]) / max(scale, 1), -0.5))
+    return normalise_rows(triangle_kernel(points - centres[:, None]))
 
 
 def triangle_kernel(x: Array) -> Array:
-    """1 at zero, falling in a straight line to 0 at -1 and 1: linear interpolation's weight."""
+    """Weight of linear interpolation: 1 at zero, decreasing linearly to 0 at -1 and 1."""
     return (1 - abs(x)).clip(0)
 
 
 def cubic_kernel(x: Array, a: float) -> Array:
-    """1 at zero, 0 at the other whole numbers and beyond 2; `a` is its slope at 1. (Keys, 1981)"""
+    """Cubic convolution (Keys, 1981): 1 at zero, 0 at other integers and beyond 2, slope a at 1."""
     x = abs(x)
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = a * (((x - 5) * x + 8) * x - 4)
@@ -62,19 +61,19 @@ def cubic_kernel(x: Array, a: float) -> Array:
 
 
 def normalise_rows(weights: Array) -> Array:
-    """Each row divided by its sum: what lies beyond the border is not there to be read."""
+    """Divide each row by its sum, which is below one where the kernel exceeds the border."""
     return weights / weights.sum(-1, keepdims=True)
 
 
 def resample(images: Array, size: tuple[int, int], method: str) -> Array:
-    """images (..., H, W, C) of floats  ->  (..., h, w, C) of the same dtype, size being (h, w).
+    """Resample floats (..., H, W, C)  ->  (..., h, w, C) of the same dtype, with size = (h, w).
 
-    Raises ValueError for an unknown method, or a side below 1.
+    Raises ValueError as `resampling_matrix` does.
     """
     xp = array_module(images)
-    *rest, H, W, C = images.shape
+    *batch, H, W, C = images.shape
     h, w = size
     rows = xp.asarray(resampling_matrix(H, h, method), dtype=images.dtype)  # (h, H)
     columns = xp.asarray(resampling_matrix(W, w, method), dtype=images.dtype)  # (w, W)
-    taller = xp.matmul(rows, images.reshape(*rest, H, W * C))  # (..., h, W C)
-    return xp.matmul(columns, taller.reshape(*rest, h, W, C))  # (..., h, w, C)
+    half_done = xp.matmul(rows, images.reshape(*batch, H, W * C))  # (..., h, W C)
+    return xp.matmul(columns, half_done.reshape(*batch, h, W, C))  # (..., h, w, C)

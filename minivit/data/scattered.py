@@ -1,8 +1,8 @@
-"""Scattered digits: a digit somewhere among scraps of others, a task that needs attention.
+"""Scattered digits: a digit among pieces of other digits, a synthetic task that needs attention.
 
-Each image is generated: one of the handwritten digits lies at a random place, and round it lie
-small squares cut out of other digits. To name the digit, a model has to find it first. A linear
-model, which has one weight for each pixel, cannot.
+Each image contains one handwritten digit at a random position and small squares cut out of other
+digits. A model has to find the digit before it can classify it. A linear model, which has one
+weight per pixel, cannot do this.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from .dataset import Dataset
 from .digits import load_digits
 
 SIDE = 8  # of a digit, in pixels
-SCATTERED_MODEL = Path(__file__).with_name("scattered.npz")  # `train --data scattered` made it
+SCATTERED_MODEL = Path(__file__).with_name("scattered.npz")  # made by `train --data scattered`
 
 
 def load_scattered(
@@ -25,23 +25,46 @@ def load_scattered(
     scrap_size: int = 4,
     seed: int = 0,
 ) -> Dataset:
-    """n images for training and others held out, (n, size, size, 1) in [-1, 1], with the boxes.
+    """Generate the scattered digits, with the bounding box of the digit in each image.
 
-    The held-out images, their scraps too, are made of the held-out digits, and are the same for
-    any n. The same arguments give the same images. Raises ValueError if the digit or a scrap
-    does not fit.
+    Parameters
+    ----------
+    n, held_out : int, optional
+        Number of training and of held-out images. The held-out images are made from the held-out
+        digits and do not depend on n.
+    size : int, optional
+        Side of the images in pixels.
+    scraps, scrap_size : int, optional
+        Number and side of the squares cut out of other digits.
+    seed : int, optional
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If a digit does not fit into the image, or a square into a digit.
+
+    Examples
+    --------
+    >>> dataset = minivit.data.load_scattered(n=1000)
+    >>> dataset.images.shape, dataset.boxes.shape
+    ((1000, 24, 24, 1), (1000, 4))
     """
     if size < SIDE or not 1 <= scrap_size <= SIDE:
         raise ValueError(
             f"a digit of {SIDE} pixels must fit into an image of {size}, and a scrap of "
             f"{scrap_size} into a digit"
         )
-    plain = load_digits()
-    shape = (size, scraps, scrap_size)
-    first, second = (np.random.default_rng([seed, part]) for part in range(2))
-    train = make_scenes(plain.images, plain.labels, n, *shape, first)
-    test = make_scenes(plain.held_out_images, plain.held_out_labels, held_out, *shape, second)
-    return Dataset("scattered digits", *train[:2], *test[:2], plain.classes, train[2], test[2])
+    digits, shape = load_digits(), (size, scraps, scrap_size)
+    rng, held_out_rng = (np.random.default_rng([seed, part]) for part in range(2))
+    train = make_scenes(digits.images, digits.labels, n, *shape, rng)
+    test = make_scenes(
+        digits.held_out_images, digits.held_out_labels, held_out, *shape, held_out_rng
+    )
+    return Dataset("scattered digits", *train[:2], *test[:2], digits.classes, train[2], test[2])
 
 
 def make_scenes(
@@ -53,41 +76,25 @@ def make_scenes(
     scrap_size: int,
     generator: np.random.Generator,
 ) -> tuple[Array, Array, Array]:
-    """n images (n, size, size, 1), their labels (n,), and the boxes (n, 4) of their digits.
+    """Generate n images (n, size, size, 1), labels (n,) and boxes (n, 4), as in `Dataset`."""
 
-    A box is top, left, bottom, right in pixels, the last two not inside.
-    """
+    def random_corners(largest: int) -> Array:  # (n, 2), each from 0 to largest
+        return generator.integers(largest + 1, size=(n, 2))
+
     canvas = np.full((n, size, size, 1), -1, dtype=images.dtype)
     for _ in range(scraps):
-        other = generator.integers(len(images), size=n)
-        piece = extract_squares(
-            images[other], random_corners(n, SIDE - scrap_size, generator), scrap_size
-        )
-        paste(canvas, piece, random_corners(n, size - scrap_size, generator))
+        sources = images[generator.integers(len(images), size=n)]
+        pieces = sources[square_index(random_corners(SIDE - scrap_size), scrap_size)]
+        canvas[square_index(random_corners(size - scrap_size), scrap_size)] = pieces
     chosen = generator.integers(len(images), size=n)
-    place = random_corners(n, size - SIDE, generator)
-    paste(canvas, images[chosen], place)  # last: no scrap lies on the digit
-    return canvas, labels[chosen], np.concatenate([place, place + SIDE], axis=1)
+    corners = random_corners(size - SIDE)
+    canvas[square_index(corners, SIDE)] = images[chosen]  # last, so that no scrap covers the digit
+    return canvas, labels[chosen], np.concatenate([corners, corners + SIDE], axis=1)
 
 
-def random_corners(n: int, largest: int, generator: np.random.Generator) -> Array:
-    """n random places (row, column), each from 0 to `largest`."""
-    return generator.integers(largest + 1, size=(n, 2))
-
-
-def extract_squares(images: Array, places: Array, side: int) -> Array:
-    """The square at its place in each image, (n, side, side, C)."""
-    return images[square_index(places, side)]
-
-
-def paste(canvas: Array, pieces: Array, places: Array) -> None:
-    """Write each piece (n, side, side, C) at its place over the canvas."""
-    canvas[square_index(places, pieces.shape[1])] = pieces
-
-
-def square_index(places: Array, side: int) -> tuple[Array, Array, Array]:
-    """The index of a square with its corner at each place: image, row, column."""
-    along = np.arange(side)
-    rows = places[:, 0, None, None] + along[:, None]  # (n, side, 1)
-    columns = places[:, 1, None, None] + along  # (n, 1, side)
-    return np.arange(len(places))[:, None, None], rows, columns
+def square_index(corners: Array, side: int) -> tuple[Array, Array, Array]:
+    """Return the index of one square per image: corners (n, 2)  ->  image, row, column."""
+    offsets = np.arange(side)
+    rows = corners[:, 0, None, None] + offsets[:, None]  # (n, side, 1)
+    columns = corners[:, 1, None, None] + offsets  # (n, 1, side)
+    return np.arange(len(corners))[:, None, None], rows, columns

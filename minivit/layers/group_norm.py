@@ -26,7 +26,7 @@ def group_norm(
     y += bias
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
-        # The pullback of layer norm, with a group of one image in the place of a token. The sums
+        # The pullback of layer norm, with a group of one image instead of a token. The sums
         # over the pixels of a channel give dscale and dbias as well as the group means.
         drows = dy.reshape(B, H * W, C)
         product = drows * x_hat  # (B, H W, C)

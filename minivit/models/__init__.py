@@ -14,11 +14,11 @@ __all__ = [
     "classify",
     "embed",
     "encoder_block",
+    "forward_features",
     "infer",
     "initialise",
     "parameter_count",
     "parameter_specs",
-    "forward_features",
     "resnet_stem",
     "vit",
 ]

@@ -7,7 +7,8 @@ from .ema import EMA
 from .evaluate import Score, evaluate, map_batches
 from .fewshot import evaluate_few_shot
 from .finetune import FINE_TUNING, replace_head
-from .loop import ResumeError, read_log, resume, train
+from .log import read_log
+from .loop import ResumeError, resume, train
 from .presets import PRESETS, get_preset, make_recipe
 from .progress import Progress, read_progress
 from .recipe import OPTIMISERS, Recipe

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import json
 import math
 import os
@@ -23,11 +22,11 @@ from ..data.dataset import fingerprint
 from ..devices import create_uploader
 from ..optim import SGD, AdamW, clip_by_global_norm
 from ..tree import pack
-from ..weights.files import write_atomically
 from .batches import check_augmentation, count_batches, iterate_batches, prefetch, upload_batches
 from .ema import EMA
 from .evaluate import Score, evaluate
-from .progress import CHECKPOINT, RENAMED_FIELDS, Progress, read_progress
+from .log import COLUMNS, LOG, read_log, write_log
+from .progress import CHECKPOINT, Progress, read_progress
 from .recipe import OPTIMISERS, Recipe
 from .schedules import schedule_learning_rate
 from .step import StepOptions, batch_gradients, check_has_head
@@ -35,11 +34,6 @@ from .step import StepOptions, batch_gradients, check_has_head
 if TYPE_CHECKING:
     from ..cuda.transfer import Uploader
 
-LOG = "log.csv"
-COLUMNS = [
-    "epoch", "step", "learning_rate", "loss", "held_out_loss", "held_out_accuracy", "seconds",
-]  # fmt: skip
-INTEGERS = ("epoch", "step")
 STEP_BAR_DELAY = 3  # seconds after which an epoch shows a progress bar of its steps
 LOSS_INTERVAL = 50  # steps between two readings of the loss on a GPU; each reading waits for it
 
@@ -164,29 +158,6 @@ def resume(
     log = read_log(folder / LOG) if progress.epoch else []
     rows = [row for row in log if row["epoch"] <= progress.epoch]
     return _train_epochs(run, progress.epoch, rows)
-
-
-def read_log(path: str | Path) -> list[dict[str, float]]:
-    """Read the rows of a `log.csv`, one per epoch. Raises ValueError for another kind of file."""
-    with open(path, newline="") as file:
-        rows = [
-            {RENAMED_FIELDS.get(name, name): value for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    try:
-        types = {name: int if name in INTEGERS else float for name in COLUMNS}
-        return [{name: convert(row[name]) for name, convert in types.items()} for row in rows]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} is not a training log") from None
-
-
-def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a `log.csv` atomically, so that a power failure does not lose its rows."""
-    text = io.StringIO(newline="")
-    log = csv.DictWriter(text, COLUMNS)
-    log.writeheader()
-    log.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _prepare_run(

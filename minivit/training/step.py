@@ -49,7 +49,7 @@ def loss_and_gradients(
     model: ViT,
     images: Array,
     labels: Array,
-    options: StepOptions = StepOptions(),  # noqa: B008  (frozen)
+    options: StepOptions = StepOptions(),
     *,
     seed: Seed | None = None,
 ) -> tuple[float, Tree]:

@@ -1,0 +1,133 @@
+"""Functions that several commands share."""
+
+import argparse
+import dataclasses
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from .. import data, devices
+from ..api import ViT
+from ..models import ViTConfig
+from ..training import PRESETS, get_preset
+from .options import CLASS_NAMES, FILE_OPTIONS, Data, UsageError, format_value
+
+
+def select_device(args: argparse.Namespace) -> None:
+    """Resolve --device and apply --precision. Raise NoGPUError if a required GPU is missing."""
+    precision = getattr(args, "precision", None)
+    if precision and args.device == "cpu":
+        raise UsageError("--precision requires --device gpu or auto")
+    args.device = devices.resolve_device(args.device)
+    if precision and args.device == "gpu":
+        devices.set_matmul_precision(precision)
+
+
+def output_name(source: Data) -> str:
+    """Return the name of a data set, or of a folder of images, for output folders."""
+    return source.resolve().name if isinstance(source, Path) else source
+
+
+def load_model(args: argparse.Namespace) -> ViT:
+    """Load the model of --weights or, by default, of the training on --data."""
+    if args.weights is None:
+        source = getattr(args, "data", None)
+        args.weights = Path("runs", output_name(source or "digits"), "model.npz")
+        if not args.weights.exists():
+            option = f" --data {shlex.quote(format_value('data', source))}" if source else ""
+            raise FileNotFoundError(
+                f"{args.weights} does not exist. Create it with `minivit train{option}`, or pass "
+                "--weights"
+            )
+    return ViT.load(args.weights, device=args.device, **file_fields(args))
+
+
+def file_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ViT.load that the command line sets."""
+    if "resize" in args and "image_size" not in args:
+        raise UsageError("--resize requires --image-size")
+    return {name: getattr(args, name) for name in (*FILE_OPTIONS, "resize") if name in args}
+
+
+def has_photographs(model: ViT) -> bool:
+    """Return whether the model takes colour images of a size that no data set has."""
+    return model.config.channels == 3 and matching_data(model.config) is None
+
+
+def matching_data(config: ViTConfig) -> str | None:
+    """Return the data set with the image size and channels, and if ambiguous the classes."""
+    shapes = {name: ViTConfig(**get_preset(name).model) for name in PRESETS}
+    wanted = (config.image_size, config.channels)
+    names = [name for name, c in shapes.items() if (c.image_size, c.channels) == wanted]
+    if len(names) > 1:
+        names = [name for name in names if shapes[name].classes == config.classes]
+    return names[0] if len(names) == 1 else None
+
+
+def load_data(source: Data, model: ViT, n: int | None = None) -> data.Dataset:
+    """Load a data set with its own image size, or a folder with that of the model.
+
+    n: number of training images of a named data set; by default, as in the preset.
+    """
+    if isinstance(source, Path):
+        c = model.config
+        dataset = data.load_folder(source, c.image_size, c.channels, preprocessing=c.preprocessing)
+        return dataset._replace(source=str(source.resolve()))
+    dataset = data.DATASETS[source]() if n is None else data.DATASETS[source](n=n)
+    return dataset._replace(source=source)
+
+
+def resize_data(dataset: data.Dataset, model: ViT) -> data.Dataset:
+    """Resize a data set for a model."""
+    c = model.config
+    return data.resize_dataset(dataset, c.image_size, c.channels, c.preprocessing)
+
+
+def load_held_out(model: ViT, args: argparse.Namespace, n: int = 1) -> data.Dataset:
+    """Load the data set of --data, or the matching one, resized for the model."""
+    source = args.data or matching_data(model.config)
+    if source is None:
+        H, W, C = (*model.config.image_size, model.config.channels)
+        raise ValueError(
+            f"{args.weights} expects images of {H} x {W} x {C}, and no data set has this size. "
+            "Choose one to resize with --data"
+        )
+    return resize_data(load_data(source, model, n), model)
+
+
+def check_classes(model: ViT, dataset: data.Dataset, path: Path, advice: str) -> None:
+    """Raise ValueError if the model has no classifier or another number of classes."""
+    known, K = model.config.classes, len(dataset.classes)
+    if known != K:
+        has = "no classifier" if known is None else f"{known} classes"
+        raise ValueError(f"{path} has {has}, but the {dataset.name} have {K} classes. {advice}")
+
+
+def check_classifier(model: ViT, path: Path) -> int:
+    """Return the number of classes. Raise ValueError if the model has no classifier."""
+    if model.config.classes is None:
+        raise ValueError(f"{path} has no classifier. Use a model with classes")
+    return model.config.classes
+
+
+def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
+    """Read the image files, preprocessed for the model.  ->  (B, H, W, C)"""
+    size, channels = model.config.image_size, model.config.channels
+    preprocessing = data.get_preprocessing(model.config.preprocessing, size)
+    if args.short_side is not None:
+        preprocessing = dataclasses.replace(preprocessing, short_side=args.short_side)
+    images = [data.read_image(path, size, channels, preprocessing) for path in args.images]
+    return preprocessing.invert(np.stack(images)) if args.invert else np.stack(images)
+
+
+def read_class_names(model: ViT, args: argparse.Namespace) -> list[str] | None:
+    """Read the names of the classes from --labels or from the file next to the model."""
+    path = args.labels or find_class_names(args.weights)
+    return None if path is None else data.read_labels(path, check_classifier(model, args.weights))
+
+
+def find_class_names(weights: Path) -> Path | None:
+    """Return the file with class names that `train` wrote next to a model, or None."""
+    path = weights.with_name(CLASS_NAMES)
+    return path if weights.name == "model.npz" and path.is_file() else None

@@ -1,0 +1,84 @@
+"""The parser of the command line: one subcommand per module."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from .. import __version__
+from ..training.progress import RENAMED_FIELDS
+from . import attention, cost, evaluate, exercise, gradcheck, predict, train
+from .options import option_name
+
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "attention": attention,
+    "gradcheck": gradcheck,
+    "cost": cost,
+    "exercise": exercise,
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser that reports an error in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def report_unknown(self, word: str) -> NoReturn:
+        """Report an unknown option or a superfluous argument."""
+        if not word.startswith("-"):
+            self.error(f"unexpected argument '{word}'; see `{self.prog} --help`")
+        name = word.partition("=")[0]
+        field = RENAMED_FIELDS.get(name.removeprefix("--"))
+        name_now = option_name(field) if field else name
+        options = re.findall(r"--[a-z-]+", self.format_usage())
+        self.error(f"unknown option '{name}'{suggestion(name_now, options, self.prog)}")
+
+
+def suggestion(word: str, choices: Iterable[str], prog: str) -> str:
+    """Return the end of an error message: the most similar choice, or where to look it up."""
+    similar = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean '{similar[0]}'?" if similar else f"; see `{prog} --help`"
+
+
+def build_parser() -> Parser:
+    """Return the parser of all commands. `args.command` is the name of the command."""
+    parser = Parser(
+        prog="minivit",
+        description="A Vision Transformer from scratch: train it, check it, look inside.",
+        epilog="`minivit COMMAND --help` lists the options of a command, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"minivit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        examples = "".join(f"\n  minivit {example}" for example in module.EXAMPLES)
+        summary = module.SUMMARY
+        sub = commands.add_parser(
+            name,
+            help=summary[0].lower() + summary[1:].rstrip("."),
+            description=summary,
+            epilog=f"examples:{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=name, parser=sub)
+        module.add_arguments(sub)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments, by default those of the process. Exit with status 2 on an error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        word = arguments[0]
+        parser.error(f"unknown command '{word}'{suggestion(word, COMMANDS, parser.prog)}")
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        args.parser.report_unknown(unknown[0])
+    return args

@@ -1,0 +1,38 @@
+"""The log of a training: a CSV file with one row per epoch."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from ..weights.files import write_atomically
+from .progress import RENAMED_FIELDS
+
+LOG = "log.csv"
+COLUMNS = [
+    "epoch", "step", "learning_rate", "loss", "held_out_loss", "held_out_accuracy", "seconds",
+]  # fmt: skip
+INTEGERS = ("epoch", "step")
+
+
+def read_log(path: str | Path) -> list[dict[str, float]]:
+    """Read the rows of a `log.csv`, one per epoch. Raises ValueError for another kind of file."""
+    with open(path, newline="") as file:
+        rows = [
+            {RENAMED_FIELDS.get(name, name): value for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    try:
+        types = {name: int if name in INTEGERS else float for name in COLUMNS}
+        return [{name: convert(row[name]) for name, convert in types.items()} for row in rows]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is not a training log") from None
+
+
+def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a `log.csv` atomically, so that a power failure does not lose its rows."""
+    text = io.StringIO(newline="")
+    log = csv.DictWriter(text, COLUMNS)
+    log.writeheader()
+    log.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))

@@ -1,0 +1,72 @@
+"""A short training in which everything that may be random is random, recorded or interrupted."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from helpers.models import TINY, few_digits
+
+from minivit import ViT, ViTConfig
+from minivit.training import Recipe, StepOptions, loop, train
+
+EPOCHS, STEPS = 4, 5  # epochs, and steps per epoch with `few_digits`
+RECIPE = Recipe(
+    epochs=EPOCHS, batch_size=20, optimiser="adamw", learning_rate=0.01, warmup=1, schedule="cosine",
+    weight_decay=0.05, grad_clip=1.0, label_smoothing=0.1, shift=1, seed=3, shards=3,
+)  # fmt: skip
+ALL_OPTIONS = {
+    "flip": True, "randaugment": 2, "randaugment_magnitude": 8.0, "random_erasing": 0.3,
+    "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "grad_accumulation": 2,
+}  # fmt: skip
+
+
+def make_recipe(**fields):
+    return dataclasses.replace(RECIPE, **fields)
+
+
+def new_model():
+    """Return an untrained model with dropout and drop path."""
+    return ViT.create(ViTConfig(**TINY | {"depth": 2}, dropout=0.1, drop_path=0.2), seed=3)
+
+
+def log_without_seconds(folder):
+    lines = (folder / "log.csv").read_text().splitlines()
+    return [line.rpartition(",")[0] for line in lines]  # "seconds" is the last column
+
+
+class Step(NamedTuple):
+    """The arguments and the loss of one step."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    options: StepOptions
+    seed: tuple[int, ...]
+    loss: float
+
+
+def record_steps(folder, monkeypatch, dataset=None, **fields):
+    """Train a model and return the steps."""
+    steps, batch_gradients = [], loop.batch_gradients
+
+    def recorded(model, images, labels, options, *, seed):
+        loss, gradients = batch_gradients(model, images, labels, options, seed=seed)
+        steps.append(Step(images, labels, options, seed, loss))
+        return loss, gradients
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "batch_gradients", recorded)
+        train(new_model(), dataset or few_digits(), make_recipe(**fields), folder)
+    return steps
+
+
+def interrupt(monkeypatch, name, call):
+    """Make one of the loop's functions raise KeyboardInterrupt in the call of this number."""
+    function, calls = getattr(loop, name), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(loop, name, interrupted)

@@ -1,0 +1,278 @@
+"""The batches of an epoch: order, augmentation, unreadable images, and the background thread."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+from helpers.models import (
+    Unreadable,
+    blas_threads,
+    few_digits,
+    random_batch,
+    three_blas_threads,  # noqa: F401
+    tiny_model,
+)
+from helpers.trainings import (
+    ALL_OPTIONS,
+    STEPS,
+    log_without_seconds,
+    make_recipe,
+    new_model,
+    record_steps,
+)
+
+from minivit import data
+from minivit.data.pixels import ByteImages
+from minivit.training import StepOptions, batches, loop, loss_and_gradients, read_log, train
+
+DIGITS = few_digits()
+LABEL_OF = dict(zip(map(bytes, DIGITS.images), DIGITS.labels, strict=True))
+
+
+def epoch_of(dataset=DIGITS, epoch=1, **fields):
+    return list(batches.iterate_batches(dataset, make_recipe(**fields), epoch))
+
+
+def labels_match(epoch):
+    return all(LABEL_OF[bytes(x)] == y for batch in epoch for x, y in zip(*batch, strict=True))
+
+
+# --- order and augmentation ----------------------------------------------------------------------
+
+
+def test_an_epoch_contains_every_image_once_in_an_order_of_its_own():
+    epochs = [epoch_of(epoch=epoch, shift=0) for epoch in (1, 2)]
+    assert [sorted(len(labels) for _, labels in epoch) for epoch in epochs] == [
+        [19] * 3 + [20] * 2
+    ] * 2
+    first, second = ([bytes(x) for images, _ in epoch for x in images] for epoch in epochs)
+    assert sorted(first) == sorted(second) == sorted(LABEL_OF)
+    assert len({tuple(first), tuple(second), tuple(LABEL_OF)}) == 3
+    assert labels_match(epochs[0] + epochs[1])
+
+
+def test_images_are_shifted_anew_in_every_epoch():
+    images = {bytes(x) for epoch in (1, 2) for images, _ in epoch_of(epoch=epoch) for x in images}
+    assert len(images) > 1.5 * 97
+    assert len(images - set(LABEL_OF)) > 97
+
+
+def test_the_batches_depend_on_the_seed_and_the_epoch_alone():
+    def contents(epoch, seed):
+        made = epoch_of(epoch=epoch, **ALL_OPTIONS | {"seed": seed})
+        return [bytes(images) + bytes(labels) for images, labels in made]
+
+    first, again, second, other = contents(1, 3), contents(1, 3), contents(2, 3), contents(1, 4)
+    assert first == again
+    assert len({*first, *second, *other}) == 3 * STEPS
+
+
+def test_the_recipe_sets_the_augmentation(monkeypatch):
+    seen, augment = [], batches.augment
+
+    def recorded(images, generator, **options):
+        seen.append(options)
+        return augment(images, generator, **options)
+
+    monkeypatch.setattr(batches, "augment", recorded)
+    options = {
+        "shift": 2, "flip": True, "randaugment": 3, "randaugment_magnitude": 4.0,
+        "random_erasing": 0.25,
+    }  # fmt: skip
+    for images, labels in epoch_of(**options):
+        assert labels.shape == (len(images),)  # without mixing, labels stay integers
+        assert labels.dtype == DIGITS.labels.dtype
+    assert seen == [options | {"border": -1.0}] * STEPS
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_labels_are_mixed_like_the_images(kind):
+    unmixed = 0  # CutMix may draw an empty box
+    for epoch in (1, 2):
+        plain, mixed = epoch_of(epoch=epoch, shift=0), epoch_of(epoch=epoch, shift=0, **{kind: 1.0})
+        for (images, labels), (mixed_images, targets) in zip(plain, mixed, strict=True):
+            assert targets.shape == (len(images), 10)
+            np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+            # A partner of the same class hides the weight, so take the smallest.
+            weight = targets[np.arange(len(labels)), labels].min()
+            partner = np.roll(images, 1, axis=0)
+            if kind == "mixup":
+                expected = weight * images + (1 - weight) * partner
+                np.testing.assert_allclose(mixed_images, expected, atol=1e-6)
+            else:
+                assert ((mixed_images == images) | (mixed_images == partner)).all()
+                own = (mixed_images == images).all((0, 3)).mean()
+                assert own >= weight - 1e-6
+            unmixed += np.array_equal(mixed_images, images)
+    assert unmixed <= STEPS
+
+
+@pytest.mark.parametrize("option", [{"randaugment": 1}, {"random_erasing": 0.5}])
+def test_randaugment_and_erasing_need_colours_from_minus_1_to_1(option):
+    scaled = data.resize_dataset(DIGITS, (16, 16), 3)
+    assert epoch_of(scaled, **option)[0][0].shape[1:] == (16, 16, 3)
+    normalised = data.resize_dataset(DIGITS, (16, 16), 3, "imagenet")
+    with pytest.raises(ValueError, match="another mean and standard deviation"):
+        epoch_of(normalised, **option)
+    assert epoch_of(normalised, flip=True)[0][0].max() > 1
+
+
+@pytest.mark.parametrize("family", ["minivit", "imagenet"])
+def test_shifted_images_get_a_black_border_in_the_colours_of_the_model(family):
+    white = DIGITS._replace(images=np.ones_like(DIGITS.images))
+    images, _ = epoch_of(data.resize_dataset(white, (8, 8), 3, family), shift=8)[0]
+    preprocessing = data.get_preprocessing(family, (8, 8))
+    black_and_white = preprocessing.normalise(np.array([[0.0] * 3, [255.0] * 3]))
+    colours = np.unique(images.reshape(-1, 3), axis=0)
+    np.testing.assert_allclose(colours, black_and_white, rtol=0, atol=1e-6)
+
+
+def test_an_invalid_augmentation_leaves_a_complete_training_unchanged(tmp_path):
+    train(new_model(), DIGITS, make_recipe(epochs=1), tmp_path)
+    before = (tmp_path / "model.npz").read_bytes()
+    normalised = data.resize_dataset(DIGITS, (8, 8), 1, "imagenet")
+    with pytest.raises(ValueError, match="another mean and standard deviation"):
+        train(new_model(), normalised, make_recipe(epochs=1, random_erasing=0.5), tmp_path)
+    with pytest.raises(ValueError, match="shift 9 exceeds the image side of 8 pixels"):
+        train(new_model(), DIGITS, make_recipe(epochs=1, shift=9), tmp_path)
+    assert (tmp_path / "model.npz").read_bytes() == before
+
+
+# --- unreadable images ---------------------------------------------------------------------------
+
+
+def test_unreadable_images_are_skipped_with_their_labels():
+    bad = np.arange(0, 97, 3)
+    epoch = epoch_of(DIGITS._replace(images=Unreadable(DIGITS.images, bad)), shift=0)
+    assert sum(len(images) for images, _ in epoch) == 97 - len(bad)
+    assert labels_match(epoch)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_the_readable_images(tmp_path, monkeypatch):
+    order = np.random.default_rng([3, 1, batches.SHUFFLE]).permutation(97)
+    dataset = DIGITS._replace(images=Unreadable(DIGITS.images, order[19:50]))  # all of batch 2
+    steps = record_steps(tmp_path, monkeypatch, dataset, epochs=1)
+    assert sum(len(step.labels) for step in steps) == 97 - 31
+    (row,) = read_log(tmp_path / "log.csv")
+    mean = sum(step.loss * len(step.labels) for step in steps) / (97 - 31)
+    assert row["loss"] == pytest.approx(mean, rel=1e-12)
+    assert row["step"] == STEPS - 1  # an empty batch is not a step
+
+
+def test_training_without_any_readable_image_is_an_error(tmp_path):
+    dataset = DIGITS._replace(images=Unreadable(DIGITS.images, np.arange(97)))
+    with pytest.raises(ValueError, match="none of the 97 training images could be read"):
+        train(new_model(), dataset, make_recipe(), tmp_path)
+
+
+def test_images_stored_as_bytes_give_the_same_bits_as_floats(tmp_path):
+    parts = (DIGITS.images, DIGITS.held_out_images)
+    stored = [ByteImages(np.round((part + 1) * 127.5).astype(np.uint8)) for part in parts]
+    for name, (images, held_out) in {"bytes": stored, "floats": [p[:] for p in stored]}.items():
+        dataset = DIGITS._replace(images=images, held_out_images=held_out)
+        train(new_model(), dataset, make_recipe(epochs=2), tmp_path / name)
+    one, other = tmp_path / "bytes", tmp_path / "floats"
+    assert (one / "model.npz").read_bytes() == (other / "model.npz").read_bytes()
+    assert log_without_seconds(one) == log_without_seconds(other)
+
+
+# --- the background thread -----------------------------------------------------------------------
+
+
+def counted(n, made, error=None):
+    """Yield n batches and note each in `made`, with its thread. Then raise the error, if any."""
+    for i in range(n):
+        made.append((i, threading.current_thread()))
+        yield np.full(1, i), np.full(1, i)
+    if error:
+        raise error
+
+
+def test_a_thread_prepares_exactly_one_batch_ahead():
+    made, used, before = [], [], threading.active_count()
+    for images, _ in batches.prefetch(counted(5, made)):
+        used.append(int(images[0]))
+        expected = min(len(used) + 1, 5)
+        for _ in range(10_000):  # at most 20 s
+            if len(made) >= expected:
+                break
+            threading.Event().wait(0.002)
+        assert len(made) == expected
+    assert used == [0, 1, 2, 3, 4]
+    (thread,) = {thread for _, thread in made}
+    assert thread is not threading.current_thread()
+    assert threading.active_count() == before
+
+
+class Broken(Exception):
+    """An exception that no other code raises."""
+
+
+@pytest.mark.parametrize("error", [Broken("a bad file"), KeyboardInterrupt(), StopIteration()])
+def test_an_exception_of_the_background_thread_reaches_the_caller(error):
+    used, before = [], threading.active_count()
+    kind = RuntimeError if isinstance(error, StopIteration) else type(error)
+    with pytest.raises(kind) as caught:  # noqa: PT012
+        for images, _ in batches.prefetch(counted(2, [], error)):
+            used.append(int(images[0]))
+    assert used == [0, 1]
+    assert kind is RuntimeError or caught.value is error
+    assert threading.active_count() == before
+
+
+def test_closing_the_batches_ends_the_thread():
+    made, before = [], threading.active_count()
+    with contextlib.closing(batches.prefetch(counted(100, made))) as prefetched:
+        next(prefetched)
+    assert threading.active_count() == before
+    assert len(made) <= 2
+
+
+@pytest.mark.usefixtures("three_blas_threads")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Broken])
+def test_the_thread_ends_when_the_training_fails(tmp_path, monkeypatch, error):
+    running = []
+
+    def fail(*args):
+        running.append(threading.active_count())
+        raise error
+
+    loss_and_gradients(tiny_model(), *random_batch(), StepOptions(shards=3))  # start the workers
+    before = threading.active_count()
+    monkeypatch.setattr(loop, "_update", fail)
+    with pytest.raises(error) as caught:  # the traceback keeps the frames
+        train(new_model(), DIGITS, make_recipe(), tmp_path)
+    assert running == [before + 1]
+    assert threading.active_count() == before
+    assert blas_threads() == {3}
+    assert caught.traceback
+
+
+def test_an_error_in_the_augmentation_is_raised_by_the_training(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise Broken
+
+    monkeypatch.setattr(batches, "augment", fail)
+    with pytest.raises(Broken):
+        train(new_model(), DIGITS, make_recipe(), tmp_path)
+
+
+def test_prefetching_does_not_change_the_bits(tmp_path, monkeypatch):
+    # The images are resized by matrix products, whose last bits depend on BLAS's threads.
+    dataset, fields = data.resize_dataset(DIGITS, (16, 16), 3), {"image_size": 16, "channels": 3}
+    recipe = make_recipe(epochs=2, **ALL_OPTIONS)
+    train(tiny_model("float32", **fields), dataset, recipe, tmp_path / "prefetched")
+    monkeypatch.setattr(loop, "prefetch", lambda batches: batches)
+    train(tiny_model("float32", **fields), dataset, recipe, tmp_path / "plain")
+    one, other = (tmp_path / name / "model.npz" for name in ("prefetched", "plain"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.usefixtures("three_blas_threads")
+@pytest.mark.parametrize(("shards", "limit"), [(1, {3}), (2, {1})])
+def test_only_a_single_shard_uses_all_threads_of_blas(tmp_path, monkeypatch, shards, limit):
+    seen, update = [], loop._update
+    monkeypatch.setattr(loop, "_update", lambda *args: (seen.append(blas_threads()), update(*args)))
+    train(new_model(), DIGITS, make_recipe(epochs=1, shards=shards), tmp_path)
+    assert seen == [limit] * STEPS

@@ -1,0 +1,198 @@
+"""A training step: shards, gradient accumulation, dropout, errors, and BLAS's thread limit."""
+
+import threading
+
+import numpy as np
+import pytest
+from helpers.models import (
+    blas_threads,
+    random_batch,
+    same_bits,
+    three_blas_threads,  # noqa: F401
+    tiny_model,
+)
+
+from minivit import flatten
+from minivit.layers import cross_entropy
+from minivit.training import StepOptions, batch_gradients, loss_and_gradients
+from minivit.tree import pack
+
+# --- shards and gradient accumulation ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["labels", "label smoothing", "soft targets"])
+@pytest.mark.parametrize(
+    ("parts", "shards"),
+    [*((1, shards) for shards in range(1, 8)), (2, 1), (2, 3), (3, 2), (6, 1), (7, 3), (9, 2)],
+)
+def test_a_step_equals_forward_loss_and_backward_of_the_whole_batch(parts, shards, kind):
+    model, (images, labels) = tiny_model(), random_batch()
+    smoothing = 0.1 if kind == "label smoothing" else 0.0
+    if kind == "soft targets":
+        labels = np.random.default_rng(3).dirichlet(np.ones(10), size=7)
+    logits, model_back = model.forward(images)
+    expected_loss, loss_back = cross_entropy(logits, labels, smoothing)
+    expected = flatten(model_back(loss_back())[1])
+
+    options = StepOptions(label_smoothing=smoothing, grad_accumulation=parts, shards=shards)
+    loss, tree = loss_and_gradients(model, images, labels, options)
+    assert isinstance(loss, float)
+    assert loss == pytest.approx(float(expected_loss), abs=1e-13)
+    gradients = flatten(tree)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=1e-13, err_msg=name)
+
+
+def test_the_gradients_are_views_of_one_vector_in_the_order_of_the_parameters():
+    model = tiny_model()
+    _, gradients = batch_gradients(model, *random_batch(), StepOptions(shards=3))
+    assert all(np.shares_memory(g, gradients.vector) for g in flatten(gradients.tree).values())
+    parameters = pack(model.params)
+    parameters.vector[:] = gradients.vector
+    assert same_bits(model.params, gradients.tree)
+    assert gradients.decayed == parameters.decayed
+
+
+def test_there_are_at_most_as_many_shards_as_images():
+    model, batch = tiny_model(), random_batch(3)
+    loss, tree = loss_and_gradients(model, *batch, StepOptions(shards=5))
+    expected_loss, expected = loss_and_gradients(model, *batch, StepOptions(shards=3))
+    assert loss == expected_loss
+    assert same_bits(tree, expected)
+
+
+def test_the_default_number_of_shards_gives_the_same_loss():
+    model, batch = tiny_model(), random_batch()
+    expected, _ = loss_and_gradients(model, *batch, StepOptions(shards=1))
+    assert loss_and_gradients(model, *batch)[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("shards", [2, 3, 4])
+def test_the_same_shards_give_the_same_bits_for_any_number_of_threads(shards):
+    # As large as the digits' preset: BLAS would split larger products between its threads.
+    model = tiny_model("float32", patch_size=2, width=64, heads=4, mlp_width=256)
+    batch = random_batch(128, "float32")
+    one, two, three = (
+        batch_gradients(model, *batch, StepOptions(shards=shards, threads=threads))
+        for threads in (1, 2, 3)
+    )
+    assert one[0] == two[0] == three[0]
+    assert np.array_equal(one[1].vector, two[1].vector)
+    assert np.array_equal(two[1].vector, three[1].vector)
+
+
+# --- dropout -----------------------------------------------------------------------------------
+
+
+def test_without_a_seed_dropout_is_inactive():
+    batch, options = random_batch(), StepOptions(shards=2)
+    loss, tree = loss_and_gradients(tiny_model(dropout=0.5, drop_path=0.5), *batch, options)
+    expected_loss, expected = loss_and_gradients(tiny_model(), *batch, options)
+    assert loss == expected_loss
+    assert same_bits(tree, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_seed_determines_the_dropout(threads):
+    model, batch = tiny_model(dropout=0.5), random_batch()
+    options = StepOptions(shards=3, threads=threads)
+    runs = [
+        loss_and_gradients(model, *batch, options, seed=seed)
+        for seed in [(5, 1), (5, 1), (5, 2), (6, 1)]
+    ]
+    assert runs[0][0] == runs[1][0]
+    assert same_bits(runs[0][1], runs[1][1])
+    assert len({loss for loss, _ in runs}) == 3
+
+
+def test_each_part_and_each_shard_has_a_documented_random_stream():
+    # Shard s of part i in step t draws from default_rng([seed, grad_accumulation t + i, s]).
+    model, (images, labels) = tiny_model(dropout=0.5), random_batch(6)
+    options = StepOptions(grad_accumulation=3, shards=2)
+    loss, _ = loss_and_gradients(model, images, labels, options, seed=(5, 4))
+    losses = []
+    for b in range(6):
+        generator = np.random.default_rng([5, 12 + b // 2, b % 2])
+        logits, _ = model.forward(images[b : b + 1], generator)
+        losses.append(cross_entropy(logits, labels[b : b + 1])[0])
+    assert loss == pytest.approx(np.mean(losses), abs=1e-12)
+    assert len(set(losses)) == 6
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (np.arange(6), ValueError, "7 images, but 6 labels"),
+        (np.arange(7) + 4, ValueError, "label 10 is out of range: 10 classes .* from 0 to 9"),
+        (np.arange(7) - 1, ValueError, "label -1 is out of range"),
+        (np.arange(7.0), TypeError, r"labels must be integers \(class numbers\), not float64"),
+        (np.zeros((7, 9)), ValueError, r"labels of shape .*9\) for logits of shape .*10\)"),
+        (np.zeros((7, 1), int), ValueError, "labels of shape"),
+        (list(range(7)), TypeError, "labels must be an array of class numbers, not list"),
+    ],
+)
+def test_invalid_labels_are_rejected(labels, error, message):
+    with pytest.raises(error, match=message):
+        loss_and_gradients(tiny_model(), random_batch()[0], labels)
+
+
+def test_invalid_images_and_options_are_rejected():
+    with pytest.raises(ValueError, match="this model expects"):
+        loss_and_gradients(tiny_model(), np.zeros((7, 8, 8, 3)), np.arange(7))
+    for name in ("shards", "grad_accumulation"):
+        for value in (0, -1):
+            with pytest.raises(ValueError, match=f"{name} must be at least 1, not {value}"):
+                StepOptions(**{name: value})
+
+
+# --- BLAS's thread limit is restored -------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("three_blas_threads")
+def test_a_step_restores_the_thread_limit_also_if_a_shard_fails():
+    options = StepOptions(shards=3, threads=2)
+    loss_and_gradients(tiny_model(), *random_batch(), options)
+    assert blas_threads() == {3}
+    labels = np.array([0, 0, 0, 0, 0, 0, 99])
+    with pytest.raises(ValueError, match="label 99") as caught:  # the traceback keeps the frames
+        loss_and_gradients(tiny_model(), random_batch()[0], labels, options)
+    assert blas_threads() == {3}
+    assert caught.traceback
+
+
+@pytest.mark.usefixtures("three_blas_threads")
+def test_an_interruption_between_two_shards_restores_the_thread_limit(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minivit.training.step.pack", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:  # the traceback keeps the frames
+        loss_and_gradients(tiny_model(), *random_batch(), StepOptions(shards=3, threads=2))
+    assert blas_threads() == {3}
+    assert caught.traceback
+
+
+def test_two_concurrent_steps_agree_and_restore_the_thread_limit():
+    before = blas_threads()
+    model, batch, options = tiny_model(), random_batch(), StepOptions(shards=4, threads=2)
+    expected = loss_and_gradients(model, *batch, options)
+    both, results = threading.Barrier(2), []
+
+    def several_steps():
+        for _ in range(5):
+            both.wait(20)
+            results.append(loss_and_gradients(model, *batch, options))
+
+    threads = [threading.Thread(target=several_steps) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(results) == 10
+    assert all(loss == expected[0] for loss, _ in results)
+    assert all(same_bits(tree, expected[1]) for _, tree in results)
+    assert blas_threads() == before
