@@ -245,7 +245,8 @@ if FILE:
     top = [f"{names[i]} {p[0, i]:.1%}" for i in p[0].argsort()[:-6:-1]]
     print("; ".join(top))
     path, picture = "figures/15_the_authors_own_weights.png", rules.denormalise(views[:1])
-    analysis.plot_overlays(picture, A, r.grid, path, top[:1], gradients=dA)
+    figure = analysis.plot_attention(picture, A, r.grid, top[:1], gradients=dA, overlaid=True)
+    analysis.save_figure(figure, path)
     for name, looks in {"the portrait": A, "even grey": real.attention(0 * views[:1])}.items():
         maps = analysis.patch_maps(looks[-1], r.grid)  # (1, k, gh, gw): last layer, row 0
         share = maps[..., [0, 0, -1, -1], [0, -1, 0, -1]].sum() / maps.sum()

@@ -19,8 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import minivit
-from minivit import arrays, cost, layers, training
-from minivit import parallel as shards
+from minivit import arrays, cost, layers, optim, parallel, training
 
 # %%
 B, T, D, L = 32, 65, 192, 2  # images, tokens, width, blocks
@@ -71,12 +70,14 @@ model, images, labels = problem()
 square = np.random.default_rng(0).standard_normal((1024, 1024), dtype="float32")
 large = {
     "large product": lambda: list(
-        shards.map_shards(lambda rows: rows @ square, np.array_split(square, shards.cpu_count()))
+        parallel.map_shards(
+            lambda rows: rows @ square, np.array_split(square, parallel.cpu_count())
+        )
     )
 }
 products = 3 * B * (64 * 48 * D + L * (12 * T * D**2 + 2 * T**2 * D) + 10 * D) / 1024**3
-assert products == 1.5 * cost.totals(cost.rows(model.config, B)).forward / 1024**3
-print(f"the floor: {products:.2f} large products")
+assert products == 1.5 * cost.total_cost(cost.layer_costs(model.config, B)).forward / 1024**3
+print(f"floor: {products:.2f} large products")
 
 # %% [markdown]
 # ## As one first writes it
@@ -103,21 +104,22 @@ def naive_gelu(x, kind="tanh"):
 
 # %%
 naive_sums = {
-    "row_sum": lambda x: x.sum(-1, keepdims=True),  # (..., D) -> (..., 1)
-    "row_mean": lambda x: x.mean(-1, keepdims=True),
-    "row_dot": lambda a, b: (a * b).sum(-1, keepdims=True),
-    "rows_dot": lambda x, w: (x * w).sum(-1, keepdims=True),
-    "sum_rows": lambda x: x.reshape(-1, x.shape[-1]).sum(0),
+    "sum_last": lambda x: x.sum(-1, keepdims=True),  # (..., D) -> (..., 1)
+    "mean_last": lambda x: x.mean(-1, keepdims=True),
+    "dot_rows": lambda a, b: (a * b).sum(-1, keepdims=True),
+    "dot_vector": lambda x, w: (x * w).sum(-1, keepdims=True),
+    "sum_leading": lambda x: x.reshape(-1, x.shape[-1]).sum(0),
 }
 naive = {"linear": naive_linear, "gelu": naive_gelu} | naive_sums
 
 
-def step(others=(), of=(model, images, labels), **how):
+def step(others=(), of=(model, images, labels), seed=None, shards=1, **options):
     with contextlib.ExitStack() as stack:
         for path in [p for p in sys.modules if p.startswith(("minivit.layers", "minivit.models"))]:
             for name in set(others) & set(vars(sys.modules[path])):
                 stack.enter_context(mock.patch.object(sys.modules[path], name, others[name]))
-        return training.loss_and_gradients(*of, **({"shards": 1} | how))
+        options = training.StepOptions(shards=shards, **options)
+        return training.loss_and_gradients(*of, options, seed=seed)
 
 
 # %% [markdown]
@@ -125,18 +127,18 @@ def step(others=(), of=(model, images, labels), **how):
 #
 # A step makes hundreds of arrays and drops them. What falls free at the end of its heap, glibc
 # gives back to the system. When the next step asks for it, the first touch of each 4096 bytes is a
-# page fault: the system has to fill them with zeros. By `mallopt`, `shards.keep_freed_memory` asks
+# page fault: the system has to fill them with zeros. By `mallopt`, `parallel.configure_malloc` asks
 # glibc to keep up to 1 GB. It does so at the first step, but here it is held back for a moment.
 
 # %%
-alone = shards.single_threaded_blas()
+alone = parallel.single_threaded_blas()
 calls = {
     "64 MB made and dropped": lambda: [np.ones(1 << 18, "float32") for _ in range(64)],
     "naive step": alone(lambda: step(naive)),
 }
-with mock.patch.object(shards, "keep_freed_memory"):
+with mock.patch.object(parallel, "configure_malloc"):
     given_back = compare(1, calls)
-shards.configure_malloc()
+parallel.configure_malloc()
 kept = compare(1, calls)
 print("~given back, over kept:", ", ".join(f"{given_back[n] / kept[n]:.1f} ({n})" for n in calls))
 one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))
@@ -153,7 +155,7 @@ assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)  # naive gra
 x, dy = (np.random.default_rng(2).standard_normal((B, T, n), dtype="float32") for n in (D, 4 * D))
 kernel = model.params["blocks"][0]["mlp"]["hidden"]["kernel"]  # (D, M)
 rows, drows, ones = x.reshape(-1, D), dy.reshape(-1, 4 * D), np.ones(D, "float32")
-with shards.single_threaded_blas():  # so that only shapes differ
+with parallel.single_threaded_blas():  # so that only shapes differ
     compare(0.4, {"x @ kernel": lambda: x @ kernel, "rows @ kernel": lambda: rows @ kernel})
     compare(0.4, {"x.T @ dy": lambda: (x.mT @ dy).sum(0), "rows": lambda: rows.T @ drows})
     compare(0.4, {"mean(-1)": lambda: rows.mean(-1), "@ ones": lambda: rows @ ones / D})
@@ -162,16 +164,19 @@ with shards.single_threaded_blas():  # so that only shapes differ
 # ## GELU, block by block
 #
 # GELU has no matrix products, and yet it is long: some ten operations on the widest array, $B T M$
-# numbers, which for each comes from memory and goes back. `arrays.by_blocks` takes $2^{16}$ numbers
-# through all while they are in the cache. The way back needs tanh again: the naive one keeps an
-# array for it, the library's computes it twice. (By $Φ = y / x$, too few digits of $1 - Φ$ remain.)
+# numbers, which for each comes from memory and goes back. `arrays.map_blocks` takes $2^{16}$
+# numbers through all while they are in the cache. The way back needs tanh again: the naive one
+# keeps an array for it, the library's computes it twice. (By $Φ = y / x$, too few digits of
+# $1 - Φ$ remain.)
 
 # %%
 compare(
     1,
     {
         "pass by pass": lambda: naive_gelu(dy)[1](dy),  # dy (B, T, M): any numbers will do
-        "in place": mock.patch.object(arrays, "BLOCK", dy.size)(lambda: layers.gelu(dy)[1](dy)),
+        "in place": mock.patch.object(arrays, "BLOCK_SIZE", dy.size)(
+            lambda: layers.gelu(dy)[1](dy)
+        ),
         "and in blocks": lambda: layers.gelu(dy)[1](dy),
     },
 )
@@ -186,11 +191,12 @@ compare(
 # add up. AdamW's update goes over threads too, in blocks of the one vector of all parameters.
 
 # %%
-own = max(2, model.shard_count(B))  # as `train` does, but on one core
+own = max(2, model.choose_shard_count(B))  # as `train` does, but on one core
 compare(1, {f"shards: {n}": lambda n=n: step(shards=n) for n in dict.fromkeys([1, 32, 8, own])})
-adamw = training.AdamW(minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10).params)
-g = np.random.default_rng(3).standard_normal(adamw.vector.size, dtype="float32")
-in_one_block = mock.patch.object(training.optimisers, "BLOCK", g.size)
+larger = minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10)
+adamw = training.AdamW(minivit.tree.pack(larger.params))
+g = np.random.default_rng(3).standard_normal(adamw.parameters.vector.size, dtype="float32")
+in_one_block = mock.patch.object(optim, "BLOCK_SIZE", g.size)
 compare(
     1,
     {
@@ -208,7 +214,7 @@ compare(
 
 # %%
 losses = [
-    step(of=(model, images[p], labels[p]))[0] for p in shards.batch_slices(10, 3)
+    step(of=(model, images[p], labels[p]))[0] for p in parallel.batch_slices(10, 3)
 ]  # 3, 3 and 4
 whole, _ = step(of=(model, images[:10], labels[:10]))
 assert abs(np.average(losses, weights=[3, 3, 4]) - whole) < 1e-5 < abs(np.mean(losses) - whole)
@@ -304,5 +310,6 @@ for width in 192, 48, 12:
 # a time, so that memory grows with $T$, not $T^2$. `python -m minivit exercise 17 --start` puts a
 # frame into `exercises/`; `python -m minivit exercise 17` grades it; `--hint` helps.
 #
-# **Take away.** Patch `shards.one_blas_thread` with `contextlib.nullcontext` for `step(shards=4)`:
-# BLAS's threads fight. It took 3 to 7 times as long, on the machine this page was made on.
+# **Take away.** Patch `parallel.single_threaded_blas` with `contextlib.nullcontext` for
+# `step(shards=4)`: BLAS's threads fight. It took 3 to 7 times as long, on the machine this page was
+# made on.

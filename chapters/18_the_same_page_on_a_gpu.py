@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import minivit
-from minivit import arrays, layers, training
+from minivit import arrays, layers, optim, training
 
 # %% [markdown]
 # ## An array that counts
@@ -112,19 +112,18 @@ def asked(name, layer, *given):
 
 plain = {name: asked(name, *case) for name, case in cases.items()}
 
+
 # %%
-training.optimisers.BLOCK_SIZE = 1 << 30  # blocks are for a CPU's cache
-
-
 def step(B=B):  # as `train` takes it
     model, batch = minivit.ViT(config, params), (images[:B], labels[:B])
-    *_, right = training.step.packed_gradients(model, *batch)  # by NumPy
+    options = training.StepOptions()
+    _, right = training.batch_gradients(model, *batch, options)  # by NumPy
     model.params = counting(params)
-    adamw, _ = training.AdamW(model.params), log.clear()
-    *_, gradient = training.step.packed_gradients(model, *batch)
-    adamw.update(gradient, 1e-3)
+    adamw, _ = training.AdamW(minivit.tree.pack(model.params)), log.clear()
+    _, gradients = training.batch_gradients(model, *batch, options)
+    adamw.update(gradients.vector, 1e-3)
     print(f"a step of {B}: {len(log)} launches, {sum(map(sum, log)) / 1e6:.0f} MB")
-    assert abs(bare(gradient) - right).max() < 1e-5
+    assert abs(bare(gradients.vector) - right.vector).max() < 1e-5
 
 
 step()
@@ -139,7 +138,7 @@ step()
 # *lane*, can hand others what it holds. Let each lane add what the lane 16 places away holds (3
 # that of 19, and 19 that of 3), then 8 places, 4, 2 and 1. After five exchanges all lanes have the
 # sum of all, and nothing went through memory. First in NumPy, where lanes are an axis and each row
-# has a warp; then the library's kernel, in C++. There `LANE_NUMBERS` are `j`, `j + 32`, ..., and
+# has a warp; then the library's kernel, in C++. There `LANE_ENTRIES` are `j`, `j + 32`, ..., and
 # `F` is a float. It reads a row three times, but after the first a row, being short, is in a cache.
 
 
@@ -165,7 +164,7 @@ def softmax_by_warps(x):  # (rows, n)
 
 # %%
 source = (Path(minivit.__path__[0]) / "cuda" / "softmax.py").read_text(encoding="utf-8")
-print(source[source.index("    F most") : source.index("}\n")])
+print(source[source.index("    F largest") : source.index("}\n")])
 held, scores = rng.normal(size=32), rng.normal(size=(2, 65))
 assert abs(warp(held, np.add) - held.sum()).max() < 1e-14  # all 32 of them
 assert abs(softmax_by_warps(scores)[0] - layers.softmax(scores)[0]).max() < 1e-14
@@ -181,7 +180,7 @@ assert minivit.gradcheck(softmax_by_warps, scores).worst < 1e-12
 # The plain function keeps $\hat x$, which it writes beside $y$. But $\hat x = (x - μ) / σ$, and $x$
 # is there. The kernel keeps $x$, and $μ$ and $1 / σ$ of each row: no more memory, one array less to
 # write, two operations more on numbers that are at hand. Back, it writes $dx$, and $dy · \hat x$
-# for `sum_rows`: the scale's gradient is a sum over all rows, and a warp has but one.
+# for `sum_leading`: the scale's gradient is a sum over all rows, and a warp has but one.
 
 
 # %%
@@ -234,7 +233,7 @@ def adamw(p, g, m, v, **how):  # nothing moves here
 
 by_kernels(layers.softmax), by_kernels(layers.gelu), by_kernels(layers.layer_norm, norm=True)
 arrays.matmul.register(Tally, product), arrays.sum_leading.register(Tally, sums)
-training.optimisers.adamw.register(Tally, adamw)
+optim.adamw.register(Tally, adamw)
 
 # %% [markdown]
 # Nearly half of a step's launches go, and almost two thirds of its bytes. What is left: products,
@@ -271,8 +270,9 @@ for i, label in enumerate(("launches", "bytes, in floors")):
 axes[0].legend(["plain", "kernels"]), axes[1].axvline(1, color="k", ls="--", lw=1)
 if (file := Path("figures/gpu_layers.csv")).exists():
     rows = np.genfromtxt(file, delimiter=",", names=True, dtype=None, encoding="utf-8", ndmin=1)
-    names = [f"{row['layer']}, {row['dtype']}, {row['width']}" for row in rows]
-    bars(axes[2], names, "ms on a GPU", rows["plain_ms"], rows["fused_ms"])
+    plain, fused = (rows[rows["contestant"] == version] for version in ("plain", "fused"))
+    names = [f"{row['layer']} {row['pass']}, {row['width']}" for row in fused]
+    bars(axes[2], names, "ms on a GPU", plain["median_ms"], fused["median_ms"])
 else:
     axes[2].set(xticks=[], yticks=[], xlabel="ms on a GPU: not measured yet")
 minivit.analysis.save_figure(figure, "figures/18_the_same_page_on_a_gpu.png")

@@ -1,7 +1,4 @@
-"""Where a model lives: in the computer's memory under NumPy, or on a GPU under CuPy.
-
-CuPy is imported when somebody asks for a GPU, and only then.
-"""
+"""Devices: NumPy on the CPU, or CuPy on a GPU. CuPy is imported only if a GPU is requested."""
 
 import sys
 from types import ModuleType
@@ -16,17 +13,17 @@ if TYPE_CHECKING:
     from .cuda.transfer import Uploader
 
 DEVICES = ("auto", "cpu", "gpu")
-PRECISIONS = ("float32", "tf32", "bfloat16")  # of the products of float32 arrays, on a GPU
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class NoGPUError(RuntimeError):
-    """There is no GPU to work with. The message says which part is missing."""
+    """No GPU is available. The message names the missing part."""
 
 
 def resolve_device(device: str) -> str:
-    """ "cpu" or "gpu": for "auto" the GPU if there is one, else the CPU, and a line that says why.
+    """Return "cpu" or "gpu". "auto" is a GPU if there is one, and else prints the reason to stderr.
 
-    Raises NoGPU for "gpu" where there is none, ValueError for what is no device.
+    Raises NoGPUError for "gpu" if there is no working GPU, ValueError for an unknown device.
     """
     if device not in DEVICES:
         raise ValueError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
@@ -37,46 +34,44 @@ def resolve_device(device: str) -> str:
     except NoGPUError as reason:
         if device == "gpu":
             raise
-        print(f"no GPU is used ({reason}): NumPy on the CPU does the work", file=sys.stderr)
+        print(f"no GPU available ({reason}); using NumPy on the CPU", file=sys.stderr)
         return "cpu"
     return "gpu"
 
 
 def require_cupy() -> ModuleType:
-    """CuPy, once it has computed something. Raises NoGPU if any part of what that takes fails."""
+    """Return CuPy after a test computation. Raise NoGPUError if any part of it fails."""
     try:
-        import cupy
+        import cupy  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
-        how = '`pip install "cupy-cuda13x[ctk]"` or -cuda12x'
-        raise NoGPUError(f"CuPy is not installed: {how}") from None
+        install = 'pip install "cupy-cuda13x[ctk]", or cupy-cuda12x[ctk] for CUDA 12'
+        raise NoGPUError(f"CuPy is not installed: {install}") from None
     except ImportError as error:
-        raise NoGPUError(f"CuPy is installed, but does not start: {first_line(error)}") from None
+        reason = f"CuPy is installed, but cannot be imported: {first_line(error)}"
+        raise NoGPUError(reason) from None
     runtime = cupy.cuda.runtime
     if runtime.driverGetVersion() == 0:
-        raise NoGPUError("CuPy is installed, but no NVIDIA driver")
+        raise NoGPUError("CuPy is installed, but the NVIDIA driver is missing")
     try:
-        if runtime.getDeviceCount() == 0:
-            raise NoGPUError("CuPy and a driver are installed, but there is no device")
-        one = cupy.ones((1, 1), dtype="float32")
-        to_host(one @ one + one)  # by cuBLAS, and a kernel compiled
-    except NoGPUError:
-        raise
-    except Exception as error:  # whatever it is: it does not work
-        reason = f"CuPy and a driver are installed, but do not work: {first_line(error)}"
+        count = runtime.getDeviceCount()
+        if count:
+            x = cupy.ones((1, 1), dtype="float32")
+            to_host(x @ x + x)  # needs cuBLAS and the kernel compiler
+    except Exception as error:  # a missing part can raise any type of exception
+        reason = f"CuPy and the NVIDIA driver are installed, but do not work: {first_line(error)}"
         raise NoGPUError(reason) from None
+    if count == 0:
+        raise NoGPUError("CuPy and the NVIDIA driver are installed, but there is no GPU")
     return cupy
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says."""
+    """Return the first line of an exception's message, or its type if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def device_module(device: str) -> ModuleType:
-    """The array module of a device that `resolve_device` takes. A GPU's brings the faster layers of `cuda`.
-
-    Raises NoGPU if there is no GPU, ValueError for what is no device.
-    """
+    """Return numpy, or cupy with the faster layers registered. Raises as `resolve_device` does."""
     if resolve_device(device) == "cpu":
         return np
     from . import cuda
@@ -85,16 +80,16 @@ def device_module(device: str) -> ModuleType:
 
 
 def to_device(tree: Tree, device: str) -> Tree:
-    """A tree of the same arrays on this device; those that are there already are not copied."""
+    """Copy the arrays of a tree to a device. Arrays that are there already are not copied."""
     xp = device_module(device)
     return map_tree(to_host if xp is np else xp.asarray, tree)
 
 
 def set_matmul_precision(precision: str) -> None:
-    """How the products of layers and of attention on a GPU read float32; they add in float32.
+    """Set the precision of all matrix products of float32 arrays on a GPU, in the whole process.
 
-    One of PRECISIONS: "float32"; "tf32", which has 10 binary digits behind the point; "bfloat16",
-    which has 7. It holds for all models of the process. Raises NoGPU, ValueError for another.
+    The inputs have 23 mantissa bits with "float32" (the default), 10 with "tf32" and 7 with
+    "bfloat16". The sums are computed in float32. Raises NoGPUError, or ValueError for another name.
     """
     device_module("gpu")
     from .cuda.arrays import set_matmul_precision
@@ -103,7 +98,7 @@ def set_matmul_precision(precision: str) -> None:
 
 
 def create_uploader() -> "Uploader":
-    """What copies arrays of the host to the GPU, beside what this thread has it do."""
+    """Create an object that copies arrays to the GPU while it computes. Raises NoGPUError."""
     device_module("gpu")
     from .cuda.transfer import Uploader
 
@@ -111,18 +106,18 @@ def create_uploader() -> "Uploader":
 
 
 def synchronise(x: Array) -> None:
-    """Wait until the device of this array has done all that it was told."""
+    """Wait until the device of x has completed all queued work."""
     if device_of(x) == "gpu":
         array_module(x).cuda.get_current_stream().synchronize()
 
 
 def is_gpu_out_of_memory(error: MemoryError) -> bool:
-    """Whether it is a GPU's memory that did not do, and not the host's."""
-    return type(error).__name__ == "OutOfMemoryError"  # CuPy's
+    """Return whether GPU memory is exhausted, not host memory."""
+    return type(error).__name__ == "OutOfMemoryError"  # of CuPy
 
 
 def available_gpu_memory() -> int:
-    """Bytes on the GPU that this process has or could still get. Raises NoGPU."""
+    """Return the bytes of GPU memory that are free or in CuPy's pool. Raises NoGPUError."""
     xp = device_module("gpu")
     free, _ = xp.cuda.runtime.memGetInfo()
     return free + xp.get_default_memory_pool().total_bytes()

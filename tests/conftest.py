@@ -1,7 +1,10 @@
-"""`pytest --device gpu`: the tests of the swap use CuPy's arrays and not the stand-ins."""
+"""The option `--device gpu`, which selects CuPy instead of its stand-ins, and the fixture `gpu`."""
 
 import os
 import signal
+import sys
+
+import pytest
 
 
 def pytest_addoption(parser):
@@ -9,11 +12,33 @@ def pytest_addoption(parser):
         "--device",
         choices=["cpu", "gpu"],
         default="cpu",
-        help="whose arrays test the swap: stand-ins on the CPU, or CuPy's on a GPU (cpu)",
+        help="arrays of the device tests: emulated on the CPU, or CuPy's on a GPU (default: cpu)",
     )
 
 
 def pytest_configure(config):
     os.environ["MINIVIT_TEST_DEVICE"] = config.getoption("--device")  # read by `on_device.py`
-    # A shell lets its background jobs ignore Ctrl-C, and tests send it to this process.
+    # Background jobs of a shell ignore SIGINT, which some tests send to this process.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "gpu" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Provide CuPy, real or emulated, with the CUDA kernels registered."""
+    from helpers.on_device import ON_GPU, cupy
+
+    if not ON_GPU:
+        if cupy.COMPILER is None:
+            pytest.skip("g++, which compiles CUDA kernels for the CPU, is not installed")
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setitem(sys.modules, "cupyx", cupy.cupyx)
+    from minivit import cuda
+
+    yield cupy
+    cuda.arrays.set_matmul_precision("float32")

@@ -13,17 +13,9 @@ from helpers.models import (
     three_blas_threads,  # noqa: F401
     tiny_model,
 )
-from helpers.trainings import (
-    ALL_OPTIONS,
-    STEPS,
-    log_without_seconds,
-    make_recipe,
-    new_model,
-    record_steps,
-)
+from helpers.trainings import ALL_OPTIONS, STEPS, make_recipe, new_model, record_steps
 
 from minivit import data
-from minivit.data.pixels import ByteImages
 from minivit.training import StepOptions, batches, loop, loss_and_gradients, read_log, train
 
 DIGITS = few_digits()
@@ -50,12 +42,6 @@ def test_an_epoch_contains_every_image_once_in_an_order_of_its_own():
     assert sorted(first) == sorted(second) == sorted(LABEL_OF)
     assert len({tuple(first), tuple(second), tuple(LABEL_OF)}) == 3
     assert labels_match(epochs[0] + epochs[1])
-
-
-def test_images_are_shifted_anew_in_every_epoch():
-    images = {bytes(x) for epoch in (1, 2) for images, _ in epoch_of(epoch=epoch) for x in images}
-    assert len(images) > 1.5 * 97
-    assert len(images - set(LABEL_OF)) > 97
 
 
 def test_the_batches_depend_on_the_seed_and_the_epoch_alone():
@@ -166,17 +152,6 @@ def test_training_without_any_readable_image_is_an_error(tmp_path):
         train(new_model(), dataset, make_recipe(), tmp_path)
 
 
-def test_images_stored_as_bytes_give_the_same_bits_as_floats(tmp_path):
-    parts = (DIGITS.images, DIGITS.held_out_images)
-    stored = [ByteImages(np.round((part + 1) * 127.5).astype(np.uint8)) for part in parts]
-    for name, (images, held_out) in {"bytes": stored, "floats": [p[:] for p in stored]}.items():
-        dataset = DIGITS._replace(images=images, held_out_images=held_out)
-        train(new_model(), dataset, make_recipe(epochs=2), tmp_path / name)
-    one, other = tmp_path / "bytes", tmp_path / "floats"
-    assert (one / "model.npz").read_bytes() == (other / "model.npz").read_bytes()
-    assert log_without_seconds(one) == log_without_seconds(other)
-
-
 # --- the background thread -----------------------------------------------------------------------
 
 
@@ -247,15 +222,6 @@ def test_the_thread_ends_when_the_training_fails(tmp_path, monkeypatch, error):
     assert threading.active_count() == before
     assert blas_threads() == {3}
     assert caught.traceback
-
-
-def test_an_error_in_the_augmentation_is_raised_by_the_training(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise Broken
-
-    monkeypatch.setattr(batches, "augment", fail)
-    with pytest.raises(Broken):
-        train(new_model(), DIGITS, make_recipe(), tmp_path)
 
 
 def test_prefetching_does_not_change_the_bits(tmp_path, monkeypatch):

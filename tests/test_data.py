@@ -1,15 +1,32 @@
-"""The digits, image files, and moving images about."""
+"""The digits, images in memory, image files, and files of class names."""
 
 import io
 import struct
+import subprocess
+import sys
+from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from minivit.data import load_digits, read_image
-from minivit.data.augment import random_shift
-from minivit.data.dataset import fingerprint
+import minivit
+from minivit.data import (
+    ByteImages,
+    Dataset,
+    load_digits,
+    read_image,
+    read_labels,
+    resize_dataset,
+    sample_photograph,
+)
+from minivit.data.dataset import fingerprint, read, take
+
+
+def close(actual, expected, tolerance=1e-6):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+
 
 # --- the digits ------------------------------------------------------------------------------
 
@@ -19,244 +36,235 @@ def d():
     return load_digits()
 
 
-def test_the_digits_come_in_two_parts(d):
+def test_digits_have_the_class_counts_of_the_source_and_never_change(d):
     assert d.images.shape == (1437, 8, 8, 1)
-    assert d.labels.shape == (1437,)
-    assert d.held_out_images.shape == (360, 8, 8, 1)
-    assert d.held_out_labels.shape == (360,)
     assert (d.images.dtype, d.labels.dtype) == (np.float32, np.int64)
-    assert d.classes == tuple("0123456789")
-    assert d.name == "digits"
+    assert (d.name, d.classes) == ("digits", tuple("0123456789"))
+    source = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # from its description
+    counts = np.bincount(d.labels), np.bincount(d.held_out_labels)
+    assert (counts[0] + counts[1]).tolist() == source
+    assert counts[1].tolist() == [39, 37, 47, 28, 42, 32, 37, 27, 30, 41]
+    assert len({*map(bytes, d.images), *map(bytes, d.held_out_images)}) == 1437 + 360
+    assert np.unique(d.images).tolist() == [ink / 8 - 1 for ink in range(17)]
+    checksums = [crc32(x.tobytes()) for x in d[1:5]]
+    assert checksums == [4046196496, 3972081874, 3859729409, 2251727272]
 
 
-def test_fewer_may_be_asked_for_to_train_on(d):
+def test_fewer_training_digits_are_the_first_ones(d):
     few = load_digits(n=5)
     assert np.array_equal(few.images, d.images[:5])
     assert np.array_equal(few.labels, d.labels[:5])
     assert np.array_equal(few.held_out_images, d.held_out_images)
 
 
-def test_a_fingerprint_is_of_the_classes_and_of_all_labels_in_their_order(d):
-    def other(labels):
-        return np.roll(labels, 1)
-
+def test_a_fingerprint_depends_on_the_classes_and_on_the_order_of_all_labels(d):
     changes = [
         {},
         {"classes": tuple("abcdefghij")},
-        {"labels": other(d.labels)},
-        {"held_out_labels": other(d.held_out_labels)},
+        {"labels": np.roll(d.labels, 1)},
+        {"held_out_labels": np.roll(d.held_out_labels, 1)},
     ]
-    prints = [fingerprint(d._replace(**fields)) for fields in changes]
-    assert len(set(prints)) == 4
-    narrow = d.labels.astype(np.uint8), d.held_out_labels.astype(np.uint8)
-    assert fingerprint(d._replace(labels=narrow[0], held_out_labels=narrow[1])) == prints[0]
+    fingerprints = [fingerprint(d._replace(**fields)) for fields in changes]
+    assert len(set(fingerprints)) == 4
+    labels, held_out_labels = d.labels.astype(np.uint8), d.held_out_labels.astype(np.uint8)
+    same = d._replace(labels=labels, held_out_labels=held_out_labels)
+    assert fingerprint(same) == fingerprints[0]
 
 
-def test_each_class_is_counted(d):
-    train = [139, 145, 130, 155, 139, 150, 144, 152, 144, 139]
-    held_out = [39, 37, 47, 28, 42, 32, 37, 27, 30, 41]
-    assert np.bincount(d.labels).tolist() == train
-    assert np.bincount(d.held_out_labels).tolist() == held_out
-    # Together they are the whole test set of the source, as its description counts it.
-    source = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    assert [a + b for a, b in zip(train, held_out, strict=True)] == source
+# --- images in memory ------------------------------------------------------------------------
 
 
-def test_pixels_are_seventeen_shades_from_minus_one_to_one(d):
-    for images in (d.images, d.held_out_images):
-        assert np.unique(images).tolist() == [ink / 8 - 1 for ink in range(17)]
+@pytest.mark.parametrize("indices", [slice(1, 4), np.array([5, 0]), [3, 3]])
+def test_take_indexes_arrays(indices):
+    images, labels = np.arange(12.0).reshape(6, 2), np.arange(6)
+    batch, batch_labels = take(images, labels, indices)
+    assert np.array_equal(batch, images[indices])
+    assert np.array_equal(batch_labels, labels[indices])
+    assert read(images, indices)[1].tolist() == [True] * len(batch)
 
 
-def test_no_two_images_are_the_same(d):
-    train = set(map(bytes, d.images))
-    held_out = set(map(bytes, d.held_out_images))
-    assert len(train) == 1437
-    assert len(held_out) == 360
-    assert not train & held_out
+PIXELS = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
 
 
-def test_images_and_labels_belong_together(d):
-    """The mean image of each class is most like the mean image of the same held-out class."""
-    means = [
-        np.stack([images[labels == c].mean(0).ravel() for c in range(10)])
-        for images, labels in ((d.images, d.labels), (d.held_out_images, d.held_out_labels))
-    ]
-    distance = ((means[0][:, None] - means[1]) ** 2).sum(-1)
-    assert distance.argmin(1).tolist() == list(range(10))
+@pytest.mark.parametrize("indices", [slice(None), np.array([3, 0, 3]), np.array([], int), 2])
+def test_byte_images_become_floats_when_they_are_indexed(indices):
+    pixels = PIXELS.copy()
+    byte_images = ByteImages(pixels)
+    assert (len(byte_images), byte_images.shape) == (4, (4, 8, 8, 1))
+    images = byte_images[indices]
+    assert images.dtype == np.float32
+    assert np.array_equal(images, pixels[indices].astype(np.float32) / 127.5 - 1)
+    images[...] = 0
+    assert np.array_equal(pixels, PIXELS)
 
 
-def test_the_first_digit_stands_upright(d):
-    seven = d.held_out_images[d.held_out_labels == 7].mean(0)[..., 0]
-    assert seven[:3].mean() > seven[5:].mean() + 0.1  # its bar is at the top
-    assert d.images.mean() < -0.3  # light ink on dark paper
+@pytest.mark.parametrize(("size", "channels"), [((8, 8), 1), ((16, 16), 3), ((4, 4), 1)])
+def test_byte_images_are_resized_like_arrays(size, channels):
+    results = []
+    for images in (ByteImages(PIXELS)[:], ByteImages(PIXELS)):
+        dataset = Dataset("x", images, np.zeros(4), images, np.zeros(4), ())
+        results.append(resize_dataset(dataset, size, channels).images[np.array([1, 3])])
+    assert results[0].shape == (2, *size, channels)
+    assert np.array_equal(*results)
 
 
-def test_every_call_gives_new_arrays(d):
-    again = load_digits()
-    assert np.array_equal(again.images, d.images)
-    assert not np.shares_memory(again.images, d.images)
+# --- image files -----------------------------------------------------------------------------
+
+RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)  # 64 levels of grey
+COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
 
 
-# --- read_image ------------------------------------------------------------------------------
+def values(pixels):
+    """The image (H, W, C) of pixels from 0 to 255."""
+    return np.atleast_3d(pixels) / 127.5 - 1
+
+
+def filled(mode, colour):
+    return Image.new(mode, (8, 8), colour)
+
+
+def transparent_drawing():
+    """An opaque black rectangle on transparent black."""
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[2:6, 3:5, 3] = 255
+    return Image.fromarray(pixels)
+
+
+def palette_picture():
+    """Blue above red."""
+    picture = filled("P", 0)
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.paste(1, (0, 0, 8, 4))
+    return picture
+
+
+DRAWING = 255 - 255 * np.pad(np.ones((4, 2)), ((2, 2), (3, 3)))
+GREY3 = RAMP[..., None].repeat(3, axis=2)
+RAMP16 = RAMP.astype(np.uint16) * 257
+RED = np.full((4, 8, 3), (255, 0, 0))
+FRAMES = {"save_all": True, "append_images": [filled("L", 102), filled("L", 255)]}
+PICTURES = {  # picture, suffix, options of Pillow, expected pixels
+    **{f"grey {suffix}": (RAMP, suffix, {}, RAMP) for suffix in ("png", "bmp", "tiff", "gif")},
+    "grey PGM": (RAMP, "pgm", {}, RAMP),
+    "grey for a colour model": (RAMP, "png", {}, GREY3),
+    "colour": (COLOURS, "png", {}, COLOURS),
+    "red for a grey model": (filled("RGB", "#f00"), "png", {}, np.full((8, 8), 76)),
+    "green for a grey model": (filled("RGB", "#0f0"), "png", {}, np.full((8, 8), 150)),
+    "blue for a grey model": (filled("RGB", "#00f"), "png", {}, np.full((8, 8), 29)),
+    "opaque": (np.dstack([COLOURS, np.full_like(RAMP, 255)]), "png", {}, COLOURS),
+    "transparent RGBA": (transparent_drawing(), "png", {}, DRAWING),
+    "transparent LA": (transparent_drawing().convert("LA"), "png", {}, DRAWING),
+    "transparent P": (transparent_drawing().convert("P"), "png", {}, DRAWING),
+    "half transparent": (filled("RGBA", (0, 0, 0, 127)), "png", {}, np.full((8, 8), 128)),
+    "palette": (palette_picture(), "png", {}, np.concatenate([RED[..., ::-1], RED])),
+    "transparent palette": (
+        palette_picture(), "png", {"transparency": 1}, np.concatenate([RED | 255, RED])
+    ),
+    "palette with alpha": (
+        palette_picture(), "png", {"transparency": b"\xff\0"}, np.concatenate([RED | 255, RED])
+    ),
+    "black and white": (Image.fromarray(RAMP > 100), "png", {}, 255 * (RAMP > 100)),
+    "16 bits": (RAMP16, "png", {}, RAMP),
+    "16 bits, big-endian": (RAMP16.astype(">u2"), "tiff", {}, GREY3),
+    "animated GIF": (filled("L", 51), "gif", FRAMES, np.full((8, 8), 51)),
+    "animated PNG": (filled("L", 51), "png", FRAMES, np.full((8, 8), 51)),
+    "animated WebP": (filled("L", 51), "webp", FRAMES | {"lossless": True}, np.full((8, 8), 51)),
+}  # fmt: skip
 
 
 @pytest.fixture
 def save(tmp_path):
-    """Write a picture and give its path."""
+    """Save a picture and return its path."""
 
-    def saved(picture, name="picture.png", **options):
+    def save(picture, name="picture.png", **options):
         if not isinstance(picture, Image.Image):
-            picture = Image.fromarray(np.asarray(picture))
+            picture = Image.fromarray(picture)
         picture.save(tmp_path / name, **options)
         return tmp_path / name
 
-    return saved
-
-
-RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)  # 64 shades of grey
-
-
-def as_pixels(grey):
-    """What read_image should make of bytes."""
-    return (np.asarray(grey, dtype=np.float64) / 127.5 - 1)[..., None]
-
-
-def test_grey_bytes_become_floats_from_minus_one_to_one(save):
-    image = read_image(save(np.array([[0, 255], [127, 128]], np.uint8)), (2, 2), 1)
-    assert image.shape == (2, 2, 1)
-    assert image.dtype == np.float32
-    expected = [[-1, 1], [-1 / 255, 1 / 255]]
-    np.testing.assert_allclose(image[..., 0], expected, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.tiff", "x.gif", "x.pgm"])
-def test_grey_pictures_of_several_formats_are_the_same(save, name):
-    np.testing.assert_allclose(read_image(save(RAMP, name), (8, 8), 1), as_pixels(RAMP), atol=1e-6)
-
-
-def test_a_grey_picture_for_a_colour_model_has_three_equal_channels(save):
-    image = read_image(save(RAMP), (8, 8), 3)
-    assert image.shape == (8, 8, 3)
-    np.testing.assert_allclose(image, as_pixels(RAMP).repeat(3, axis=2), atol=1e-6)
-
-
-def test_a_colour_picture_keeps_its_colours(save):
-    colours = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
-    image = read_image(save(colours), (8, 8), 3)
-    np.testing.assert_allclose(image, colours / 127.5 - 1, atol=1e-6)
+    return save
 
 
 @pytest.mark.parametrize(
-    ("colour", "grey"), [((255, 0, 0), 0.299), ((0, 255, 0), 0.587), ((0, 0, 255), 0.114)]
+    ("picture", "suffix", "options", "pixels"), PICTURES.values(), ids=PICTURES
 )
-def test_a_colour_picture_for_a_grey_model_is_its_brightness(save, colour, grey):
-    image = read_image(save(np.full((2, 2, 3), colour, np.uint8)), (2, 2), 1)
-    np.testing.assert_allclose(image, 2 * grey - 1, atol=0.01)
+def test_files_of_many_kinds_become_floats_from_minus_one_to_one(
+    save, picture, suffix, options, pixels
+):
+    expected = values(pixels)
+    image = read_image(str(save(picture, f"x.{suffix}", **options)), (8, 8), expected.shape[2])
+    assert image.dtype == np.float32
+    close(image, expected)
 
 
+EXIF_ORIENTATIONS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", EXIF_ORIENTATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_opaque_alpha_channel_changes_nothing(save, channels):
-    colours = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
-    opaque = np.concatenate([colours, np.full((8, 8, 1), 255, np.uint8)], axis=2)
-    plain = read_image(save(colours, "plain.png"), (8, 8), channels)
-    assert np.array_equal(read_image(save(opaque, "opaque.png"), (8, 8), channels), plain)
+def test_the_exif_orientation_is_applied(save, orientation, channels):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = COLOURS[:6, :4]
+    path = save(pixels if channels == 3 else pixels[..., 0], exif=exif)
+    expected = values(EXIF_ORIENTATIONS[orientation](pixels[..., :channels]))
+    close(read_image(path, expected.shape[:2], channels), expected)
 
 
-def transparent_drawing():
-    """Black ink on nothing: under what is transparent lies black, as most programs leave it."""
-    picture = np.zeros((8, 8, 4), np.uint8)
-    picture[2:6, 3:5, 3] = 255
-    paper = np.full((8, 8), 255)
-    paper[2:6, 3:5] = 0
-    return Image.fromarray(picture), as_pixels(paper)
+@pytest.mark.parametrize("exif", [b"Exif\0\0no metadata", b"Exif\0\0II*\0" + b"\xff" * 40])
+def test_damaged_exif_metadata_is_ignored(save, exif):
+    path = save(COLOURS, "x.webp", lossless=True, exif=exif)
+    close(read_image(path, (8, 8), 3), COLOURS / 127.5 - 1)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_is_white_paper(save, mode):
-    picture, expected = transparent_drawing()
-    image = read_image(save(picture.convert(mode)), (8, 8), 1)
-    np.testing.assert_allclose(image, expected, atol=1e-6)
-
-
-def test_what_is_half_transparent_is_half_paper(save):
-    picture = np.zeros((2, 2, 4), np.uint8)
-    picture[..., 3] = 127
-    np.testing.assert_allclose(read_image(save(picture), (2, 2), 1), 0, atol=0.01)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_palette_stands_for_its_colours(save, channels):
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.putpixel((1, 0), 1)
-    image = read_image(save(picture), (1, 2), channels)
-    expected = [[[1, -1, -1], [-1, -1, 1]]] if channels == 3 else [[[2 * 0.299 - 1], [-0.772]]]
-    np.testing.assert_allclose(image, expected, atol=0.01)
-
-
-def test_black_and_white_is_black_and_white(save):
-    picture = Image.fromarray(RAMP > 100).convert("1")
-    image = read_image(save(picture), (8, 8), 1)
-    assert np.array_equal(image[..., 0], np.where(RAMP > 100, 1, -1))
-
-
-@pytest.mark.parametrize("kind", ["<u2", ">u2"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_have_the_same_shades_as_eight(save, kind, channels):
-    deep = (RAMP.astype(np.uint16) * 257).astype(kind)
-    image = read_image(save(deep, "deep.tiff" if kind == ">u2" else "deep.png"), (8, 8), channels)
-    np.testing.assert_allclose(image, as_pixels(RAMP).repeat(channels, axis=2), atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (8, 8), (3, 5)])
-def test_one_pixel_fills_any_size(save, size):
-    image = read_image(save(np.full((1, 1), 51, np.uint8)), size, 1)
-    assert image.shape == (*size, 1)
-    np.testing.assert_allclose(image, 51 / 127.5 - 1, atol=1e-6)
-
-
-def test_sizes_are_height_then_width(save):
-    top_half = np.zeros((40, 20), np.uint8)
-    top_half[:20] = 255
-    image = read_image(save(top_half), (8, 2), 1)
+def test_sizes_are_height_and_width(save):
+    white_above_black = np.zeros((40, 20), np.uint8)
+    white_above_black[:20] = 255
+    image = read_image(save(white_above_black), (8, 2), 1)
     assert image.shape == (8, 2, 1)
     assert (image[:3] == 1).all()
     assert (image[5:] == -1).all()
+    close(read_image(save(np.full((1, 1), 51, np.uint8)), (3, 5), 1), np.full((3, 5, 1), -0.6))
 
 
-def test_making_it_smaller_takes_all_pixels_into_account(save):
+def test_shrinking_averages_all_pixels(save):
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     image = read_image(save(stripes), (8, 8), 1)
-    np.testing.assert_allclose(image[2:6, 2:6], 0, atol=0.05)  # picking pixels gives -1 or 1
+    close(image[2:6, 2:6], 0, 0.05)  # single pixels are -1 or 1
 
 
-@pytest.mark.parametrize("kind", [str, lambda path: path])
-def test_a_path_may_be_a_string(save, kind):
-    assert read_image(kind(save(RAMP)), (8, 8), 1).shape == (8, 8, 1)
-
-
-def truncated():
+def encode(format, pixels=RAMP):
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(
-        file, "png"
-    )
-    return file.getvalue()[:2000]
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
 
 
-def damaged_tiff():
-    file = io.BytesIO()
-    Image.fromarray(RAMP).save(file, "tiff")
-    return file.getvalue()[:150]
+NOISE = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+UNREADABLE = {
+    "empty": b"",
+    "text": b"hello, world\n" * 20,
+    "only a PNG signature": b"\x89PNG\r\n\x1a\n",
+    "only a GIF signature": b"GIF89a",
+    "truncated PNG": encode("png", NOISE)[:2000],
+    "damaged TIFF": encode("tiff")[:150],
+    "no width": b"P6 0 4 255\n",
+    "no height": b"P5 4 0 255\n",
+}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"hello, world\n" * 20, b"\x89PNG\r\n\x1a\n", b"GIF89a", truncated(), damaged_tiff()],
-    ids=["empty", "text", "the signature of a PNG", "of a GIF", "truncated PNG", "damaged TIFF"],
-)
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_no_picture_is_refused_by_its_name(tmp_path, content, channels):
+def test_an_unreadable_file_is_named_on_one_line(tmp_path, content, channels):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"picture\.png cannot be read as an image: .") as error:
@@ -265,83 +273,104 @@ def test_what_is_no_picture_is_refused_by_its_name(tmp_path, content, channels):
 
 
 @pytest.mark.parametrize("kind", [KeyError, RuntimeError, NotImplementedError, struct.error])
-def test_whatever_a_reader_of_pillow_raises_is_a_refusal(save, monkeypatch, kind):
-    # Those of AVIF and BLP do raise such errors on damaged files, against Pillow's own rules.
-    def raises(path):
-        raise kind("what the reader says")
+def test_every_exception_of_a_decoder_becomes_a_value_error(save, monkeypatch, kind):
+    # Pillow's decoders of AVIF and BLP raise such exceptions for damaged files.
+    def fail(path):
+        raise kind("the decoder's message")
 
     path = save(RAMP)
-    monkeypatch.setattr(Image, "open", raises)
-    with pytest.raises(ValueError, match=r"picture\.png cannot be read .*what the reader says"):
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match=r"picture\.png cannot be read .*the decoder's message"):
         read_image(path, (8, 8), 1)
 
 
-@pytest.mark.parametrize("place", ["none.png", ".", "picture.png/below"])
-def test_a_missing_file_is_refused_by_its_name(save, place):
-    path = save(RAMP).parent / place
-    with pytest.raises(FileNotFoundError) as error:
-        read_image(path, (8, 8), 1)
-    assert str(path) in str(error.value)
+def test_a_file_of_floats_is_rejected(save):
+    path = save(np.full((3, 3), 0.5, np.float32), "x.tiff")
+    with pytest.raises(ValueError, match=r"x\.tiff cannot be read as an image: its pixels are fl"):
+        read_image(path, (3, 3), 1)
+
+
+def test_a_large_file_is_read_without_a_warning_and_a_huge_one_is_rejected(save, monkeypatch):
+    path = save(np.zeros((30, 30), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow warns above it
+    assert read_image(path, (4, 4), 3).shape == (4, 4, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 449)  # and refuses above twice as many
+    with pytest.raises(ValueError, match=r"picture\.png cannot be .* \(900 pixels\) exceeds"):
+        read_image(path, (4, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.png", "there is no file .*none.png"),
+        (".", "is a folder, not a file"),
+        ("picture.png/below", "there is no file .*below"),
+    ],
+)
+def test_a_missing_file_is_named(save, name, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        read_image(save(RAMP).parent / name, (8, 8), 1)
 
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
-def test_a_model_of_other_channels_cannot_take_a_picture(save, channels):
-    with pytest.raises(ValueError, match="1 or 3 channels, the model takes") as error:
+def test_other_numbers_of_channels_are_rejected(save, channels):
+    with pytest.raises(ValueError, match=rf"picture\.png: .* but the model takes {channels}"):
         read_image(save(RAMP), (8, 8), channels)
-    assert "picture.png" in str(error.value)
 
 
-# --- shift -----------------------------------------------------------------------------------
+def test_the_sample_photograph_is_a_portrait():
+    image = read_image(sample_photograph(), (224, 224), 3, "timm")
+    blue, face = image[20, 215], image[105, 105]  # the background, and a cheek
+    assert blue[2] > blue[0] + 0.3
+    assert face[0] > face[2] + 0.3
 
 
-def moved(image, down, right):
-    """One image moved, pixel by pixel."""
-    H, W, _ = image.shape
-    result = np.full_like(image, -1)
-    for i in range(H):
-        for j in range(W):
-            if 0 <= i - down < H and 0 <= j - right < W:
-                result[i, j] = image[i - down, j - right]
-    return result
+# --- class names -----------------------------------------------------------------------------
 
 
-def some_images(count=40, shape=(5, 4, 2)):
-    return np.random.default_rng(1).uniform(-1, 1, (count, *shape)).astype(np.float32)
+@pytest.mark.parametrize(
+    "content",
+    ["tench\ngreat white shark\n고양이", "tench\r\ngreat white shark \r\n고양이\r\n\r\n",
+     "\ufefftench\ngreat white shark\n고양이\n"],
+    ids=["plain", "CRLF", "byte order mark"],
+)  # fmt: skip
+def test_labels_are_read_line_by_line(tmp_path, content):
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content.encode())
+    assert read_labels(path, 3) == ["tench", "great white shark", "고양이"]
+    path.write_text("a\u2028b\n", encoding="utf-8")  # a line separator that does not end a line
+    assert read_labels(path, 1) == ["a\u2028b"]
 
 
-@pytest.mark.parametrize("pixels", [0, 1, 2])
-def test_each_image_is_moved_by_at_most_so_many_pixels(pixels):
-    images = some_images()
-    before = images.copy()
-    after = random_shift(images, pixels, np.random.default_rng(0))
-    assert after.shape == images.shape
-    assert after.dtype == np.float32
-    steps = range(-pixels, pixels + 1)
-    places = [(down, right) for down in steps for right in steps]
-    used = set()
-    for image, result in zip(images, after, strict=True):
-        fits = [place for place in places if np.array_equal(moved(image, *place), result)]
-        assert len(fits) == 1  # one of the (2n + 1)² moves, and it alone
-        used |= set(fits)
-    assert len(used) > 0.7 * len(places)  # each image has a move of its own
-    assert np.array_equal(images, before)
+@pytest.mark.parametrize(
+    ("classes", "content", "message"),
+    [
+        (3, b"a\nb\n", r"labels\.txt has 2 lines, but the model has 3 classes"),
+        (2, b"a\n", r"labels\.txt has 1 line, but the model has 2 classes"),
+        (2, b"", r"labels\.txt has 0 lines, but the model has 2 classes"),
+        (2, b"\xff\xfe\x80", r"labels\.txt is not a text file"),
+    ],
+)
+def test_labels_that_do_not_fit_are_rejected(tmp_path, classes, content, message):
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_labels(tmp_path / "labels.txt", classes)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.txt"):
+        read_labels(tmp_path / "none.txt", classes)
 
 
-def test_every_move_is_as_likely_as_any_other():
-    image = np.zeros((1, 3, 3, 1), np.float32)
-    image[0, 1, 1] = 1
-    after = random_shift(image.repeat(9000, axis=0), 1, np.random.default_rng(0))
-    share = (after == 1).mean(axis=0)
-    np.testing.assert_allclose(share, 1 / 9, atol=0.015)
+# --- the package -----------------------------------------------------------------------------
 
 
-def test_the_generator_decides_the_moves():
-    images = some_images()
-    one, same, other = (random_shift(images, 2, np.random.default_rng(seed)) for seed in (5, 5, 6))
-    assert np.array_equal(one, same)
-    assert not np.array_equal(one, other)
-
-
-def test_a_move_larger_than_the_image_leaves_nothing_but_the_border_value():
-    after = random_shift(some_images(200), 50, np.random.default_rng(0))
-    assert (after == -1).all(axis=(1, 2, 3)).mean() > 0.5
+def test_importing_the_data_package_neither_imports_matplotlib_nor_changes_warnings():
+    # `minivit` itself imports matplotlib for its figures, so the subpackage is loaded without it.
+    code = (
+        "import numpy, sys, types, warnings\n"  # NumPy adds filters of its own
+        "package = types.ModuleType('minivit'); package.__path__ = [sys.argv[1]]\n"
+        "sys.modules['minivit'] = package\n"
+        "before = list(warnings.filters)\n"
+        "import minivit.data\n"
+        "assert warnings.filters == before\n"
+        "assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, Path(minivit.__file__).parent], check=True)

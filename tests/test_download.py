@@ -1,26 +1,38 @@
-"""Downloading, from a server on the loopback interface: whole, or not at all, and by anyone."""
+"""Downloads from a server on the loopback interface: complete or not at all, and resumable."""
 
 import os
 import resource
-import shutil
 import signal
-import subprocess
 import sys
 import tarfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from helpers.loopback import Server, cifar_files, cifar_set, idx_arrays, idx_set, tar, tree
+from helpers.loopback import (
+    CIFAR_FOLDER,
+    Server,
+    cifar_files,
+    idx_arrays,
+    make_tar,
+    small_cifar,
+    small_mnist,
+    tree,
+    write_tree,
+)
+from platformdirs import user_cache_path
 
-from minivit.data import cache, cifar, download
+from minivit.data import cifar, download
+from minivit.data.cache import open_cache
 from minivit.data.cifar import load_records
 from minivit.data.mnist import FASHION, MNIST, NAMES, load_idx
 
 CONTENT = np.random.default_rng(3).bytes(300_000)
-FULL = Path("/dev/full")
+UNPACKED = {CIFAR_FOLDER: None} | cifar_files()
 
 
 @pytest.fixture
@@ -32,446 +44,340 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def published(server):
-    return server.published("file.gz", CONTENT)
+def remote(server):
+    return server.publish("file.gz", CONTENT)
 
 
-def get(published, root):
-    """Download into the cache, under the file's own name."""
-    with download.download(published, root, "do without") as came:
-        os.replace(came, root / published.name)
-    return (root / published.name).read_bytes()
+def get(remote, root):
+    """Download a file into the cache and return its content."""
+    with download.download(remote, root, "use another file") as path:
+        os.replace(path, root / remote.name)
+    return (root / remote.name).read_bytes()
 
 
-def left(published):
-    return f"{published.name}.{published.md5[:8]}.part"
+def part(remote):
+    return f"{remote.name}.{remote.md5[:8]}.part"
 
 
-# --- good transfers, and broken ones that end well -------------------------------------------
+def error_message(kind, function, *args):
+    with pytest.raises(kind) as error:
+        function(*args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def test_a_file_comes_whole_and_nothing_else_stays(server, published, tmp_path):
-    root = tmp_path / "some" / "cache"
-    assert get(published, root) == CONTENT
+# --- successful downloads --------------------------------------------------------------------
+
+
+def test_a_file_is_downloaded_completely_and_nothing_else_remains(server, remote, tmp_path):
+    root = tmp_path / "new" / "cache"
+    assert get(remote, root) == CONTENT
     assert tree(root) == {"file.gz": CONTENT}
-    assert server.asked == [("file.gz", "bytes=0-")]
-
-
-def test_what_is_not_moved_away_is_gone(published, tmp_path):
-    with download.download(published, tmp_path, "") as came:
-        assert came.read_bytes() == CONTENT
-        assert came.parent.parent == tmp_path
-    assert tree(tmp_path) == {}
-
-
-def test_others_may_read_the_file(published, tmp_path):
-    get(published, tmp_path)
+    assert server.requests == [("file.gz", "bytes=0-")]
     umask = os.umask(0)
     os.umask(umask)
-    assert (tmp_path / "file.gz").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (root / "file.gz").stat().st_mode & 0o777 == 0o666 & ~umask
+    with download.download(remote, tmp_path / "other", "") as path:
+        assert path.read_bytes() == CONTENT
+    assert tree(tmp_path / "other") == {}  # it was not moved
 
 
-def test_a_broken_transfer_goes_on_where_it_broke(server, published, tmp_path):
-    server.breaks = [100_000, 150_000]
-    assert get(published, tmp_path) == CONTENT
-    asked = [("file.gz", f"bytes={begun}-") for begun in (0, 100_000, 250_000)]
-    assert server.asked == asked
+@pytest.mark.parametrize(
+    ("ranges", "lengths", "breaks", "starts"),
+    [
+        (True, True, [100_000, 150_000], [0, 100_000, 250_000]),
+        (False, True, [100_000, 150_000], [0, 100_000, 150_000]),
+        (True, False, [], [0]),
+        (True, False, [100_000], [0, 100_000]),
+    ],
+)
+def test_an_interrupted_transfer_is_resumed(
+    server, remote, tmp_path, ranges, lengths, breaks, starts
+):
+    server.ranges, server.lengths, server.breaks = ranges, lengths, breaks
+    assert get(remote, tmp_path) == CONTENT
+    assert server.requests == [("file.gz", f"bytes={start}-") for start in starts]
     assert tree(tmp_path) == {"file.gz": CONTENT}
 
 
-def test_a_server_without_ranges_is_asked_for_all_of_it_again(server, published, tmp_path):
-    server.ranges, server.breaks = False, [100_000, 150_000]
-    assert get(published, tmp_path) == CONTENT
-    assert len(server.asked) == 3
+@pytest.mark.parametrize(
+    ("existing", "starts"),
+    [
+        (CONTENT[:200_000], [200_000]),
+        (CONTENT, []),
+        (bytes(200_000), [200_000, 0]),  # of another file
+        (bytes(300_000), [0]),
+        (bytes(400_000), [0]),
+    ],
+)
+def test_the_part_of_an_earlier_call_is_completed_or_replaced(
+    server, remote, tmp_path, existing, starts
+):
+    (tmp_path / part(remote)).write_bytes(existing)
+    assert get(remote, tmp_path) == CONTENT
+    assert server.requests == [("file.gz", f"bytes={start}-") for start in starts]
+    assert tree(tmp_path) == {"file.gz": CONTENT}
 
 
-def test_a_server_that_tells_no_length_is_believed_by_the_checksum(server, published, tmp_path):
-    server.lengths = False
-    assert get(published, tmp_path) == CONTENT
-
-
-def test_what_breaks_off_and_told_no_length_is_gone_on_from(server, published, tmp_path):
-    server.lengths, server.breaks = False, [100_000]
-    assert get(published, tmp_path) == CONTENT
-    assert [begun for _, begun in server.asked] == ["bytes=0-", "bytes=100000-"]
-
-
-def test_from_https_nobody_leads_away(server, published, tmp_path, monkeypatch):
-    def elsewhere(request, **options):
-        return urlopen(Request(published.address, headers=request.headers), **options)
-
-    monkeypatch.setattr(download, "urlopen", elsewhere)
-    assert get(published, tmp_path) == CONTENT
-    secure = published._replace(address="https://example.org/file.gz")
-    with pytest.raises(ConnectionError, match="it leads away from HTTPS, to http://127"):
-        get(secure, tmp_path / "other")
-    assert tree(tmp_path / "other") == {}
-
-
-def test_what_a_killed_process_left_goes_after_a_day(published, tmp_path):
-    for name, hours in (("downloading-old", 25), ("downloading-new", 23), ("mine", 25)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file.gz").write_bytes(b"part")
-        for path in (tmp_path / name / "file.gz", tmp_path / name):
+def test_folders_of_killed_processes_are_deleted_after_a_day(remote, tmp_path):
+    for name, hours in (("downloading-old", 25), ("downloading-new", 23), ("other", 25)):
+        file = write_tree(tmp_path, {f"{name}/file.gz": b"part"}) / name / "file.gz"
+        for path in (file, file.parent):
             os.utime(path, (time.time() - 3600 * hours,) * 2)
-    assert get(published, tmp_path) == CONTENT
+    get(remote, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["downloading-new", "file.gz", "mine"]
+    assert names == ["downloading-new", "file.gz", "other"]
 
 
-def test_what_an_earlier_call_left_is_gone_on_from(server, published, tmp_path):
-    (tmp_path / left(published)).write_bytes(CONTENT[:200_000])
-    assert get(published, tmp_path) == CONTENT
-    assert server.asked == [("file.gz", "bytes=200000-")]
-    assert tree(tmp_path) == {"file.gz": CONTENT}
-
-
-def test_what_is_left_and_whole_is_not_asked_for(server, published, tmp_path):
-    (tmp_path / left(published)).write_bytes(CONTENT)
-    assert get(published, tmp_path) == CONTENT
-    assert server.asked == []
-
-
-@pytest.mark.parametrize("size", [10, 200_000, 300_000, 400_000])
-def test_what_is_left_of_another_file_is_thrown_away(server, published, tmp_path, size):
-    (tmp_path / left(published)).write_bytes(bytes(size))
-    assert get(published, tmp_path) == CONTENT
-    assert server.asked[-1] == ("file.gz", "bytes=0-")
-    assert tree(tmp_path) == {"file.gz": CONTENT}
-
-
-def test_progress_is_shown_from_what_there_was_on(server, published, tmp_path, monkeypatch):
+def test_the_progress_bar_starts_at_the_existing_bytes(server, remote, tmp_path, monkeypatch):
     bars = []
 
     class Bar(download.tqdm):
         def __init__(self, **options):
-            super().__init__(**options | {"disable": False, "file": open(os.devnull, "w")})  # noqa: SIM115
+            super().__init__(**options | {"disable": False, "file": sys.stdout})
             bars.append((self, self.n))
-
-        def close(self):
-            super().close()
-            self.fp.close() if not self.fp.closed else None
 
     monkeypatch.setattr(download, "tqdm", Bar)
     server.breaks = [100_000]
-    get(published, tmp_path)
-    assert [begun for _, begun in bars] == [0, 100_000]
-    assert [bar.n for bar, _ in bars] == [100_000, 300_000]
-    assert {bar.total for bar, _ in bars} == {300_000}
+    get(remote, tmp_path)
+    assert [start for _, start in bars] == [0, 100_000]
+    assert [(bar.n, bar.total) for bar, _ in bars] == [(100_000, 300_000), (300_000, 300_000)]
 
 
-# --- those that do not -----------------------------------------------------------------------
+# --- network failures ------------------------------------------------------------------------
 
 
-def fails(published, root, kind=ConnectionError):
-    """The one line that a download ends with."""
-    with pytest.raises(kind) as caught:
-        get(published, root)
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
-
-
-def test_a_transfer_that_brings_no_more_is_given_up_and_its_part_kept(server, published, tmp_path):
+def test_a_connection_without_progress_is_given_up_and_the_part_is_kept(server, remote, tmp_path):
     server.breaks = [100_000, 0]
-    line = fails(published, tmp_path)
-    kept = tmp_path / left(published)
-    assert line == (
-        f"{published.address} cannot be downloaded: the connection broke off, {kept} keeps "
-        "100,000 bytes to go on from; do without"
+    assert error_message(ConnectionError, get, remote, tmp_path) == (
+        f"cannot download {remote.url}: the connection was closed too early (100,000 bytes are "
+        f"kept in {tmp_path / part(remote)}); without a network, use another file"
     )
-    assert tree(tmp_path) == {left(published): CONTENT[:100_000]}
-    assert get(published, tmp_path) == CONTENT
-    assert server.asked[-1] == ("file.gz", "bytes=100000-")
+    assert tree(tmp_path) == {part(remote): CONTENT[:100_000]}
+    assert get(remote, tmp_path) == CONTENT
+    assert server.requests[-1] == ("file.gz", "bytes=100000-")
+    server.ranges, server.breaks = False, [100_000] * 3
+    error_message(ConnectionError, get, remote, tmp_path / "without ranges")
+    assert len(server.requests) == 3 + 2
 
 
-def test_the_same_place_twice_without_ranges_is_given_up(server, published, tmp_path):
-    server.ranges, server.breaks = False, [100_000, 100_000, 100_000]
-    fails(published, tmp_path)
-    assert len(server.asked) == 2
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("{}none.gz", "HTTP Error 404: Not Found;"),
+        ("http://127.0.0.1:9/file.gz", "Connection refused;"),
+        ("http://nowhere.invalid/file.gz", ""),
+    ],
+)
+def test_a_failed_request_is_reported_with_its_url(server, remote, tmp_path, url, reason):
+    url = url.format(server.url)
+    message = error_message(ConnectionError, get, remote._replace(url=url), tmp_path)
+    assert message.startswith(f"cannot download {url}: {reason}")
+    assert "urlopen" not in message
+    assert tree(tmp_path) == {}
 
 
-def test_a_server_that_falls_silent_is_given_up(server, published, tmp_path, monkeypatch):
+def test_an_answer_that_is_not_http_is_reported(server, remote, tmp_path):
+    server.respond = lambda request: request.wfile.write(b"hello\r\n\r\n")
+    assert ": hello; without" in error_message(ConnectionError, get, remote, tmp_path)
+
+
+def test_a_silent_server_is_given_up(server, remote, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
-    server.before = lambda: time.sleep(0.4)
-    assert "cannot be downloaded: timed out; do without" in fails(published, tmp_path)
+    done = threading.Event()
+    server.before = done.wait
+    assert ": timed out; without" in error_message(ConnectionError, get, remote, tmp_path)
+    done.set()
     assert tree(tmp_path) == {}
 
 
-def test_what_nobody_serves(server, published, tmp_path):
-    server.files.clear()
-    line = fails(published, tmp_path)
-    said = "HTTP Error 404: Not Found; do without"
-    assert line == f"{published.address} cannot be downloaded: {said}"
-    assert tree(tmp_path) == {}
+def test_a_redirection_from_https_to_http_is_rejected(remote, tmp_path, monkeypatch):
+    def redirect(request, **options):
+        return urlopen(Request(remote.url, headers=request.headers), **options)
 
-
-def test_where_nobody_listens(server, published, tmp_path):
-    address = "http://127.0.0.1:9/file.gz"
-    line = fails(published._replace(address=address), tmp_path)
-    assert line == f"{address} cannot be downloaded: Connection refused; do without"
-    assert tree(tmp_path) == {}
-
-
-def test_a_name_that_nobody_knows(published, tmp_path):
-    line = fails(published._replace(address="http://nowhere.invalid/file.gz"), tmp_path)
-    assert line.startswith("http://nowhere.invalid/file.gz cannot be downloaded: ")
-    assert "urlopen" not in line
-
-
-def test_an_answer_that_is_no_http(server, published, tmp_path):
-    server.answer = lambda request: request.wfile.write(b"hello\r\n\r\n")
-    assert "cannot be downloaded: hello; do" in fails(published, tmp_path)
+    monkeypatch.setattr(download, "urlopen", redirect)
+    assert get(remote, tmp_path) == CONTENT
+    secure = remote._replace(url="https://example.org/file.gz")
+    message = error_message(ConnectionError, get, secure, tmp_path / "other")
+    assert "it redirects from HTTPS to http://127" in message
+    assert tree(tmp_path / "other") == {}
 
 
 @pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("existing", [b"", CONTENT[:2000]])
 @pytest.mark.parametrize(
     "wrong",
     [CONTENT[:-1] + b"?", CONTENT[:1000], CONTENT + b"more", bytes(900_000), b""],
     ids=["one byte", "truncated", "longer", "much longer", "empty"],
 )
-def test_another_file_than_was_published(server, published, tmp_path, wrong, ranges):
+def test_other_content_is_rejected_and_not_kept(server, remote, tmp_path, wrong, existing, ranges):
     server.ranges = ranges
-    (tmp_path / "other").write_text("stays")
     server.files["file.gz"] = wrong
-    line = fails(published, tmp_path, ValueError)
-    assert line == (
-        f"{published.address} is not the file that was published: its size or its MD5 is another "
-        f"than 300,000 bytes, {published.md5}; nothing was kept"
+    (tmp_path / part(remote)).write_bytes(existing)
+    assert error_message(ValueError, get, remote, tmp_path) == (
+        f"{remote.url} is not the published file of 300,000 bytes with MD5 {remote.md5}; nothing "
+        "was kept"
     )
-    assert tree(tmp_path) == {"other": b"stays"}
-
-
-def test_a_part_does_not_outlive_a_wrong_file(server, published, tmp_path):
-    server.files["file.gz"] = CONTENT[:1000]
-    (tmp_path / left(published)).write_bytes(CONTENT[:2000])
-    fails(published, tmp_path, ValueError)
     assert tree(tmp_path) == {}
 
 
 # --- the disk --------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-def test_a_full_disk(published, tmp_path):
-    (tmp_path / left(published)).symlink_to(FULL)
-    line = fails(published, tmp_path, OSError)
-    assert line == (
-        f"file.gz cannot be written to {tmp_path}: No space left on device (it needs 300,000 bytes)"
-    )
-    assert tree(tmp_path) == {}
-
-
 @pytest.fixture
-def limited():
-    """No file may grow larger: the next best thing to a full disk."""
+def limit_file_size():
+    """Limit the size of files, which has the effect of a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_file_much_too_long_does_not_fill_the_disk(server, published, tmp_path, limited):
+def test_a_full_disk_is_reported_with_the_required_space(remote, tmp_path, limit_file_size):
+    (tmp_path / part(remote)).write_bytes(CONTENT[:100_000])
+    limit_file_size(200_000)
+    assert error_message(OSError, get, remote, tmp_path) == (
+        f"cannot write file.gz to {tmp_path}: File too large (300,000 bytes are needed)"
+    )
+    assert tree(tmp_path) == {}
+
+
+def test_a_full_disk_while_an_archive_is_unpacked(server, tmp_path, limit_file_size):
+    archive, spec = small_cifar(server.publish)
+    assert len(archive) < 9_000  # less than each file of images
+    limit_file_size(9_000)
+    message = error_message(OSError, load_records, spec, 12, tmp_path)
+    assert message.startswith(f"cannot write cifar-10-binary.tar.gz to {tmp_path}: ")
+    assert f"({15 * 3073:,} bytes are needed)" in message
+    assert tree(tmp_path) == {}
+
+
+def test_an_endless_file_does_not_fill_the_disk(server, remote, tmp_path, limit_file_size):
     server.files["file.gz"] = bytes(10_000_000)
-    limited(1_000_000)
-    assert "is not the file that was published" in fails(published, tmp_path, ValueError)
+    limit_file_size(1_000_000)
+    assert "is not the published file" in error_message(ValueError, get, remote, tmp_path)
 
 
-def test_what_was_there_before_the_disk_was_full_goes_too(published, tmp_path, limited):
-    (tmp_path / left(published)).write_bytes(CONTENT[:100_000])
-    limited(200_000)
-    line = fails(published, tmp_path, OSError)
-    assert "file.gz cannot be written" in line
-    assert "(it needs 300,000 bytes)" in line
-    assert tree(tmp_path) == {}
-
-
-def test_a_disk_that_is_full_when_an_archive_is_unpacked(server, tmp_path, limited):
-    archive, small = cifar_set(server)
-    assert len(archive) < 9_000  # less than any of its files of images
-    limited(9_000)
-    with pytest.raises(OSError, match="cannot be written") as caught:
-        load_records(small, 12, tmp_path)
-    line = str(caught.value)
-    assert line.startswith(f"cifar-10-binary.tar.gz cannot be written to {tmp_path}: ")
-    assert f"(it needs {15 * 3073:,} bytes)" in line
-    assert tree(tmp_path) == {}
-
-
-def test_a_cache_that_cannot_be_written(published):
-    line = fails(published, Path("/proc/minivit"), OSError)
-    assert line == (
-        "the cache /proc/minivit cannot be written (No such file or directory): name another "
-        "with MINIVIT_DATA"
+def test_a_cache_that_is_not_writable_is_reported(remote):
+    assert error_message(OSError, get, remote, Path("/proc/minivit")) == (
+        "cannot write to the cache /proc/minivit (No such file or directory): set MINIVIT_DATA to "
+        "another cache folder"
     )
 
 
-@pytest.mark.parametrize("name", ["", "MNIST", "MNIST/raw", "cifar-10-batches-bin"])
-def test_a_file_where_a_folder_should_be(server, tmp_path, name):
-    root = tmp_path / "cache"
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text("in the way")
-    of_cifar = name.startswith("cifar")
-    load, small = (load_records, cifar_set) if of_cifar else (load_idx, idx_set)
-    with pytest.raises(NotADirectoryError) as caught:
-        load(small(server)[1], 10, root)
-    assert str(caught.value) == (
-        f"{root / name} is no folder: move it away, or name another cache with MINIVIT_DATA"
+@pytest.mark.parametrize("name", ["", "MNIST", "MNIST/raw", CIFAR_FOLDER])
+def test_a_file_in_place_of_a_folder_is_reported(server, tmp_path, name):
+    path = write_tree(tmp_path, {f"cache/{name}".rstrip("/"): b"a file"}) / "cache" / name
+    load, make = (load_records, small_cifar) if "cifar" in name else (load_idx, small_mnist)
+    spec = make(server.publish)[1]
+    assert error_message(NotADirectoryError, load, spec, 10, tmp_path / "cache") == (
+        f"{path} is not a folder: move it, or set MINIVIT_DATA to another cache folder"
     )
-    assert server.asked == []
-    assert (root / name).read_text() == "in the way"
+    assert server.requests == []
 
 
-# --- Ctrl-C, and two at once -----------------------------------------------------------------
+# --- Ctrl-C and concurrent processes ---------------------------------------------------------
 
 
-def test_ctrl_c_keeps_what_has_come(server, published, tmp_path, capsys):
+def test_ctrl_c_keeps_the_part(server, remote, tmp_path, capsys):
+    interrupted = threading.Event()
+
     def interrupt():
-        time.sleep(0.05)  # the first piece is being read
+        while not any(path.stat().st_size for path in tmp_path.glob("downloading-*/file.gz")):
+            time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.1)
+        interrupted.wait(60)
 
     server.sending = interrupt
     with pytest.raises(KeyboardInterrupt):
-        get(published, tmp_path)
+        get(remote, tmp_path)
+    interrupted.set()
     (kept,) = tree(tmp_path).values()
     assert 0 < len(kept) < 300_000
     assert CONTENT.startswith(kept)
-    path = tmp_path / left(published)
-    said = f"file.gz: interrupted, {path} keeps {len(kept):,} bytes to go on from"
-    assert capsys.readouterr().err.strip() == said
+    path = tmp_path / part(remote)
+    expected = f"file.gz: interrupted ({len(kept):,} bytes are kept in {path})"
+    assert capsys.readouterr().err.strip() == expected
     server.sending = lambda: None
-    assert get(published, tmp_path) == CONTENT
-    assert server.asked[-1] == ("file.gz", f"bytes={len(kept)}-")
+    assert get(remote, tmp_path) == CONTENT
+    assert server.requests[-1] == ("file.gz", f"bytes={len(kept)}-")
 
 
 def test_ctrl_c_while_unpacking_keeps_the_archive(server, tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    archive, small = cifar_set(server)
+    archive, spec = small_cifar(server.publish)
     with monkeypatch.context() as patch:
-        patch.setattr(cifar, "unpack", interrupted)
+        patch.setattr(cifar, "unpack", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            load_records(small, 12, tmp_path)
-    assert tree(tmp_path) == {left(small.archive): archive}
-    assert len(load_records(small, 12, tmp_path).images) == 12
-    assert len(server.asked) == 1
+            load_records(spec, 12, tmp_path)
+    assert tree(tmp_path) == {part(spec.archive): archive}
+    assert len(load_records(spec, 12, tmp_path).images) == 12
+    assert len(server.requests) == 1
 
 
-TOGETHER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from helpers.loopback import cifar_set, idx_set, nowhere
-from minivit.data.cifar import load_records
-from minivit.data.mnist import load_idx
+def test_the_same_files_may_be_downloaded_twice_at_the_same_time(server, tmp_path):
+    files, mnist = small_mnist(server.publish)
+    _, cifar10 = small_cifar(server.publish)
+    first = mnist.files[0]
+    (tmp_path / part(first)).write_bytes(files[first.name][:1000])  # one of the two takes it
+    server.before = threading.Barrier(
+        2, action=lambda: setattr(server, "before", lambda: None)
+    ).wait
 
-class There:
-    def published(self, name, content):
-        return nowhere(name, content)._replace(address={address!r} + name)
-
-root = Path({root!r})
-a = load_idx(idx_set(There())[1], 20, root)
-b = load_records(cifar_set(There())[1], 12, root)
-print(len(a.images), len(b.images))
-"""
-
-
-def test_two_processes_at_once_do_not_hurt_each_other(server, tmp_path):
-    files, _ = idx_set(server)
-    cifar_set(server)
-    first = idx_set(server)[1].files[0]
-    (tmp_path / left(first)).write_bytes(files[first.name][:1000])  # one of the two gets it
-
-    def slowly():  # until the other process has asked for the same file, or has it
-        name, until = server.asked[-1][0], time.monotonic() + 1
-        while [n for n, _ in server.asked].count(name) < 2 and time.monotonic() < until:
-            time.sleep(0.005)
-
-    server.before = slowly
-    tests = str(Path(__file__).parent)
-    code = TOGETHER.format(tests=tests, address=server.address, root=str(tmp_path))
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", code],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    def load(_):
+        return len(load_idx(mnist, 20, tmp_path).images), len(
+            load_records(cifar10, 12, tmp_path).images
         )
-        for _ in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=60) for process in both]
-    assert said == [("20 12\n", "")] * 2
-    names = [name for name, _ in server.asked]
-    assert names.count(first.name) == 2
-    assert {asked for name, asked in server.asked if name == first.name} == {
-        "bytes=0-",
-        "bytes=1000-",
-    }
-    expected = {"MNIST", "MNIST/raw", "cifar-10-batches-bin"}
-    expected |= {f"MNIST/raw/{name}" for name in files} | set(cifar_files())
-    assert set(tree(tmp_path)) == expected
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(load, range(2))) == [(20, 12)] * 2
+    requests = [requested for name, requested in server.requests if name == first.name]
+    assert sorted(requests) == ["bytes=0-", "bytes=1000-"]
+    paths = {"MNIST", "MNIST/raw", *(f"MNIST/raw/{name}" for name in files), *UNPACKED}
+    assert set(tree(tmp_path)) == paths
 
 
 # --- data sets -------------------------------------------------------------------------------
 
 
-def test_four_files_are_downloaded_once(server, tmp_path):
-    files, small = idx_set(server)
-    dataset = load_idx(small, 15, tmp_path)
+def test_mnist_is_downloaded_once_and_only_missing_files_again(server, tmp_path):
+    files, spec = small_mnist(server.publish)
+    dataset = load_idx(spec, 15, tmp_path)
     train, labels, test, test_labels = idx_arrays()
-    assert np.array_equal(dataset.images.colours, train[:15, :, :, None])
+    assert np.array_equal(dataset.images.pixels, train[:15, :, :, None])
     assert np.array_equal(dataset.labels, labels[:15])
-    assert np.array_equal(dataset.held_out_images.colours, test[..., None])
+    assert np.array_equal(dataset.held_out_images.pixels, test[..., None])
     assert np.array_equal(dataset.held_out_labels, test_labels)
-    assert tree(tmp_path / "MNIST" / "raw") == files
-    assert {path.name for path in tmp_path.iterdir()} == {"MNIST"}
-    assert len(server.asked) == 4
-    server.files.clear()
-    again = load_idx(small, 20, tmp_path)
-    assert len(again.images) == 20
-    assert len(server.asked) == 4
+    raw = {f"MNIST/raw/{name}": content for name, content in files.items()}
+    assert tree(tmp_path) == {"MNIST": None, "MNIST/raw": None} | raw
+    (tmp_path / "MNIST" / "raw" / NAMES[2]).unlink()
+    for _ in range(2):
+        assert len(load_idx(spec, 20, tmp_path).images) == 20
+    assert [name for name, _ in server.requests] == [*NAMES, NAMES[2]]
+    assert tree(tmp_path) == {"MNIST": None, "MNIST/raw": None} | raw
 
 
-def test_only_what_lacks_is_downloaded(server, tmp_path):
-    files, small = idx_set(server)
-    load_idx(small, 20, tmp_path)
-    name = small.files[2].name
-    (tmp_path / "MNIST" / "raw" / name).unlink()
-    server.asked.clear()
-    load_idx(small, 20, tmp_path)
-    assert server.asked == [(name, "bytes=0-")]
-    assert tree(tmp_path / "MNIST" / "raw") == files
+def test_cifar_is_downloaded_once_and_unpacked(server, tmp_path):
+    folder = tarfile.TarInfo(CIFAR_FOLDER)
+    folder.type = tarfile.DIRTYPE
+    entries = {f"./{name}": content for name, content in cifar_files().items()}
+    extra = {f"{CIFAR_FOLDER}/readme.html": b"<html>", "elsewhere.txt": b"text"}  # not extracted
+    _, spec = small_cifar(server.publish, make_tar(entries | extra, folder))
+    for _ in range(2):
+        assert load_records(spec, 12, tmp_path).images.shape == (12, 32, 32, 3)
+        assert tree(tmp_path) == UNPACKED
+    assert len(server.requests) == 1
 
 
-def test_an_archive_is_downloaded_unpacked_and_thrown_away(server, tmp_path):
-    _, small = cifar_set(server)
-    dataset = load_records(small, 12, tmp_path)
-    assert dataset.images.shape == (12, 32, 32, 3)
-    files = cifar_files()
-    assert tree(tmp_path) == {"cifar-10-batches-bin": None} | files
-    server.files.clear()
-    load_records(small, 12, tmp_path)
-    assert len(server.asked) == 1
+def test_files_of_an_older_layout_are_all_replaced_even_after_ctrl_c(server, tmp_path, monkeypatch):
+    _, spec = small_cifar(server.publish)
+    folder, moved, replace = tmp_path / CIFAR_FOLDER, [], os.replace
+    old = {f"{CIFAR_FOLDER}/{name}": bytes(4 * 3073) for name in list(spec.sizes)[1:]}
+    other = {f"{CIFAR_FOLDER}/other.txt": b"kept"}
+    write_tree(tmp_path, old | other)
 
-
-def test_files_of_an_older_layout_are_all_replaced(server, tmp_path):
-    _, small = cifar_set(server)
-    folder = tmp_path / "cifar-10-batches-bin"
-    folder.mkdir()
-    (folder / "data_batch_1.bin").write_bytes(bytes(4 * 3073))
-    (folder / "mine.txt").write_text("stays")
-    load_records(small, 12, tmp_path)
-    files = cifar_files() | {"cifar-10-batches-bin/mine.txt": b"stays"}
-    assert tree(tmp_path) == {"cifar-10-batches-bin": None} | files
-
-
-def test_old_and_new_files_are_not_taken_for_one_set(server, tmp_path, monkeypatch):
-    _, small = cifar_set(server)
-    folder, moved, replace = tmp_path / "cifar-10-batches-bin", [], os.replace
-    folder.mkdir()
-    for name in list(cifar.file_sizes(small))[1:]:  # all but the first
-        (folder / name).write_bytes(bytes(4 * 3073))
-
-    def killed(source, target):
+    def interrupt(source, target):
         if Path(target).parent == folder:
             moved.append(target)
             if len(moved) == 2:
@@ -479,26 +385,11 @@ def test_old_and_new_files_are_not_taken_for_one_set(server, tmp_path, monkeypat
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
+        patch.setattr(os, "replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            load_records(small, 12, tmp_path)
-    load_records(small, 12, tmp_path)
-    assert tree(tmp_path) == {"cifar-10-batches-bin": None} | cifar_files()
-
-
-def test_other_plain_files_of_an_archive_are_left_in_it(server, tmp_path):
-    folder = tarfile.TarInfo("cifar-10-batches-bin")
-    folder.type = tarfile.DIRTYPE
-    extra = {"cifar-10-batches-bin/readme.html": b"<html>", "elsewhere.txt": b"text"}
-    archive = tar(cifar_files() | extra, folder)
-    load_records(cifar_set(server, archive)[1], 12, tmp_path)
-    assert tree(tmp_path) == {"cifar-10-batches-bin": None} | cifar_files()
-
-
-def test_names_with_a_dot_before_them_are_the_same(server, tmp_path):
-    archive = tar({f"./{name}": content for name, content in cifar_files().items()})
-    load_records(cifar_set(server, archive)[1], 12, tmp_path)
-    assert tree(tmp_path) == {"cifar-10-batches-bin": None} | cifar_files()
+            load_records(spec, 12, tmp_path)
+    load_records(spec, 12, tmp_path)
+    assert tree(tmp_path) == UNPACKED | other
 
 
 def entry(name, kind=tarfile.REGTYPE, target=""):
@@ -507,150 +398,95 @@ def entry(name, kind=tarfile.REGTYPE, target=""):
     return info
 
 
-WOULD_LEAVE = "'{}' would leave the folder"
-FIRST = "cifar-10-batches-bin/data_batch_1.bin"
-HOSTILE = {
-    "up": (entry("../evil"), WOULD_LEAVE.format("../evil")),
-    "up from inside": (
-        entry("cifar-10-batches-bin/../../evil"),
-        WOULD_LEAVE.format("cifar-10-batches-bin/../../evil"),
-    ),
-    "absolute": (entry("/tmp/evil"), WOULD_LEAVE.format("/tmp/evil")),
-    "backslashes": (entry("..\\evil"), WOULD_LEAVE.format("..\\\\evil")),
-    "a link": (entry(FIRST, tarfile.SYMTYPE, "/etc/passwd"), f"'{FIRST}' is a link"),
-    "a link to a folder": (
-        entry("cifar-10-batches-bin", tarfile.SYMTYPE, ".."),
-        "'cifar-10-batches-bin' is a link",
-    ),
-    "a hard link": (entry(FIRST, tarfile.LNKTYPE, "/etc/passwd"), f"'{FIRST}' is a link"),
-    "a pipe": (entry(FIRST, tarfile.FIFOTYPE), f"'{FIRST}' is neither file nor folder"),
-    "a device": (entry(FIRST, tarfile.CHRTYPE), f"'{FIRST}' is neither file nor folder"),
-}
+FIRST = f"{CIFAR_FOLDER}/data_batch_1.bin"
+UNSAFE = [
+    (entry("../evil"), "'../evil' is outside its folder"),
+    (entry(f"{CIFAR_FOLDER}/../../evil"), f"'{CIFAR_FOLDER}/../../evil' is outside its folder"),
+    (entry("/tmp/evil"), "'/tmp/evil' is outside its folder"),
+    (entry("..\\evil"), "'..\\\\evil' is outside its folder"),
+    (entry(FIRST, tarfile.SYMTYPE, "/etc/passwd"), f"'{FIRST}' is a link"),
+    (entry(CIFAR_FOLDER, tarfile.SYMTYPE, ".."), f"'{CIFAR_FOLDER}' is a link"),
+    (entry(FIRST, tarfile.LNKTYPE, "/etc/passwd"), f"'{FIRST}' is a link"),
+    (entry(FIRST, tarfile.FIFOTYPE), f"'{FIRST}' is not a regular file"),
+    (entry(FIRST, tarfile.CHRTYPE), f"'{FIRST}' is not a regular file"),
+]
 
 
-@pytest.mark.parametrize(("evil", "said"), HOSTILE.values(), ids=HOSTILE)
-def test_an_archive_that_reaches_outside_is_not_unpacked(server, tmp_path, evil, said):
-    root = tmp_path / "cache"
-    _, small = cifar_set(server, tar(cifar_files(), evil))
-    with pytest.raises(ValueError, match="is not unpacked") as caught:
-        load_records(small, 12, root)
-    assert str(caught.value) == f"cifar-10-binary.tar.gz is not unpacked: {said}"
+@pytest.mark.parametrize(("unsafe", "reason"), UNSAFE)
+def test_an_archive_with_an_unsafe_entry_is_rejected(server, tmp_path, unsafe, reason):
+    _, spec = small_cifar(server.publish, make_tar(cifar_files(), unsafe))
+    message = error_message(ValueError, load_records, spec, 12, tmp_path / "cache")
+    assert message == f"cifar-10-binary.tar.gz is unsafe: {reason}"
     assert tree(tmp_path) == {"cache": None}
 
 
-def whole():
-    return tar(cifar_files())
-
-
-BAD = {
-    "truncated": (lambda: whole()[:-100], "is damaged or truncated"),
-    "truncated to nothing": (lambda: whole()[:5], "is damaged or truncated"),
-    "empty": (lambda: b"\x1f", "is damaged or truncated"),
-    "no archive": (lambda: b"<html>" * 100, "is damaged or truncated"),
-    "one byte": (lambda: whole()[:200] + b"?" + whole()[201:], " is "),  # how bad, depends
-    "a file less": (
-        lambda: tar({name: file for name, file in cifar_files().items() if name != FIRST}),
-        f"is not whole: it lacks {FIRST}",
-    ),
+WHOLE = make_tar(cifar_files())
+WITHOUT_FIRST = {name: content for name, content in cifar_files().items() if name != FIRST}
+DAMAGED = {
+    "truncated": (WHOLE[:-100], " is damaged or truncated"),
+    "truncated header": (WHOLE[:5], " is damaged or truncated"),
+    "one byte": (b"\x1f", " is damaged or truncated"),
+    "not an archive": (b"<html>" * 100, " is damaged or truncated"),
+    "a changed byte": (WHOLE[:200] + b"?" + WHOLE[201:], " is "),  # damaged, or incomplete
+    "a missing file": (make_tar(WITHOUT_FIRST), f" is incomplete: it lacks {FIRST}"),
     "a shorter file": (
-        lambda: tar(cifar_files() | {FIRST: bytes(3073)}),
-        f": {FIRST} has 3,073 bytes, not 12,292",
+        make_tar(cifar_files() | {FIRST: bytes(3073)}), f": {FIRST} has 3,073 bytes, not 12,292"
     ),
-}
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("archive", "said"), BAD.values(), ids=BAD)
-def test_a_bad_archive_leaves_the_cache_as_it_was(server, tmp_path, archive, said):
-    (tmp_path / "MNIST").mkdir()
-    _, small = cifar_set(server, archive())
-    with pytest.raises(ValueError, match="cifar-10-binary") as caught:
-        load_records(small, 12, tmp_path)
-    line = str(caught.value)
-    assert line.startswith("cifar-10-binary.tar.gz")
-    assert said in line
-    assert "\n" not in line
-    assert tree(tmp_path) == {"MNIST": None}
-
-
-def test_without_a_network_it_is_said_where_to_put_which_files(tmp_path):
-    files, small = idx_set()
-    raw = tmp_path / "MNIST" / "raw"
-    with pytest.raises(ConnectionError) as caught:
-        load_idx(small, 20, tmp_path)
-    addresses = [file.address for file in small.files]
-    assert str(caught.value) == (
-        f"{addresses[0]} cannot be downloaded: Connection refused; without a network, put into "
-        f"{raw} what lies at {' '.join(addresses)}"
-    )
-    assert tree(tmp_path) == {}
-    raw.mkdir(parents=True)
-    (raw / NAMES[0]).write_bytes(files[NAMES[0]])
-    with pytest.raises(ConnectionError) as caught:
-        load_idx(small, 20, tmp_path)
-    assert str(caught.value).endswith(f"what lies at {' '.join(addresses[1:])}")
-    shutil.rmtree(tmp_path / "MNIST")
-    _, small = cifar_set()
-    with pytest.raises(ConnectionError) as caught:
-        load_records(small, 12, tmp_path)
-    assert str(caught.value).endswith(
-        f"; without a network, put into {tmp_path} what lies at {small.archive.address}"
-    )
+@pytest.mark.parametrize(("archive", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_archive_is_rejected_and_leaves_the_cache_unchanged(
+    server, tmp_path, archive, reason
+):
+    _, spec = small_cifar(server.publish, archive)
+    message = error_message(ValueError, load_records, spec, 12, tmp_path)
+    assert message.startswith(f"cifar-10-binary.tar.gz{reason}")
     assert tree(tmp_path) == {}
 
 
-def test_files_put_there_by_hand_are_taken(tmp_path):
-    files, small = idx_set()
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, content in files.items():
-        (raw / name).write_bytes(content)
-    assert len(load_idx(small, 20, tmp_path).images) == 20
-    archive, small = cifar_set()
-    (tmp_path / small.archive.name).write_bytes(archive)
-    assert len(load_records(small, 12, tmp_path).images) == 12
-    assert (tmp_path / small.archive.name).read_bytes() == archive
+def test_without_a_network_the_message_lists_the_missing_files(tmp_path):
+    files, spec = small_mnist()
+    raw, urls = tmp_path / "MNIST" / "raw", [file.url for file in spec.files]
+    assert error_message(ConnectionError, load_idx, spec, 20, tmp_path) == (
+        f"cannot download {urls[0]}: Connection refused; without a network, place these files in "
+        f"{raw}: {' '.join(urls)}"
+    )
+    assert tree(tmp_path) == {}
+    write_tree(raw, {NAMES[0]: files[NAMES[0]]})
+    message = error_message(ConnectionError, load_idx, spec, 20, tmp_path)
+    assert message.endswith(f"{raw}: {' '.join(urls[1:])}")
+    write_tree(raw, files)
+    assert len(load_idx(spec, 20, tmp_path).images) == 20
 
 
-@pytest.mark.parametrize("change", [lambda a: a[:-1], lambda a: a[:-1] + b"?"])
-def test_an_archive_put_there_by_hand_must_be_the_published_one(tmp_path, change):
-    archive, small = cifar_set()
-    path = tmp_path / small.archive.name
-    path.write_bytes(change(archive))
-    before = tree(tmp_path)
-    with pytest.raises(ValueError, match="remove it to have it downloaded again") as caught:
-        load_records(small, 12, tmp_path)
-    assert str(caught.value).startswith(f"{path} is not the file published at ")
-    assert tree(tmp_path) == before
+def test_an_archive_in_the_cache_is_unpacked_if_it_is_the_published_one(tmp_path):
+    archive, spec = small_cifar()
+    message = error_message(ConnectionError, load_records, spec, 12, tmp_path)
+    assert message.endswith(f"without a network, place this file in {tmp_path}: {spec.archive.url}")
+    path = tmp_path / spec.archive.name
+    for wrong in (archive[:-1], archive[:-1] + b"?"):
+        path.write_bytes(wrong)
+        message = error_message(ValueError, load_records, spec, 12, tmp_path)
+        assert message.startswith(f"{path} is not the complete file published at ")
+        assert message.endswith(": delete it to download it again")
+        assert tree(tmp_path) == {path.name: wrong}
+    path.write_bytes(archive)
+    assert len(load_records(spec, 12, tmp_path).images) == 12
+    assert path.read_bytes() == archive
 
 
-# --- the addresses ---------------------------------------------------------------------------
-
-EVERY = [*MNIST.files, *FASHION.files, cifar.CIFAR10.archive, cifar.CIFAR100.archive]
-
-
-@pytest.mark.parametrize("published", EVERY, ids=lambda published: published.address)
-def test_the_addresses_are_of_https(published):
-    assert published.address.startswith("https://")
-    assert len(bytes.fromhex(published.md5)) == 16
+def test_published_files_have_https_urls_and_distinct_parts():
+    files = [*MNIST.files, *FASHION.files, cifar.CIFAR10.archive, cifar.CIFAR100.archive]
+    assert all(file.url.startswith("https://") for file in files)
+    assert len({bytes.fromhex(file.md5) for file in files}) == 10
+    assert len({part(file) for file in files}) == 10
 
 
-def test_no_two_files_share_what_is_left_of_them():
-    assert len({left(published) for published in EVERY}) == 10
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("MINIVIT_DATA", str(tmp_path))
-    assert cache.cache_folder() == tmp_path
+def test_the_cache_folder_is_an_argument_a_variable_or_of_the_platform(monkeypatch, tmp_path):
     monkeypatch.setenv("MINIVIT_DATA", "~/images")
-    assert cache.cache_folder() == Path.home() / "images"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="each platform has its own")
-def test_else_it_is_the_platforms_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name in ("", None):
-        monkeypatch.delenv("MINIVIT_DATA", raising=False)
-        if name is not None:
-            monkeypatch.setenv("MINIVIT_DATA", name)
-        assert cache.cache_folder() == tmp_path / "minivit"
+    assert open_cache(tmp_path, "a") == (tmp_path, tmp_path / "a")
+    assert open_cache(None, "a") == (Path.home() / "images", Path.home() / "images" / "a")
+    monkeypatch.setenv("MINIVIT_DATA", "")
+    assert open_cache(None, "a")[0] == user_cache_path("minivit", appauthor=False)
     assert tree(tmp_path) == {}

@@ -5,14 +5,12 @@ import math
 import numpy as np
 import pytest
 from helpers.models import copy_leaves, same_bits, tiny_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivit import flatten, optim
 from minivit.training import EMA, SGD, AdamW, clip_by_global_norm, schedule_learning_rate
 from minivit.tree import map_tree, pack
-
-# --- optimisers ----------------------------------------------------------------------------------
 
 
 def plain_adamw(params, state, gradients, learning_rate, weight_decay, t):
@@ -75,6 +73,7 @@ def test_weight_decay_applies_to_kernels_only(kind, positions):
     assert decayed == expected | {"patch_embedding/kernel", "hidden/kernel", "head/kernel"}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4 * optim.BLOCK_SIZE), st.floats(0, 1))
 def test_blocks_cover_the_vector_and_separate_decayed_parameters(size, fraction):
     decayed = round(size * fraction)
@@ -86,9 +85,6 @@ def test_blocks_cover_the_vector_and_separate_decayed_parameters(size, fraction)
     assert all(block.stop <= decayed or block.start >= decayed for block in slices)
 
 
-# --- gradient clipping ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("norm", "max_norm", "clipped"),
     [(5.0, 1.0, 1.0), (5.0, 5.0, 5.0), (5.0, 7.0, 5.0), (0.0, 1.0, 0.0)],
@@ -98,9 +94,6 @@ def test_clipping_scales_a_gradient_to_the_maximum_norm(norm, max_norm, clipped)
     assert clip_by_global_norm(gradient, max_norm) == pytest.approx(norm)
     np.testing.assert_allclose(gradient, clipped * np.array([0.6, 0, -0.8]), rtol=1e-6)
     assert gradient.dtype == np.float32
-
-
-# --- EMA -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -132,9 +125,6 @@ def test_the_ema_of_constant_weights_is_exactly_these_weights():
         ema.update(parameters.vector, t)
     assert same_bits(ema.parameters.tree, model.params)
     assert ema.parameters.vector.dtype == np.float32
-
-
-# --- learning-rate schedules ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

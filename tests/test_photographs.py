@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import printed
+from helpers.commands import output_of as printed
 from PIL import Image
 
 from minivit import ViT, data

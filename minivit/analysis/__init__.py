@@ -1,40 +1,24 @@
-"""Looking inside a model: where it looks, which looks matter, what it learned; and the figures."""
+"""Attention maps, relevance, attention distance and embeddings of a model, and their figures."""
+
+from importlib import import_module
+from typing import Any
 
 from .attention import attention_rollout, patch_maps
 from .distance import mean_attention_distance
 from .embeddings import patch_filters, position_similarity, position_table
+from .kinds import IMAGE_KINDS, KINDS, LAYER_KINDS
 from .localisation import box_area_fraction, fraction_in_box, localisation_scores
-from .plots.attention import plot_attention, plot_curves, save_figure
-from .plots.figures import plot_distances, plot_filters, plot_gradients, plot_similarity
-from .plots.model import KINDS, OF_A_LAYER, OF_IMAGES, draw, draw_held_out
-from .plots.overlay import overlay, plot_overlays
 from .relevance import attention_gradients, gradient_weighted_rollout, gradient_weighted_sum
 
 __all__ = [
-    "KINDS",
-    "OF_A_LAYER",
-    "OF_IMAGES",
-    "attention_gradients",
-    "box_area_fraction",
-    "draw",
-    "draw_held_out",
-    "gradient_weighted_sum",
-    "gradient_weighted_rollout",
-    "fraction_in_box",
-    "mean_attention_distance",
-    "overlay",
-    "patch_filters",
-    "patch_maps",
-    "plot_attention",
-    "plot_curves",
-    "plot_distances",
-    "plot_filters",
-    "plot_gradients",
-    "plot_overlays",
-    "plot_similarity",
-    "position_similarity",
-    "position_table",
-    "attention_rollout",
-    "save_figure",
-    "localisation_scores",
-]
+    "IMAGE_KINDS", "KINDS", "LAYER_KINDS", "attention_gradients", "attention_rollout",
+    "box_area_fraction", "fraction_in_box", "gradient_weighted_rollout", "gradient_weighted_sum",
+    "localisation_scores", "mean_attention_distance", "patch_filters", "patch_maps",
+    "position_similarity", "position_table",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Provide the names of `plots`, imported on first use because Matplotlib loads slowly."""
+    plots = import_module(".plots", __name__)
+    return plots if name == "plots" else getattr(plots, name)

@@ -7,22 +7,16 @@ def patch_maps(attention: Array, grid: tuple[int, int]) -> Array:
     """Return the attention to each patch as a map over the image.
 
     attention (..., T, T), grid (gh, gw)  ->  (..., gh, gw)
-
     With a class token, this is its row of A without its own entry. Without one (T = gh gw), it is
     the mean over all queries. Raises ValueError if T fits neither.
     """
-    if has_class_token(attention.shape[-1], grid):
-        row = attention[..., 0, 1:]
-    else:
-        row = attention.mean(-2)
+    T = attention.shape[-1]
+    row = attention[..., 0, 1:] if has_class_token(T, grid) else attention.mean(-2)
     return row.reshape(*row.shape[:-1], *grid)
 
 
 def has_class_token(T: int, grid: tuple[int, int]) -> bool:
-    """Return whether T tokens include a class token beside the patches of a grid (gh, gw).
-
-    Raises ValueError if T is neither gh gw nor gh gw + 1.
-    """
+    """Return whether T tokens are a class token and the patches of a grid, or the patches alone."""
     gh, gw = grid
     if T not in (gh * gw, gh * gw + 1):
         raise ValueError(f"{T} tokens do not fit a grid of {gh} x {gw} patches")
@@ -33,7 +27,6 @@ def attention_rollout(attention: Array) -> Array:
     """Trace the attention from the output back to the input tokens, through all layers.
 
     attention (L, B, h, T, T)  ->  (B, T, T), whose rows sum to one
-
     A_l is the mean over the heads. The residual connection contributes the identity, so
     A'_l = (A_l + I) / 2, and R_l = A'_l R_{l-1} with R_0 = I. The result is R_L.
     (Abnar and Zuidema, Quantifying attention flow in transformers, 2020)

@@ -9,18 +9,12 @@ from .attention import has_class_token, safe_divide
 
 
 def position_table(model: ViT) -> Array:
-    """Return the learned or fixed position embeddings that the model adds to the tokens, (T, D).
-
-    Raises ValueError if it adds none (positions="none" or "relative").
-    """
+    """Return the position embeddings that a model adds to its tokens, learned or fixed, (T, D)."""
     config = model.config
     if config.positions == "none":
         raise ValueError("the model has no positions, so there is no table of embeddings to show")
     if config.positions == "relative":
-        raise ValueError(
-            "the model has relative positions, which are a table of offsets in each attention "
-            "layer; there is no table of embeddings to show"
-        )
+        raise ValueError("the model has relative positions: each layer has a table of offsets")
     tokens = model.xp.zeros((1, config.tokens, config.width), dtype=model.dtype)
     return add_position_embeddings(tokens, model.params, config)[0][0]
 
@@ -29,7 +23,6 @@ def position_similarity(table: Array, grid: tuple[int, int]) -> Array:
     """Compute the cosine similarity of the position embeddings of all pairs of patches.
 
     table (T, D), grid (gh, gw)  ->  (gh, gw, gh, gw), from -1 to 1
-
     Entry [i, j] is the map for the patch in row i and column j. The class token's embedding is left
     out. The similarity to a zero vector is 0. Raises ValueError if T does not fit the grid.
     (Figure 7 centre and Figure 10)
@@ -42,14 +35,12 @@ def position_similarity(table: Array, grid: tuple[int, int]) -> Array:
 def patch_filters(kernel: Array, patch_size: int, count: int = 28) -> tuple[Array, Array]:
     """Compute the first principal components of the patch embedding's filters.
 
-    kernel E (P P C, D), patch side P  ->  components (count, P, P, C), each scaled to the range 0
-    to 1, and the fractions of the variance that they explain (count,), both on the host
-
-    The filters are the D columns of E, minus their mean. The components are the first right
-    singular vectors of the (D, P P C) matrix. The sign of a component is arbitrary, so the entry
-    with the largest magnitude is made positive. Raises ValueError if P does not fit the kernel or
-    there are fewer than `count` components (the maximum is the smaller of P P C and D - 1).
-    (Figure 7 left; the paper does not give the procedure, so this is the usual one)
+    kernel E (P P C, D), patch side P  ->  components (count, P, P, C), scaled to [0, 1], and the
+    fraction of the variance that each explains (count,), both on the host
+    The filters are the columns of E minus their mean. The components are the right singular vectors
+    of the (D, P P C) matrix, with the sign that makes the entry of largest magnitude positive.
+    Raises ValueError if P does not fit the kernel, or unless 1 <= count <= min(P P C, D - 1).
+    (Figure 7 left; the paper does not describe its procedure)
     """
     rows, D = kernel.shape
     if rows % patch_size**2:
@@ -59,10 +50,8 @@ def patch_filters(kernel: Array, patch_size: int, count: int = 28) -> tuple[Arra
         raise ValueError(f"{D} filters of {rows} values have 1 to {most} components, not {count}")
     filters = to_host(kernel).T.astype("float64")  # (D, P P C)
     _, singular, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
-    chosen = components[:count]  # (count, P P C)
-    largest = abs(chosen).argmax(1)[:, None]
-    chosen = chosen * np.sign(np.take_along_axis(chosen, largest, 1))
-    lowest = chosen.min(1, keepdims=True)
-    scaled = safe_divide(chosen - lowest, chosen.max(1, keepdims=True) - lowest)
+    components = components[:count]  # (count, P P C)
+    low, high = components.min(1, keepdims=True), components.max(1, keepdims=True)
+    scaled = safe_divide(np.where(high >= -low, components - low, high - components), high - low)
     explained = safe_divide(singular**2, (singular**2).sum())[:count]
     return scaled.reshape(count, patch_size, patch_size, -1), explained

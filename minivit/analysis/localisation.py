@@ -15,7 +15,6 @@ def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
 
     maps (B, gh, gw), not negative; boxes (B, 4): top, left, bottom, right in pixels, the last two
     exclusive; patch side P  ->  (B,) from 0 to 1
-
     A patch counts in proportion to the part of its area inside the box. A map of zeros gives 0.
     """
     gh, gw = maps.shape[1:]
@@ -26,19 +25,16 @@ def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
     return safe_divide(inside, maps.sum((1, 2)))
 
 
-def overlap(start: Array, stop: Array, cells: int) -> Array:
-    """Return how much of each unit interval [0, 1], [1, 2], ... lies between start and stop.
-
-    start and stop (B,)  ->  (B, cells) from 0 to 1
-    """
+def overlap(start: Array, stop: Array, n: int) -> Array:
+    """Return how much of [0, 1], ..., [n - 1, n] lies in [start, stop].  (B,), (B,)  ->  (B, n)"""
     xp = array_module(start)
-    left = xp.arange(cells, dtype=start.dtype)  # (cells,)
+    left = xp.arange(n, dtype=start.dtype)  # (n,)
     shared = xp.minimum(stop[:, None], left + 1) - xp.maximum(start[:, None], left)
     return shared.clip(0, None)
 
 
 def box_area_fraction(boxes: Array, image_size: tuple[int, int]) -> Array:
-    """Return the fraction of an image (H, W) that each box covers, as a uniform map would score.
+    """Return the fraction of an image (H, W) that each box covers: the score of a uniform map.
 
     boxes (B, 4): top, left, bottom, right in pixels  ->  (B,) from 0 to 1
     """
@@ -55,20 +51,13 @@ def localisation_scores(model: ViT, images: Array, boxes: Array) -> dict[str, fl
     "chance", the mean `box_area_fraction`
     """
     config = model.config
-    batches = []
+    fractions = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = slice(start, start + BATCH_SIZE)
         A, dA = attention_gradients(model, images[batch])
-        methods = {
-            "rollout": attention_rollout(A),
-            "gradient-weighted": gradient_weighted_rollout(A, dA),
-            "gradient sum": gradient_weighted_sum(A, dA),
-        }
-        maps = {name: patch_maps(R, config.grid) for name, R in methods.items()}
-        stride, part = config.stride, boxes[batch]
-        batches.append({name: fraction_in_box(M, part, stride) for name, M in maps.items()})
-    scores = {
-        name: float(np.concatenate([batch[name] for batch in batches]).mean())
-        for name in batches[0]
-    }
+        relevance = gradient_weighted_rollout(A, dA), gradient_weighted_sum(A, dA)
+        maps = [patch_maps(R, config.grid) for R in (attention_rollout(A), *relevance)]
+        fractions.append([fraction_in_box(M, boxes[batch], config.stride) for M in maps])
+    means = np.concatenate(fractions, axis=1).mean(1).tolist()  # (3,)
+    scores = dict(zip(("rollout", "gradient-weighted", "gradient sum"), means, strict=True))
     return scores | {"chance": float(box_area_fraction(boxes, config.image_size).mean())}

@@ -5,7 +5,7 @@ list. Layers are checked entry by entry on tiny, odd shapes, and whole models al
 directions. The parameters differ from their initial zeros and ones, which would hide mistakes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial, wraps
 from itertools import product
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from ..arrays import Array
 from ..devices import device_module
 from ..models import ViTConfig, bottleneck, encoder_block, initialise, vit
 from ..models.config import GELUS, POOLINGS, POSITIONS
+from ..parallel import single_threaded_blas
 from ..tree import Tree, map_tree
 from .gradcheck import GradientReport, gradcheck
 
@@ -45,13 +46,13 @@ class Case(NamedTuple):
             return xp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
         arguments = [map_tree(move, argument) for argument in self.arguments]
-        return gradcheck(self.function, *arguments, directions=self.directions)
+        with single_threaded_blas():  # the matrices are tiny
+            return gradcheck(self.function, *arguments, directions=self.directions)
 
 
-def all_cases() -> Iterator[Case]:
-    """Yield the cases of all layers, then of all models."""
-    yield from layer_cases()
-    yield from model_cases()
+def all_cases() -> list[Case]:
+    """List the cases of all layers and of all models."""
+    return [*layer_cases(), *model_cases()]
 
 
 def layer_cases() -> list[Case]:
@@ -142,27 +143,29 @@ def _name_case(
     return Case(name, function, arguments, directions)
 
 
-def model_cases() -> Iterator[Case]:
-    """Yield whole models.
-
-    All positions, poolings, heads and GELUs are combined; further cases omit or add single parts.
-    """
+def model_cases() -> list[Case]:
+    """List whole models: all positions, poolings, heads and GELUs, and variants of single parts."""
+    cases = []
     for positions, pooling, hidden, gelu in product(POSITIONS, POOLINGS, (None, 5), GELUS):
         fields = {"positions": positions, "pooling": pooling, "hidden_head": hidden, "gelu": gelu}
         head = "linear head" if hidden is None else "tanh head"
-        yield _model_case(f"ViT, {positions}, {pooling}, {head}, {gelu}", **fields)
-    yield _model_case("ViT, dropout", dropout=0.3)
-    yield _model_case("ViT, drop path", drop_path=0.5)
-    yield _model_case("ViT, no classes", classes=None)
-    yield _model_case("ViT, no classes, tanh", classes=None, hidden_head=5)
-    yield _model_case("ViT, no qkv bias", qkv_bias=False)
-    yield _model_case("ViT, relative, no qkv bias", positions="relative", qkv_bias=False)
-    yield _model_case("ViT, no patch bias", patch_bias=False)
-    yield _model_case("ViT, no optional parts", **BARE)
-    yield _model_case("hybrid", **HYBRID)
+        cases.append(_model_case(f"ViT, {positions}, {pooling}, {head}, {gelu}", **fields))
     root = {"stem": (), "image_size": (15, 24), "patch_size": 2}
-    yield _model_case("hybrid, root alone", **HYBRID | root)
-    yield _model_case("hybrid, one stage", **HYBRID | BARE | {"stem": (2,), "image_size": (7, 10)})
+    one_stage = {"stem": (2,), "image_size": (7, 10)}
+    return [
+        *cases,
+        _model_case("ViT, dropout", dropout=0.3),
+        _model_case("ViT, drop path", drop_path=0.5),
+        _model_case("ViT, no classes", classes=None),
+        _model_case("ViT, no classes, tanh", classes=None, hidden_head=5),
+        _model_case("ViT, no qkv bias", qkv_bias=False),
+        _model_case("ViT, relative, no qkv bias", positions="relative", qkv_bias=False),
+        _model_case("ViT, no patch bias", patch_bias=False),
+        _model_case("ViT, no optional parts", **BARE),
+        _model_case("hybrid", **HYBRID),
+        _model_case("hybrid, root alone", **HYBRID | root),
+        _model_case("hybrid, one stage", **HYBRID | BARE | one_stage),
+    ]
 
 
 def _model_case(name: str, **fields: Any) -> Case:

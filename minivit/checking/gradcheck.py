@@ -116,7 +116,7 @@ def gradcheck(
     """
     if directions is not None and directions < 1:
         raise ValueError(f"directions must be at least 1, not {directions}")
-    function = _LeafFunction(f, args)
+    function = LeafFunction(f, args)
     rng = np.random.default_rng(seed)
     value, dy, gradients, failures = _evaluate(function, rng)
     derivatives = {}
@@ -143,7 +143,7 @@ def gradcheck(
     return GradientReport(errors, explanation, tolerance)
 
 
-class _LeafFunction:
+class LeafFunction:
     """f as a function of its floating-point arrays: {name: array in float64}."""
 
     def __init__(self, f: Callable[..., Any], args: tuple[Tree, ...]) -> None:
@@ -162,8 +162,9 @@ class _LeafFunction:
         self.leaves = {name: to_host(leaf).astype("float64") for name, leaf in floats.items()}
 
     def __call__(self, leaves: Leaves) -> Any:
-        moved = {name: self.xp.asarray(leaf) for name, leaf in leaves.items()}
-        trees = unflatten({**self.flat, **moved})
+        """Call f with these arrays in place of the original ones."""
+        arrays = {name: self.xp.asarray(leaf) for name, leaf in leaves.items()}
+        trees = unflatten({**self.flat, **arrays})
         return self.f(*(trees.get(name, arg) for name, arg in self.args.items()))
 
     def name_gradients(self, result: Any) -> Leaves:
@@ -178,7 +179,7 @@ class _LeafFunction:
 
 
 def _evaluate(
-    function: _LeafFunction, rng: np.random.Generator
+    function: LeafFunction, rng: np.random.Generator
 ) -> tuple[Array, Array, Leaves, dict[str, str]]:
     """Return the value, a random cotangent, the gradients, and {name: why it is unusable}."""
     leaves = function.leaves
@@ -191,10 +192,10 @@ def _evaluate(
         raise TypeError(f"the value must be a floating-point array, not {type(y).__name__}")
     value = np.array(to_host(y))  # a copy, because f may modify its value later
     dy = rng.normal(size=value.shape)
-    passed, again = (array_module(y).asarray(dy.copy()) for _ in range(2))
-    gradients = function.name_gradients(pullback(passed))
-    repeated = function.name_gradients(pullback(again))
-    for name, after in {**point, "dy": passed}.items():
+    dy1, dy2 = (array_module(y).asarray(dy.copy()) for _ in range(2))
+    gradients = function.name_gradients(pullback(dy1))
+    repeated = function.name_gradients(pullback(dy2))
+    for name, after in {**point, "dy": dy1}.items():
         if not np.array_equal(to_host(after), leaves.get(name, dy), equal_nan=True):
             raise TypeError(f"f or its pullback modifies {name}. Write to a new array instead")
 
@@ -204,14 +205,14 @@ def _evaluate(
             failures[name] = f"{name}: the pullback returns no gradient"
         elif gradients[name].shape != leaf.shape:
             failures[name] = explain_shape(name, gradients[name].shape, leaf.shape)
-        elif not np.array_equal(gradients[name], repeated[name], equal_nan=True):
+        elif not np.array_equal(gradients[name], repeated.get(name, np.nan), equal_nan=True):
             failures[name] = f"{name}: {NOT_REUSABLE}"
         if name in failures:
             gradients[name] = np.full(leaf.shape, np.nan)
     return value, dy, gradients, failures
 
 
-def _complex_step(function: _LeafFunction, name: str, v: Array, value: Array, dy: Array) -> float:
+def _complex_step(function: LeafFunction, name: str, v: Array, value: Array, dy: Array) -> float:
     """Return the derivative of sum(dy * value) along v in one leaf."""
     point = {n: leaf.astype("complex128") for n, leaf in function.leaves.items()}
     point[name] += 1j * STEP * v

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,9 @@ from .. import data, devices
 from ..api import ViT
 from ..models import ViTConfig
 from ..training import PRESETS, get_preset
-from .options import CLASS_NAMES, FILE_OPTIONS, Data, UsageError, format_value
+from .options import CLASS_NAMES, FILE, Data, UsageError, format_value
+
+NEW_HEAD = "Add a new head with `train --from`"
 
 
 def select_device(args: argparse.Namespace) -> None:
@@ -36,9 +40,9 @@ def load_model(args: argparse.Namespace) -> ViT:
         args.weights = Path("runs", output_name(source or "digits"), "model.npz")
         if not args.weights.exists():
             option = f" --data {shlex.quote(format_value('data', source))}" if source else ""
+            command = f"`python -m minivit train{option}`"
             raise FileNotFoundError(
-                f"{args.weights} does not exist. Create it with `minivit train{option}`, or pass "
-                "--weights"
+                f"there is no file {args.weights}. Create it with {command}, or pass --weights"
             )
     return ViT.load(args.weights, device=args.device, **file_fields(args))
 
@@ -47,7 +51,17 @@ def file_fields(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of ViT.load that the command line sets."""
     if "resize" in args and "image_size" not in args:
         raise UsageError("--resize requires --image-size")
-    return {name: getattr(args, name) for name in (*FILE_OPTIONS, "resize") if name in args}
+    return {name: getattr(args, name) for name in (*FILE, "resize") if name in args}
+
+
+def matching_data(config: ViTConfig) -> str | None:
+    """Return the only data set with a model's image size, channels and, if necessary, classes."""
+    shapes = {name: ViTConfig(**get_preset(name).model) for name in PRESETS}
+    shape = (config.image_size, config.channels)
+    names = [name for name, c in shapes.items() if (c.image_size, c.channels) == shape]
+    if len(names) > 1:
+        names = [name for name in names if shapes[name].classes == config.classes]
+    return names[0] if len(names) == 1 else None
 
 
 def has_photographs(model: ViT) -> bool:
@@ -55,20 +69,10 @@ def has_photographs(model: ViT) -> bool:
     return model.config.channels == 3 and matching_data(model.config) is None
 
 
-def matching_data(config: ViTConfig) -> str | None:
-    """Return the data set with the image size and channels, and if ambiguous the classes."""
-    shapes = {name: ViTConfig(**get_preset(name).model) for name in PRESETS}
-    wanted = (config.image_size, config.channels)
-    names = [name for name, c in shapes.items() if (c.image_size, c.channels) == wanted]
-    if len(names) > 1:
-        names = [name for name in names if shapes[name].classes == config.classes]
-    return names[0] if len(names) == 1 else None
-
-
 def load_data(source: Data, model: ViT, n: int | None = None) -> data.Dataset:
     """Load a data set with its own image size, or a folder with that of the model.
 
-    n: number of training images of a named data set; by default, as in the preset.
+    n: number of training images of a named data set. By default as many as there are.
     """
     if isinstance(source, Path):
         c = model.config
@@ -84,20 +88,31 @@ def resize_data(dataset: data.Dataset, model: ViT) -> data.Dataset:
     return data.resize_dataset(dataset, c.image_size, c.channels, c.preprocessing)
 
 
-def load_held_out(model: ViT, args: argparse.Namespace, n: int = 1) -> data.Dataset:
-    """Load the data set of --data, or the matching one, resized for the model."""
+def load_held_out(model: ViT, args: argparse.Namespace, n: int | None = None) -> data.Dataset:
+    """Load the data set of --data, or the matching one, resized for the model.
+
+    n: number of training images. If it is None, only held-out images are used, and the model must
+    have the classes of the data set. A note is printed if their names differ.
+    """
     source = args.data or matching_data(model.config)
     if source is None:
         H, W, C = (*model.config.image_size, model.config.channels)
         raise ValueError(
-            f"{args.weights} expects images of {H} x {W} x {C}, and no data set has this size. "
-            "Choose one to resize with --data"
+            f"{args.weights} takes images of {H} x {W} x {C}, and no single data set has this "
+            "size. Choose the data set with --data"
         )
-    return resize_data(load_data(source, model, n), model)
+    dataset = resize_data(load_data(source, model, n or 1), model)
+    if n is None:
+        check_classes(model, dataset, args.weights, NEW_HEAD)
+        path, names = find_class_names(args.weights), [name.strip() for name in dataset.classes]
+        if path and data.read_labels(path, len(names)) != names:
+            note = f"note: the {dataset.name} have other names of classes than {path}"
+            print(note, file=sys.stderr)
+    return dataset
 
 
 def check_classes(model: ViT, dataset: data.Dataset, path: Path, advice: str) -> None:
-    """Raise ValueError if the model has no classifier or another number of classes."""
+    """Raise ValueError if the model has another number of classes than the data set, or none."""
     known, K = model.config.classes, len(dataset.classes)
     if known != K:
         has = "no classifier" if known is None else f"{known} classes"
@@ -107,7 +122,7 @@ def check_classes(model: ViT, dataset: data.Dataset, path: Path, advice: str) ->
 def check_classifier(model: ViT, path: Path) -> int:
     """Return the number of classes. Raise ValueError if the model has no classifier."""
     if model.config.classes is None:
-        raise ValueError(f"{path} has no classifier. Use a model with classes")
+        raise ValueError(f"{path} has no classifier. {NEW_HEAD}")
     return model.config.classes
 
 

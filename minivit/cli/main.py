@@ -12,35 +12,17 @@ from .parser import COMMANDS, parse_arguments
 
 INTERRUPTED = 130  # the exit status of a shell after Ctrl-C
 MEMORY_ADVICE = {
-    "train": "Pass a smaller --batch-size, or a larger --grad-accumulation or --shards",
-    "evaluate": "Pass a smaller --image-size",
-    "predict": "Pass fewer images or a smaller --image-size",
-    "attention": "Pass fewer images or a smaller --image-size",
+    "train": ". Pass a smaller --batch-size, or a larger --grad-accumulation or --shards",
+    "evaluate": ". Pass a smaller --image-size",
+    "predict": ". Pass fewer images or a smaller --image-size",
+    "attention": ". Pass fewer images or a smaller --image-size",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command, by default from the arguments of the process.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The words after `minivit`. By default, those of the process.
-
-    Returns
-    -------
-    int
-        The exit status: 0, 1 after a failure, 2 for invalid usage, 130 after Ctrl-C.
-
-    Raises
-    ------
-    SystemExit
-        For --help, --version, and arguments that cannot be parsed.
-
-    Examples
-    --------
-    >>> main(["cost", "ViT-X/16"])
-    2
+    Returns the exit status: 0, 1 after a failure, 2 for invalid usage, 130 after Ctrl-C.
     """
     args = parse_arguments(arguments)
     try:
@@ -52,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return fail(args, str(error), status=2)
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt}".rstrip() or "\ninterrupted", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output has closed it, as in `... | head`
         sys.stderr.close()
@@ -63,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         if is_gpu_out_of_memory(error):
             return fail(args, "out of GPU memory. Use a smaller model or smaller images")
-        return fail(args, ". ".join(["out of memory", MEMORY_ADVICE.get(args.command, "")]))
+        return fail(args, "out of memory" + MEMORY_ADVICE.get(args.command, ""))
     except (ValueError, TypeError, FloatingPointError, RuntimeError) as error:
         return fail(args, str(error))
 

@@ -2,29 +2,27 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..devices import DEVICES, PRECISIONS
 from ..data.resampling import RESAMPLING_METHODS
+from ..devices import DEVICES, PRECISIONS
 from ..models import PREPROCESSINGS
 from ..models.config import GELUS, POOLINGS, POSITIONS
 from ..training import PRESETS
 
 CLASS_NAMES = "classes.txt"  # next to a model: the names of its classes, one per line
 DATA_HELP = f"{', '.join(PRESETS)}, or a folder of images by class"
+MODEL_FILE = "a file or folder of minivit, Google, timm or Hugging Face"
 
 Data = str | Path  # a data set: its name, or a folder of images
-# The type or the choices of an option, its metavar, and its help.
-Option = tuple[Callable[[str], Any] | Sequence[str], str | None, str]
+# By field: the type or the choices of an option, its metavar, its help and possibly its default.
+Options = Mapping[str, tuple[Any, ...]]
 
 
 class UsageError(Exception):
-    """The options are invalid or do not fit together. The exit status is 2."""
-
-
-# --- values -----------------------------------------------------------------------------------
+    """The options are invalid or contradict each other. The exit status is 2."""
 
 
 def positive(text: str) -> int:
@@ -60,7 +58,7 @@ def parse_data(text: str) -> Data:
 
 
 def format_value(name: str, value: Any) -> str:
-    """Format a value such that the parser of its option accepts it."""
+    """Format the value of an option as the command line accepts it; None is "none"."""
     if value is None or isinstance(value, bool):
         return {None: "none", False: "no", True: "yes"}[value]
     if name == "stem":
@@ -74,8 +72,8 @@ def format_value(name: str, value: Any) -> str:
 
 
 def option_name(field: str) -> str:
-    """Return the option of a field of ViTConfig or Recipe."""
-    renamed = {"preprocessing": "--preprocess", "learning_rate": "--lr"}
+    """Return the option of a field."""
+    renamed = {"preprocessing": "--preprocess", "learning_rate": "--lr", "origin": "--from"}
     return renamed.get(field, "--" + field.replace("_", "-"))
 
 
@@ -88,12 +86,12 @@ def given_fields(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
 def to_usage_error(error: ValueError) -> UsageError:
     """Convert an error about a field to one about its option."""
     name, _, rest = str(error).partition(" ")
-    return UsageError(f"{option_name(name)} {rest}" if "_" in name or rest[:4] == "must" else error)
+    if "_" in name or rest.startswith("must"):
+        return UsageError(f"{option_name(name)} {rest}")
+    return UsageError(str(error))
 
 
-# --- options ----------------------------------------------------------------------------------
-
-MODEL_OPTIONS: dict[str, Option] = {
+MODEL = {
     "image_size": (parse_size, "N|HxW", "image size in pixels"),
     "patch_size": (positive, "P", "side of a patch in pixels, or in entries of a stem's output"),
     "width": (positive, "D", "width of a token"),
@@ -109,81 +107,59 @@ MODEL_OPTIONS: dict[str, Option] = {
     "stem": (parse_stem, "N,N|root|none", "hybrid: ResNet units per stage, such as 3,4,9"),
     "stem_width": (positive, "F", "channels of the root of the stem, a multiple of 32"),
 }
-PREPROCESSING: Option = (PREPROCESSINGS, None, "resizing, cropping and normalisation of images")
-FILE_OPTIONS: dict[str, Option] = {  # fields that a file of weights may not contain
-    "image_size": (
-        parse_size, "N|HxW", "image size in pixels; the position embeddings are resized to it, "
-        "unless the file does not state a size and has the right number of positions (default: "
-        "from the file)",
-    ),
-    "heads": (positive, "N", "number of attention heads (default: from the file or its width)"),
-    "positions": (
-        POSITIONS, None, "position embeddings of a file without a table, such as sincos2d for "
-        "big_vision (default: from the layout of the file)",
-    ),
+PREPROCESSING = (PREPROCESSINGS, None, "resizing, cropping and normalisation of images")
+FILE = {  # fields that a file of weights may not contain
+    "image_size": (parse_size, "N|HxW", "image size in pixels (default: from the file)"),
+    "heads": (positive, "N", "number of attention heads (default: from the file, or usual)"),
+    "positions": (POSITIONS, None, "position embeddings, such as sincos2d for a file of big_vision "
+        "(default: from the layout of the file)"),
     "gelu": (GELUS, None, "GELU: tanh approximation, or exact with erf (default: from the layout)"),
     "norm_eps": (float, "EPS", "epsilon of the layer norms (default: from the layout)"),
-    "preprocessing": (
-        *PREPROCESSING[:2], f"{PREPROCESSING[2]} (default: from the layout; files of DINO and DeiT "
-        "have the layout of timm)",
-    ),
+    "preprocessing": (*PREPROCESSING[:2], f"{PREPROCESSING[2]}; files of DINO and DeiT have the "
+        "layout of timm (default: from the layout)"),
+}  # fmt: skip
+RESIZE = (
+    tuple(method for method in RESAMPLING_METHODS if method != "area"), None,
+    "interpolation of position embeddings to --image-size (default: aligned)",
+)  # fmt: skip
+SHARDS = (positive, "N", "parallel parts of a batch (default: from the CPU cache and threads)")
+THREADS = (positive, "N", "CPU threads per training step (default: all cores)", None)
+DEVICE = {
+    "device": (DEVICES, None, "gpu requires CuPy; auto is a GPU if present (default: cpu)", "cpu"),
+    "precision": (PRECISIONS, None, "inputs of matrix products on a GPU; sums are float32 "
+        "(default: float32)", None),
+}  # fmt: skip
+DATA = (parse_data, "NAME|FOLDER", f"data set, resized for the model: {DATA_HELP} (default: from "
+    "the image size)", None)  # fmt: skip
+IMAGE_FILES = {
+    "labels": (Path, "FILE", "names of the classes, one per line (default: classes.txt next to the "
+        "model)", None),
+    "short_side": (positive, "N", "resize the short side to N pixels before cropping (default: as "
+        "in --preprocess)", None),
+    "invert": (bool, None, "invert the brightness, for dark digits on white paper", False),
 }  # fmt: skip
 
 
-def add_fields(group: Any, options: dict[str, Option], defaults: Any = None) -> None:
-    """Add the options of fields. Options that are not used are absent from the namespace."""
-    for name, (kind, metavar, text) in options.items():
+def add_options(group: Any, options: Options, defaults: Any = None) -> None:
+    """Add options. Those without a default are absent from the parsed arguments if not used.
+
+    `defaults` contains the values that are shown as defaults.
+    """
+    for name, (kind, metavar, text, *default) in options.items():
         if defaults is not None and "default:" not in text:
             text += f" (default: {format_value(name, getattr(defaults, name))})"
         how: dict[str, Any] = {"type": kind, "metavar": metavar}
         if kind is bool:
-            how = {"action": argparse.BooleanOptionalAction}
+            how = {"action": "store_true" if default else argparse.BooleanOptionalAction}
         elif not callable(kind):
-            how = {"choices": list(kind)}
-        how |= {"dest": name, "default": argparse.SUPPRESS, "help": text}
-        group.add_argument(option_name(name), **how)
-
-
-def add_device(parser: argparse.ArgumentParser, precision: bool = True) -> None:
-    """Add --device and --precision."""
-    text = "device; gpu requires CuPy, auto is a GPU if there is one (default: cpu)"
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help=text)
-    if precision:
-        text = "precision of the inputs of matrix products on a GPU; sums are float32 (default: "
-        text += "float32)"
-        parser.add_argument("--precision", choices=PRECISIONS, help=text)
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add --data of a command that uses a trained model."""
-    text = f"data set, resized to the image size of the model: {DATA_HELP} (default: the data set "
-    text += "with the image size of the model)"
-    parser.add_argument("--data", type=parse_data, metavar="NAME|FOLDER", help=text)
-
-
-def add_resize(group: Any) -> None:
-    """Add --resize."""
-    choices = [method for method in RESAMPLING_METHODS if method != "area"]
-    text = "interpolation of position embeddings (default: aligned, as in the authors' code)"
-    group.add_argument("--resize", choices=choices, default=argparse.SUPPRESS, help=text)
+            how = {"choices": kind, "metavar": metavar}
+        how |= {"dest": name, "default": default[0] if default else argparse.SUPPRESS}
+        group.add_argument(option_name(name), help=text, **how)
 
 
 def add_weights(parser: argparse.ArgumentParser, default: Path | None, shown: str) -> None:
-    """Add --weights and the group of options about the file."""
+    """Add --weights, the options about the file, and those about the device."""
+    weights = (Path, "FILE", f"the model: {MODEL_FILE} (default: {shown})", default)
     group = parser.add_argument_group("model")
-    text = "file or folder with a model of minivit, Google, timm or Hugging Face (default: "
-    text += f"{shown})"
-    group.add_argument("--weights", type=Path, default=default, metavar="FILE", help=text)
-    add_fields(group, FILE_OPTIONS)
-    add_resize(group)
-
-
-def add_image_files(parser: argparse.ArgumentParser) -> None:
-    """Add the options about image files."""
-    add = parser.add_argument_group("image files").add_argument
-    text = f"names of the classes, one per line (default: {CLASS_NAMES} next to the model)"
-    add("--labels", type=Path, metavar="FILE", help=text)
-    text = "resize the short side to N pixels, then crop the centre (default: as in --preprocess)"
-    add("--short-side", type=positive, metavar="N", help=text)
-    text = "invert the brightness; digits must be bright on a dark background"
-    add("--invert", action="store_true", help=text)
+    add_options(group, {"weights": weights} | FILE | {"resize": RESIZE})
+    add_options(parser, DEVICE)

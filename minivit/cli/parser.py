@@ -1,4 +1,7 @@
-"""The parser of the command line: one subcommand per module."""
+"""The parser of the command line: one subcommand per module.
+
+The docstring of a module is the help of its command: a summary, and examples.
+"""
 
 import argparse
 import difflib
@@ -51,19 +54,18 @@ def build_parser() -> Parser:
     """Return the parser of all commands. `args.command` is the name of the command."""
     parser = Parser(
         prog="minivit",
-        description="A Vision Transformer from scratch: train it, check it, look inside.",
-        epilog="`minivit COMMAND --help` lists the options of a command, with examples.",
+        description="Train, evaluate, verify and visualise Vision Transformers.",
+        epilog="`python -m minivit COMMAND --help` lists the options of a command, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"minivit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        examples = "".join(f"\n  minivit {example}" for example in module.EXAMPLES)
-        summary = module.SUMMARY
+        summary, _, examples = (module.__doc__ or "").partition("\n\n")
         sub = commands.add_parser(
             name,
-            help=summary[0].lower() + summary[1:].rstrip("."),
+            help=summary[:1].lower() + summary[1:].rstrip("."),
             description=summary,
-            epilog=f"examples:{examples}",
+            epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(command=name, parser=sub)

@@ -58,22 +58,22 @@ def total_cost(costs: list[LayerCost]) -> LayerCost:
 
 
 def linear_cost(layer: str, n: int, D: int, E: int, s: int, bias: bool = True) -> LayerCost:
-    """y = x W + b for n rows. It retains x."""
+    """Return the cost of y = x W + b for n rows. It retains x."""
     return LayerCost(layer, 1, D * E + E * bias, 2 * n * D * E, retained=n * D * s)
 
 
 def norm_cost(layer: str, n: int, D: int, s: int) -> LayerCost:
-    """Layer norm of n rows. It retains x_hat and 1 / σ."""
+    """Return the cost of layer norm of n rows. It retains x_hat and 1 / σ."""
     return LayerCost(layer, 1, 2 * D, elements=n * D, retained=n * (D + 1) * s)
 
 
 def dropout_costs(config: ViTConfig, layer: str, size: int, s: int) -> list[LayerCost]:
-    """Dropout of `size` scalars. It retains the mask, which has the dtype of the scalars."""
+    """Return the cost of dropout, if the model has any. It retains the mask, of floats."""
     return [LayerCost(layer, elements=size, retained=size * s)] if config.dropout else []
 
 
 def embedding_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
-    """Equation 1. The patch embedding retains the patches."""
+    """Return the costs of Equation 1. The patch embedding retains the patches."""
     c = config
     T, D, P, C = c.tokens, c.width, c.patch_size, c.feature_channels
     gh, gw = c.grid
@@ -88,7 +88,7 @@ def embedding_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
 
 
 def block_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
-    """Equations 2, 3 and 5 to 8, in each of the L blocks.
+    """Return the costs of Equations 2, 3 and 5 to 8, in each of the L blocks.
 
     The scores retain q, k, v and q / √Dh. GELU retains its input; the exact GELU also retains its
     output, which is the input of the second linear layer unless dropout follows. Relative positions
@@ -127,7 +127,7 @@ def block_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
 
 
 def head_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
-    """Equation 4 and the head, with a hidden layer of width R or without.
+    """Return the costs of Equation 4 and of the head, which may have a hidden layer of width R.
 
     The class token is a view, which retains all tokens. The mean of the tokens is a new array,
     which the next layer retains. The output of the hidden layer is also the classifier's input.
@@ -146,7 +146,7 @@ def head_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
 
 
 def stem_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
-    """The ResNet of a hybrid. All units of a stage but the first are one entry.
+    """Return the costs of a hybrid's ResNet. All units of a stage but the first are one entry.
 
     Max pooling retains the one-byte index of each maximum.
     """
@@ -175,11 +175,11 @@ def stem_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
 def conv_cost(
     B: int, n: int, window: int, E: int, s: int, shared: bool = False, relu: bool = True
 ) -> LayerCost:
-    """Standardised convolution with n windows per image and E channels, group norm, ReLU.
+    """Return the cost of a convolution of n windows per image to E channels, a norm and a ReLU.
 
-    The convolution retains its windows, unless it shares them with another one, w_hat, 1 / window
-    for each weight, σ and the divisor. The norm retains x_hat and 1 / σ, the ReLU one byte per
-    element.
+    The convolution retains its windows, unless it shares them with another one, and the
+    standardised kernel with σ, the divisor and 1 / window for each weight of a channel. The norm
+    retains x_hat and 1 / σ, the ReLU one byte per element.
     """
     windows = 0 if shared else B * n * window
     retained = (windows + B * (n + 1) * E + window * E + window + 2 * E) * s + relu * B * n * E

@@ -1,7 +1,6 @@
 """The memory of training by formula, and the memory that is available."""
 
 import contextlib
-import os
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
@@ -106,16 +105,13 @@ def max_batch_size(available: int, limit: int, required: Callable[[int], int]) -
 
 
 def available_memory() -> int | None:
-    """Return the bytes that can still be allocated, or None if the system does not report them.
+    """Return the bytes that can still be allocated, or None on a system other than Linux.
 
-    On Linux: MemAvailable, or less if a control group (of a container) has a lower limit.
+    This is MemAvailable, or less if the limit of a control group (of a container) leaves less.
     """
     limits = []
     with contextlib.suppress(OSError, KeyError, ValueError):
         limits.append(read_numbers(MEMINFO)["MemAvailable:"] << 10)
-    if not limits:  # not Linux
-        with contextlib.suppress(AttributeError, ValueError):
-            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with contextlib.suppress(OSError, KeyError, ValueError):  # no control group, or no limit
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         cached = read_numbers(CGROUP / "memory.stat")["inactive_file"]  # can be freed

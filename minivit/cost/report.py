@@ -40,7 +40,7 @@ def format_table(costs: list[LayerCost]) -> str:
 def format_memory(memory: Memory, dtype: str, optimiser: str) -> str:
     """Return the memory of training, one line per part."""
     m = memory
-    split = f"{m.shards} shards of up to {m.shard_size} images, {m.parallel_shards} in parallel"
+    split = f"{m.shards} shards of {m.shard_size} or fewer images, {m.parallel_shards} in parallel"
     sizes = {
         f"parameters ({dtype})": m.parameters,
         "gradients": m.gradients,

@@ -1,40 +1,29 @@
 """Matrix products by cuBLAS that read and write views, and sums of columns.
 
 CuPy's `matmul` copies an operand that is a view and converts float16 to float32 first. cuBLAS needs
-neither: it takes the transposition and the leading dimension of each operand, and the stride
-between its matrices. So q, k and v are read from the array that contains all three, and their
-gradients are written into one such array.
+neither: it takes the transposition, leading dimension and stride of each operand. So q, k and v are
+read from the array that contains all three, and their gradients are written into one such array.
 """
 
 import itertools
 
-import cupy
+import cupy  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 from ..arrays import Array, matmul, sum_leading
-from .kernel import WARP, Kernel, as_rows, register
+from .kernel import COMPUTED, WARP, Kernel, as_rows, register
 
 cublas, runtime = cupy.cuda.cublas, cupy.cuda.runtime
 
-DATA_TYPES = {
-    "float16": runtime.CUDA_R_16F,
-    "float32": runtime.CUDA_R_32F,
-    "float64": runtime.CUDA_R_64F,
-}
-COMPUTE_TYPES = {  # float16 is accumulated in float32
-    "float16": cublas.CUBLAS_COMPUTE_32F,
-    "float32": cublas.CUBLAS_COMPUTE_32F,
-    "float64": cublas.CUBLAS_COMPUTE_64F,
-}
+FLOAT, DOUBLE = cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_COMPUTE_64F
+COMPUTE_TYPES = {"float16": FLOAT, "float32": FLOAT, "float64": DOUBLE}
 FLOAT32_COMPUTE_TYPES = {  # with 23, 10 and 7 mantissa bits
-    "float32": cublas.CUBLAS_COMPUTE_32F,
+    "float32": FLOAT,
     "tf32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32,
     "bfloat16": cublas.CUBLAS_COMPUTE_32F_FAST_16BF,
 }
-# cuBLAS computes alpha a b + beta y. It reads alpha and beta from host memory.
-ALPHA = {"float16": np.ones(1, np.float32), "float32": np.ones(1, np.float32)}
-ALPHA["float64"] = np.ones(1, np.float64)
-BETA = {dtype: 0 * alpha for dtype, alpha in ALPHA.items()}
+DATA_TYPES = {"float16": runtime.CUDA_R_16F, "float32": runtime.CUDA_R_32F}
+DATA_TYPES["float64"] = runtime.CUDA_R_64F
 
 
 def set_matmul_precision(precision: str) -> None:
@@ -56,16 +45,17 @@ def matmul_cuda(a: Array, b: Array, out: Array | None = None) -> Array:
     if m != b_rows or a.dtype != b.dtype:
         raise ValueError(f"cannot multiply {a.dtype} {a.shape} by {b.dtype} {b.shape}")
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    direct = out is not None and matrix_layout(out)[0] == cublas.CUBLAS_OP_N
-    y = out if direct else cupy.empty((*batch, n, p), dtype=a.dtype)
+    if out is None or matrix_layout(out)[0] != cublas.CUBLAS_OP_N:
+        y = cupy.empty((*batch, n, p), dtype=a.dtype)
+    else:
+        y = out
     if m and y.size:
         gemm(prepare_matrices(a, batch), prepare_matrices(b, batch), y)
     elif y.size:
         y.fill(0)
-    if out is None or direct:
-        return y
-    out[...] = y
-    return out
+    if out is not None and out is not y:
+        out[...] = y
+    return y if out is None else out
 
 
 def prepare_matrices(x: Array, batch: tuple[int, ...]) -> Array:
@@ -78,8 +68,7 @@ def prepare_matrices(x: Array, batch: tuple[int, ...]) -> Array:
 def matrix_layout(x: Array) -> tuple[int | None, int]:
     """Return the operation and the leading dimension of the matrices of x for cuBLAS.
 
-    The operation is N for row-major matrices, T for column-major matrices, and None for others. The
-    leading dimension is the number of scalars from one row (or column) to the next.
+    The operation is N for row-major matrices, T for column-major matrices, and None for others.
     """
     (n, m), (row_stride, column_stride) = x.shape[-2:], x.strides[-2:]
     size = x.itemsize
@@ -93,15 +82,13 @@ def matrix_layout(x: Array) -> tuple[int | None, int]:
 def gemm(a: Array, b: Array, y: Array) -> None:
     """Write y = a b for stacks of matrices of the same batch shape.
 
-    One call of cuBLAS computes all matrices along one axis. Other batch axes, if they cannot be
-    merged with it, need one call per index.
+    One call computes all products along the longest batch axis. Other axes need a loop.
     """
-    # cuBLAS expects column-major matrices and reads a row-major matrix as its transpose. Therefore
-    # it is asked for yᵀ = bᵀ aᵀ.
+    # cuBLAS reads matrices as column-major, a row-major matrix as its transpose: yᵀ = bᵀ aᵀ.
     (op_b, ld_b), (op_a, ld_a), (_, ld_y) = matrix_layout(b), matrix_layout(a), matrix_layout(y)
     (n, m), p, dtype = a.shape[-2:], b.shape[-1], a.dtype.name
     data_type, compute_type = DATA_TYPES[dtype], COMPUTE_TYPES[dtype]
-    alpha, beta = ALPHA[dtype].ctypes.data, BETA[dtype].ctypes.data
+    one, zero = np.ones(1, COMPUTED[dtype]), np.zeros(1, COMPUTED[dtype])  # read by the host
     *outer, (count, *strides) = sorted([(1, 0, 0, 0), *batch_axes(a, b, y)])
     stride_a, stride_b, stride_y = (stride // a.itemsize for stride in strides)
     handle = cupy.cuda.device.get_cublas_handle()
@@ -111,10 +98,10 @@ def gemm(a: Array, b: Array, y: Array) -> None:
             for k, x in enumerate((a, b, y), 1)
         )
         cublas.gemmStridedBatchedEx(
-            handle, op_b, op_a, p, n, m, alpha,
+            handle, op_b, op_a, p, n, m, one.ctypes.data,
             address_b, data_type, ld_b, stride_b,
             address_a, data_type, ld_a, stride_a,
-            beta, address_y, data_type, ld_y, stride_y,
+            zero.ctypes.data, address_y, data_type, ld_y, stride_y,
             count, compute_type, cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
 
@@ -136,12 +123,10 @@ def batch_axes(a: Array, b: Array, y: Array) -> list[tuple[int, int, int, int]]:
     return axes
 
 
-# The 32 lanes of a warp read 32 adjacent columns; the 32 warps of a block share the rows. The
-# partial sums are transposed in shared memory, so that a warp can add those of one column. The
-# order of all additions is fixed, so the result is deterministic.
-SUMS = Kernel(
-    "column_sums",
-    r"""
+# The lanes of a warp read adjacent columns; the 32 warps of a block share the rows. The partial
+# sums are transposed in shared memory, so that one warp can add those of a column. The order of the
+# additions is fixed, so the result is deterministic.
+SOURCE = r"""
 template <typename T>
 __global__ void column_sums(const T* x, T* sums, long long rows, long long n) {
     using F = computed<T>;
@@ -157,8 +142,8 @@ __global__ void column_sums(const T* x, T* sums, long long rows, long long n) {
     const long long column = blockIdx.x * 32ll + threadIdx.y;
     if (threadIdx.x == 0 && column < n) sums[blockIdx.y * n + column] = T(sum);
 }
-""",
-)
+"""
+SUMS = Kernel("column_sums", SOURCE)
 MAX_CHUNKS = 64  # of the rows
 
 

@@ -1,22 +1,21 @@
 """GELU in one pass over memory, with an optional bias that is added first (see `mlp.py`)."""
 
-import cupy
+import cupy  # pyright: ignore[reportMissingImports]
 
 from ..arrays import Array, Pullback
 from ..layers.gelu import TANH, gelu
-from .kernel import NULL, Kernel, as_rows, check_operand, register
+from .kernel import Kernel, as_rows, check_operand, register
 
 EXACT = {"tanh": 0, "erf": 1}
 
-SOURCE = (
-    f"""
+CONSTANTS = f"""
 template <typename F> struct Constants {{
     static constexpr F a = {TANH[0]!r}, b = {TANH[1]!r};        // of the tanh approximation
     static constexpr F root_half = 0.7071067811865476;          // √½
     static constexpr F density = 0.3989422804014327;            // 1 / √(2π)
 }};
 """
-    + r"""
+SOURCE = r"""
 // Φ(x), the standard normal distribution function.
 template <typename F> __device__ F normal_cdf(F x, long long exact) {
     using c = Constants<F>;
@@ -38,8 +37,7 @@ template <typename T>
 __global__ void gelu(const T* x, const T* bias, T* y, long long rows, long long M,
                      long long exact) {
     using F = computed<T>;
-    const long long row = WARP_ROW;
-    if (row >= rows) return;
+    WARP_ROW(row, rows);
     x += row * M, y += row * M;
     for (LANE_ENTRIES(j, M)) {
         const F h = F(x[j]) + (bias ? F(bias[j]) : F(0));
@@ -51,8 +49,7 @@ template <typename T>
 __global__ void gelu_back(const T* x, const T* bias, const T* dy, T* dx, long long rows,
                           long long M, long long exact) {
     using F = computed<T>;
-    const long long row = WARP_ROW;
-    if (row >= rows) return;
+    WARP_ROW(row, rows);
     x += row * M, dy += row * M, dx += row * M;
     for (LANE_ENTRIES(j, M)) {
         const F h = F(x[j]) + (bias ? F(bias[j]) : F(0));
@@ -60,8 +57,7 @@ __global__ void gelu_back(const T* x, const T* bias, const T* dy, T* dx, long lo
     }
 }
 """
-)
-FORWARD, BACKWARD = Kernel("gelu", SOURCE), Kernel("gelu_back", SOURCE)
+FORWARD, BACKWARD = (Kernel(name, CONSTANTS + SOURCE) for name in ("gelu", "gelu_back"))
 
 
 @register(gelu)
@@ -78,14 +74,14 @@ def gelu_with_bias(x: Array, bias: Array | None, kind: str) -> tuple[Array, Pull
     if kind not in EXACT:
         raise ValueError(f"unknown GELU '{kind}': choose 'tanh' or 'erf'")
     x_rows = as_rows(x)
-    rows, M = x_rows.shape
-    bias_or_null = NULL if bias is None else check_operand(bias, x, (M,))
+    shape, (rows, M) = x.shape, x_rows.shape
+    bias_or_null = 0 if bias is None else check_operand(bias, x, (M,))
     y = cupy.empty_like(x_rows)
     FORWARD.launch_rows(rows, x_rows, bias_or_null, y, rows, M, EXACT[kind])
 
     def pullback(dy: Array) -> Array:
-        dy_rows, dx = check_operand(dy, x, x.shape), cupy.empty_like(x_rows)
+        dy_rows, dx = check_operand(dy, x_rows, shape), cupy.empty_like(x_rows)
         BACKWARD.launch_rows(rows, x_rows, bias_or_null, dy_rows, dx, rows, M, EXACT[kind])
-        return dx.reshape(dy.shape)
+        return dx.reshape(shape)
 
-    return y.reshape(x.shape), pullback
+    return y.reshape(shape), pullback

@@ -6,17 +6,16 @@ lane reads every 32nd entry, so that the reads are coalesced.
 """
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
-import cupy
+import cupy  # pyright: ignore[reportMissingImports]
 
 from ..arrays import Array
 
 WARP = 32  # threads
 WARPS_PER_BLOCK = 8
 TYPES = {"float16": "__half", "float32": "float", "float64": "double"}
-NULL = 0  # a null pointer
+COMPUTED = {"float16": "float32", "float32": "float32", "float64": "float64"}  # as in PRELUDE
 
 PRELUDE = r"""
 #include <cuda_fp16.h>
@@ -28,18 +27,18 @@ template <typename T> using computed = typename Computed<T>::type;
 
 // Butterfly reductions: after five shuffles, every lane has the result of all 32 lanes.
 template <typename F> __device__ F warp_sum(F x) {
-    for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffff, x, offset);
+    for (int far = 16; far > 0; far /= 2) x += __shfl_xor_sync(0xffffffff, x, far);
     return x;
 }
-
 template <typename F> __device__ F warp_max(F x) {
-    for (int offset = 16; offset > 0; offset /= 2)
-        x = fmax(x, __shfl_xor_sync(0xffffffff, x, offset));
+    for (int far = 16; far > 0; far /= 2) x = fmax(x, __shfl_xor_sync(0xffffffff, x, far));
     return x;
 }
 
-// The row of this warp, and a loop over the entries of a row that this lane processes.
-#define WARP_ROW (blockIdx.x * (long long)blockDim.y + threadIdx.y)
+// The row of this warp; a warp without a row ends. The loop over the entries of a lane.
+#define WARP_ROW(row, rows) \
+    const long long row = blockIdx.x * (long long)blockDim.y + threadIdx.y; \
+    if (row >= rows) return
 #define LANE_ENTRIES(j, n) long long j = threadIdx.x; j < n; j += 32
 """
 
@@ -54,41 +53,29 @@ class Kernel:
         self.name, self.source = name, PRELUDE + source
         self.compiled: dict[str, Any] = {}
 
-    def compile(self, dtype: str) -> Any:
-        """Return the kernel for a dtype, compiled at the first call."""
+    def launch(self, blocks: tuple[int, ...], threads: tuple[int, ...], *args: Any) -> None:
+        """Compile the kernel if necessary and launch a grid of blocks, unless the grid is empty."""
+        dtype = args[0].dtype.name
         if dtype not in self.compiled:
             name = f"{self.name}<{TYPES[dtype]}>"
-            module = cupy.RawModule(
-                code=self.source, options=("--std=c++17",), name_expressions=(name,)
-            )
-            self.compiled[dtype] = module.get_function(name)
-        return self.compiled[dtype]
-
-    def launch(self, blocks: tuple[int, ...], threads: tuple[int, ...], *args: Any) -> None:
-        """Launch a grid of blocks. An empty grid, which CUDA rejects, launches nothing."""
+            options = {"options": ("--std=c++17",), "name_expressions": (name,)}
+            self.compiled[dtype] = cupy.RawModule(code=self.source, **options).get_function(name)
         if 0 not in blocks:
-            self.compile(args[0].dtype.name)(blocks, threads, args)
+            self.compiled[dtype](blocks, threads, args)
 
     def launch_rows(self, rows: int, *args: Any) -> None:
-        """Launch one warp per row."""
+        """Launch one warp for each row."""
         self.launch((-(-rows // WARPS_PER_BLOCK),), (WARP, WARPS_PER_BLOCK), *args)
-
-    def launch_entries(self, entries: int, *args: Any) -> None:
-        """Launch one thread per entry."""
-        threads = WARP * WARPS_PER_BLOCK
-        self.launch((-(-entries // threads),), (threads,), *args)
 
 
 def register(function: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate the version of a `singledispatch` function for CuPy arrays.
+    """Decorate the version of a `singledispatch` function for CuPy arrays of the dtypes in TYPES.
 
-    It receives arrays of the dtypes in TYPES. Other arrays, such as the complex arrays of the
-    gradient checker, go to the readable version.
+    Other CuPy arrays, such as the gradient checker's complex ones, go to the readable version.
     """
     readable = function.dispatch(object)
 
     def decorate(faster: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(faster)
         def dispatch(x: Array, *args: Any, **kwargs: Any) -> Any:
             chosen = faster if x.dtype.name in TYPES else readable
             return chosen(x, *args, **kwargs)
@@ -105,12 +92,11 @@ def as_rows(x: Array) -> Array:
 
 
 def check_operand(operand: Array, x: Array, shape: tuple[int, ...]) -> Array:
-    """Return an operand of a kernel in contiguous memory.
+    """Return an operand in contiguous memory. Raise ValueError for another dtype or shape.
 
-    A kernel reads every operand with the dtype of x and without bounds checks. Raises ValueError
-    if the operand has another dtype or shape.
+    A kernel reads all operands with the dtype of x, and does not check bounds.
     """
-    if operand.dtype != x.dtype or operand.shape != shape:
-        found = f"{operand.dtype} {operand.shape}"
-        raise ValueError(f"the kernel expects {x.dtype} {shape}, not {found}")
+    if (operand.dtype, operand.shape) != (x.dtype, shape):
+        expected, found = f"{x.dtype} {shape}", f"{operand.dtype} {operand.shape}"
+        raise ValueError(f"the kernel expects {expected}, not {found}")
     return cupy.ascontiguousarray(operand)

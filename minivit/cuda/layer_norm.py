@@ -1,25 +1,21 @@
 """Layer normalisation: one kernel per pass, one warp per row.
 
-The kernels read a row several times, but only the first time from memory; then it is in the cache.
-The pullback retains x, and the mean and 1/σ of each row, instead of x_hat. This takes no more
-memory and saves writing one array.
+A row is read several times, but after the first time it is in the cache. The pullback retains x and
+the mean and 1/σ of each row instead of x_hat, which saves writing an array.
 """
 
-import cupy
+import cupy  # pyright: ignore[reportMissingImports]
 
 from ..arrays import Array, Pullback, sum_leading
 from ..layers.layer_norm import layer_norm
-from .kernel import Kernel, as_rows, check_operand, register
+from .kernel import COMPUTED, Kernel, as_rows, check_operand, register
 
-FORWARD = Kernel(
-    "layer_norm",
-    r"""
+SOURCE = r"""
 template <typename T>
 __global__ void layer_norm(const T* x, const T* scale, const T* bias, T* y, computed<T>* mean,
                            computed<T>* rstd, long long rows, long long D, double eps) {
     using F = computed<T>;
-    const long long row = WARP_ROW;
-    if (row >= rows) return;
+    WARP_ROW(row, rows);
     x += row * D, y += row * D;
     F sum = 0, squares = 0;
     for (LANE_ENTRIES(j, D)) sum += F(x[j]);
@@ -29,20 +25,14 @@ __global__ void layer_norm(const T* x, const T* scale, const T* bias, T* y, comp
     for (LANE_ENTRIES(j, D)) y[j] = T((F(x[j]) - mu) * r * F(scale[j]) + F(bias[j]));
     if (threadIdx.x == 0) mean[row] = mu, rstd[row] = r;
 }
-""",
-)
 
-# As in `layers/layer_norm.py`, remove from g = dy * scale the components along 1 and along x_hat.
-BACKWARD = Kernel(
-    "layer_norm_back",
-    r"""
+// As in `layers/layer_norm.py`, remove from g = dy * scale the components along 1 and along x_hat.
 template <typename T>
 __global__ void layer_norm_back(const T* x, const T* scale, const T* dy, T* dx, T* product,
                                 const computed<T>* mean, const computed<T>* rstd,
                                 long long rows, long long D) {
     using F = computed<T>;
-    const long long row = WARP_ROW;
-    if (row >= rows) return;
+    WARP_ROW(row, rows);
     x += row * D, dy += row * D, dx += row * D, product += row * D;
     const F mu = mean[row], r = rstd[row];
     F along_1 = 0, along_x_hat = 0;
@@ -58,8 +48,8 @@ __global__ void layer_norm_back(const T* x, const T* scale, const T* dy, T* dx, 
         product[j] = T(F(dy[j]) * x_hat);
     }
 }
-""",
-)
+"""
+FORWARD, BACKWARD = Kernel("layer_norm", SOURCE), Kernel("layer_norm_back", SOURCE)
 
 
 @register(layer_norm)
@@ -68,17 +58,17 @@ def layer_norm_cuda(
 ) -> tuple[Array, Pullback]:
     """x (..., D), scale (D,), bias (D,)  ->  y (..., D)"""
     x_rows = as_rows(x)
-    rows, D = x_rows.shape
+    shape, (rows, D) = x.shape, x_rows.shape
     y = cupy.empty_like(x_rows)
-    mean, rstd = cupy.empty((2, rows), dtype=computed_dtype(x))
+    mean, rstd = cupy.empty((2, rows), dtype=COMPUTED[x.dtype.name])
     scale, bias = (check_operand(vector, x, (D,)) for vector in (scale, bias))
     FORWARD.launch_rows(rows, x_rows, scale, bias, y, mean, rstd, rows, D, float(eps))
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
-        dy_rows = check_operand(dy, x, x.shape).reshape(rows, D)
+        dy_rows = check_operand(dy, x_rows, shape).reshape(rows, D)
         dx, product = cupy.empty_like(x_rows), cupy.empty_like(x_rows)
         BACKWARD.launch_rows(rows, x_rows, scale, dy_rows, dx, product, mean, rstd, rows, D)
         dparams = {"scale": sum_leading(product), "bias": sum_leading(dy_rows)}
-        return dx.reshape(dy.shape), dparams
+        return dx.reshape(shape), dparams
 
-    return y.reshape(x.shape), pullback
+    return y.reshape(shape), pullback

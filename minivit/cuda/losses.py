@@ -1,20 +1,17 @@
 """Softmax cross-entropy: one warp computes the loss of an image and its gradient."""
 
-import cupy
+import cupy  # pyright: ignore[reportMissingImports]
 
 from ..arrays import Array, Pullback
 from ..layers.losses import check_label_smoothing, cross_entropy, make_targets
-from .kernel import Kernel, computed_dtype, register
+from .kernel import COMPUTED, Kernel, register
 
-FORWARD = Kernel(
-    "cross_entropy",
-    r"""
+SOURCE = r"""
 template <typename T>
 __global__ void cross_entropy(const T* logits, const T* targets, computed<T>* losses, T* dlogits,
                               long long B, long long K) {
     using F = computed<T>;
-    const long long row = WARP_ROW;
-    if (row >= B) return;
+    WARP_ROW(row, B);
     logits += row * K, targets += row * K, dlogits += row * K;
     F largest = F(logits[0]), sum = 0, mass = 0, dot = 0;
     for (LANE_ENTRIES(j, K)) largest = fmax(largest, F(logits[j]));
@@ -29,8 +26,8 @@ __global__ void cross_entropy(const T* logits, const T* targets, computed<T>* lo
         dlogits[j] = T(exp(F(logits[j]) - largest) / sum * mass - F(targets[j]));
     if (threadIdx.x == 0) losses[row] = mass * log(sum) - dot;
 }
-""",
-)
+"""
+FORWARD = Kernel("cross_entropy", SOURCE)
 
 
 @register(cross_entropy)
@@ -45,7 +42,7 @@ def cross_entropy_cuda(
     B, K = logits.shape
     targets = cupy.ascontiguousarray(make_targets(logits, labels, label_smoothing))
     logits = cupy.ascontiguousarray(logits)
-    losses, dlogits = cupy.empty(B, dtype=computed_dtype(logits)), cupy.empty_like(logits)
+    losses, dlogits = cupy.empty(B, COMPUTED[logits.dtype.name]), cupy.empty_like(logits)
     FORWARD.launch_rows(B, logits, targets, losses, dlogits, B, K)
 
     def pullback(dloss: Array = 1) -> Array:

@@ -6,11 +6,10 @@ from ..arrays import Array
 from ..optim import adamw
 from .kernel import Kernel, check_operand, register
 
+THREADS = 256  # per block
 SCALARS = ("step_size", "decay_factor", "beta1", "beta2", "v_scale", "eps")
 
-UPDATE = Kernel(
-    "adamw",
-    r"""
+SOURCE = r"""
 template <typename T>
 __global__ void adamw(T* p, const T* g, T* m, T* v, long long size, long long decayed,
                       double step_size, double decay_factor, double beta1, double beta2,
@@ -25,8 +24,8 @@ __global__ void adamw(T* p, const T* g, T* m, T* v, long long size, long long de
     m[i] = T(mean), v[i] = T(square);
     p[i] = T(before - F(step_size) * mean / (F(v_scale) * sqrt(square) + F(eps)));
 }
-""",
-)
+"""
+UPDATE = Kernel("adamw", SOURCE)
 
 
 @register(adamw)
@@ -34,4 +33,4 @@ def adamw_cuda(p: Array, g: Array, m: Array, v: Array, *, decayed: int, **option
     """Update the parameters p and both moments in place. The option `threads` has no effect."""
     g, m, v = (check_operand(vector, p, p.shape) for vector in (g, m, v))
     scalars = [float(options[name]) for name in SCALARS]
-    UPDATE.launch_entries(p.size, p, g, m, v, p.size, decayed, *scalars)
+    UPDATE.launch((-(-p.size // THREADS),), (THREADS,), p, g, m, v, p.size, decayed, *scalars)

@@ -1,7 +1,7 @@
 """Copy batches to the GPU while it computes."""
 
-import cupy
-import cupyx
+import cupy  # pyright: ignore[reportMissingImports]
+import cupyx  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 from ..arrays import Array
@@ -12,26 +12,20 @@ PER_THREAD_STREAM = 2  # CUDA's handle of the per-thread default stream
 class Uploader:
     """Copy host arrays to the GPU on a separate stream: call `begin()`, then `uploader(array)`.
 
-    The copies go through pinned memory, so that they are asynchronous. The computing thread creates
-    the uploader; a background thread calls it and waits for the copies. Raises RuntimeError if
-    CuPy uses per-thread default streams, because then copies could not wait for the computation.
+    The copies go through pinned memory. The computing thread creates the uploader; a background
+    thread calls it and waits for the copies. Raises RuntimeError if CuPy uses per-thread default
+    streams, because then the copies could not wait for the computation.
     """
 
     def __init__(self) -> None:
         self.device, self.compute_stream = cupy.cuda.Device(), cupy.cuda.get_current_stream()
         if self.compute_stream.ptr == PER_THREAD_STREAM:
-            raise RuntimeError(
-                "batches are copied by a background thread, which needs a shared stream: "
-                "unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
-            )
+            raise RuntimeError("unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM to train on a GPU")
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.begin()
 
     def begin(self) -> None:
-        """Let later copies wait for the work that the GPU has been given up to now.
-
-        A copy may reuse memory that this work still reads.
-        """
+        """Make later copies wait for the queued work, which may still read memory they reuse."""
         with self.device:
             self.event = self.compute_stream.record()
 

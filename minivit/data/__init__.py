@@ -2,15 +2,14 @@
 
 from .augment import augment, mix
 from .cifar import load_cifar10, load_cifar100
-from .dataset import Dataset, take
+from .dataset import ByteImages, Dataset, take
 from .digits import load_digits
-from .fit import ResizedImages, resize_dataset
 from .folder import FolderImages, describe_unreadable, load_folder
 from .images import read_image, sample_photograph
 from .labels import read_labels
 from .mnist import load_fashion_mnist, load_mnist
-from .pixels import ByteImages
 from .preprocessing import Preprocessing, get_preprocessing
+from .resize import ResizedImages, resize_dataset
 from .scattered import SCATTERED_MODEL, load_scattered
 
 DATASETS = {
@@ -23,27 +22,9 @@ DATASETS = {
 }
 
 __all__ = [
-    "DATASETS",
-    "SCATTERED_MODEL",
-    "Dataset",
-    "ResizedImages",
-    "FolderImages",
-    "ByteImages",
-    "Preprocessing",
-    "augment",
-    "load_cifar10",
-    "load_cifar100",
-    "load_digits",
-    "load_fashion_mnist",
-    "resize_dataset",
-    "load_folder",
-    "mix",
-    "load_mnist",
-    "sample_photograph",
-    "get_preprocessing",
-    "read_image",
-    "read_labels",
-    "load_scattered",
+    "DATASETS", "SCATTERED_MODEL", "ByteImages", "Dataset", "FolderImages", "Preprocessing",
+    "ResizedImages", "augment", "describe_unreadable", "get_preprocessing", "load_cifar10",
+    "load_cifar100", "load_digits", "load_fashion_mnist", "load_folder", "load_mnist",
+    "load_scattered", "mix", "read_image", "read_labels", "resize_dataset", "sample_photograph",
     "take",
-    "describe_unreadable",
-]
+]  # fmt: skip

@@ -1,9 +1,8 @@
-"""Changes to a batch of training images: those that leave each class alone, and those that mix two.
+"""Augmentation of a batch of training images: random changes of each image, mixup and CutMix.
 
-Everything here works on whole batches of floats in [-1, 1], on the host, draws from the generator
-it is given and from nothing else, and never writes into its input. RandAugment has a file of its
-own beside this one. What it costs one core, in µs for each image of 32x32x3 of 128: shift 7,
-flip 5, one operation of RandAugment 30 (solarise 6, rotate 50), erasing 9, mixup and cutmix 4.
+All functions take floats in [-1, 1] on the CPU and do not modify their input. RandAugment is in
+`randaugment.py`. Time on one core, in µs per image of 32 x 32 x 3 in a batch of 128: shift 7, flip
+5, one operation of RandAugment 30 (solarise 6, rotate 50), random erasing 9, mixup and CutMix 4.
 """
 
 import math
@@ -14,8 +13,8 @@ from ..arrays import Array
 from ..layers.losses import check_labels
 from .randaugment import apply_randaugment, gather_pixels
 
-AREA = (0.02, 0.33)  # of a box that is erased, as a share of its image
-ASPECT = (0.3, 1 / 0.3)  # its height over its width
+AREA = (0.02, 0.33)  # of an erased box, as a fraction of the image
+ASPECT = (0.3, 1 / 0.3)  # its height divided by its width
 
 
 def augment(
@@ -29,19 +28,45 @@ def augment(
     randaugment_magnitude: float = 9.0,
     random_erasing: float = 0.0,
 ) -> Array:
-    """Change each image at random, in ways that leave its class alone; in this order:
+    """Change each image at random without changing its class, in the order of the parameters.
 
-    shift: move it by up to so many pixels, over a border of this colour; flip: mirror it, with
-    chance 1/2; randaugment: so many operations of RandAugment, at this magnitude from 0 to 10;
-    erase: the chance of losing a box.
+    Parameters
+    ----------
+    images : (B, H, W, C) array
+        Values in [-1, 1].
+    generator : numpy.random.Generator
+    shift : int, optional
+        Largest translation in pixels, along each axis.
+    border : float or (C,) array, optional
+        Colour of the pixels that a translation uncovers.
+    flip : bool, optional
+        Mirror half of the images horizontally.
+    randaugment, randaugment_magnitude : int, float, optional
+        Number of RandAugment operations per image, and their magnitude from 0 to 10.
+    random_erasing : float, optional
+        Probability that a box of the image is replaced by noise.
 
-    images (B, H, W, C) in [-1, 1]  ->  the same shape, type and range; the images themselves if
-    everything is off. Raises ValueError for a setting out of its range.
+    Returns
+    -------
+    (B, H, W, C) array
+        Values in [-1, 1], with the same dtype. Without any augmentation, `images` itself.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    Examples
+    --------
+    >>> images = minivit.data.load_digits().images
+    >>> minivit.data.augment(images, np.random.default_rng(0), shift=1, flip=True).shape
+    (1437, 8, 8, 1)
     """
-    if shift < 0 or randaugment < 0:
-        raise ValueError(f"shift and randaugment count from 0 up: not {shift} and {randaugment}")
+    for name, count in {"shift": shift, "randaugment": randaugment}.items():
+        if count < 0:
+            raise ValueError(f"{name} must be at least 0, not {count}")
     if not 0 <= random_erasing <= 1:
-        raise ValueError(f"random_erasing is a chance from 0 to 1, not {random_erasing}")
+        raise ValueError(f"random_erasing must be from 0 to 1, not {random_erasing}")
     if shift:
         images = random_shift(images, shift, generator, border)
     if flip:
@@ -56,61 +81,59 @@ def augment(
 def random_shift(
     images: Array, pixels: int, generator: np.random.Generator, border: Array | float = -1.0
 ) -> Array:
-    """Move each image by up to so many pixels in each direction, at random.
+    """Translate each image by up to `pixels` along each axis: a random crop of the padded image.
 
-    This is the random crop from an image padded by so many pixels, drawn for each image anew.
-    images (B, H, W, C), border one number or (C,)  ->  the same shape as the images.
+    images (B, H, W, C), border a number or (C,)  ->  (B, H, W, C)
     """
     B, H, W, C = images.shape
     padded = np.empty((B, H + 2 * pixels, W + 2 * pixels, C), images.dtype)
     padded[:] = border
     padded[:, pixels : pixels + H, pixels : pixels + W] = images
-    down, right = generator.integers(0, 2 * pixels + 1, size=(2, B, 1, 1, 1))
-    rows = down + np.arange(H)[:, None, None]  # (B, H, 1, 1)
-    columns = right + np.arange(W)[:, None]  # (B, 1, W, 1)
+    top, left = generator.integers(0, 2 * pixels + 1, size=(2, B, 1, 1, 1))
+    rows = top + np.arange(H)[:, None, None]  # (B, H, 1, 1)
+    columns = left + np.arange(W)[:, None]  # (B, 1, W, 1)
     return gather_pixels(padded, rows, columns)
 
 
 def random_flip(images: Array, generator: np.random.Generator) -> Array:
-    """Each image (B, H, W, C) as it is, or left and right exchanged, with chance 1/2 each."""
-    mirrored = generator.random(len(images)) < 0.5  # (B,)
+    """Mirror each image (B, H, W, C) horizontally with probability 1/2."""
+    flipped = generator.random(len(images)) < 0.5  # (B,)
     images = images.copy()
-    images[mirrored] = images[mirrored, :, ::-1]
+    images[flipped] = images[flipped, :, ::-1]
     return images
 
 
-def random_erase(images: Array, chance: float, generator: np.random.Generator) -> Array:
-    """Random erasing: with this chance, a box of the image is lost to noise.
+def random_erase(images: Array, probability: float, generator: np.random.Generator) -> Array:
+    """Replace a box of each image (B, H, W, C) by noise, with some probability.
 
-    images (B, H, W, C)  ->  the same shape. The box covers 2 to 33 % of its image, is 0.3 to 3.3
-    times as high as wide, lies wherever it fits, and holds noise from all of [-1, 1], drawn for
-    every pixel and channel. (Zhong et al., 2020, section 3, algorithm 1, with its `RE-R` filling.
-    There a box that is too long is drawn again; here it is cut to the side of the image.)
+    Zhong et al., "Random Erasing Data Augmentation" (2020), Algorithm 1, with the filling RE-R:
+    uniform noise in [-1, 1] for every pixel and channel. The paper redraws a box that exceeds the
+    image. Here its side is cut to the side of the image.
     """
     B, H, W, C = images.shape
-    hit = generator.random(B) < chance  # (B,)
+    selected = generator.random(B) < probability  # (B,)
     area = generator.uniform(*AREA, size=B) * (H * W)  # in pixels
     aspect = generator.uniform(*ASPECT, size=B)
     rows = random_interval(np.sqrt(area * aspect), H, generator)
     columns = random_interval(np.sqrt(area / aspect), W, generator)
-    lost = rows[:, :, None] & columns[:, None, :] & hit[:, None, None]
+    box = rows[:, :, None] & columns[:, None, :] & selected[:, None, None]
     images = images.copy()
-    images[lost] = generator.uniform(-1, 1, size=(np.count_nonzero(lost), C))
+    images[box] = generator.uniform(-1, 1, size=(np.count_nonzero(box), C))
     return images
 
 
 def random_interval(length: Array, side: int, generator: np.random.Generator) -> Array:
-    """For each length (B,) a stretch of about so many pixels, at a random place on a side.
+    """Return a mask (B, side) of an interval at a random position, for each length (B,).
 
-    Returns a mask (B, side); the lengths are rounded to whole pixels that fit, at least one.
+    Lengths are rounded to integers from 1 to `side`.
     """
     length = np.rint(length).astype(int).clip(1, side)[:, None]
     start = generator.integers(side - length + 1)  # (B, 1)
-    place = np.arange(side)
-    return (start <= place) & (place < start + length)
+    position = np.arange(side)
+    return (start <= position) & (position < start + length)
 
 
-# --- mixing two images ------------------------------------------------------------------------
+# --- mixup and CutMix -------------------------------------------------------------------------
 
 
 def mix(
@@ -122,71 +145,60 @@ def mix(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> tuple[Array, Array]:
-    """Mix each image with its neighbour in the batch, and their labels by the same share.
+    """Mix each image with the previous one of the batch, and their labels in proportion.
 
-    mixup, cutmix: both parameters of the Beta distribution that the share is drawn from, 0 for
-    none; with both given, a fair coin decides for each batch. One share serves the whole batch,
-    and the partner is the batch rolled by one, as in the authors' "Better plain ViT baselines".
-
-    images (B, H, W, C), labels (B,) integers or (B, K) soft, classes K  ->  images of the same
-    shape and type, labels (B, K) float32: without mixing, one-hot and the images themselves.
-    Raises ValueError for a parameter below 0, and for labels of another shape or out of range.
+    images (B, H, W, C), labels (B,) integers or (B, K) soft  ->  images, soft labels (B, K) float32
+    mixup (Zhang et al., 2018) and cutmix are the parameter of the Beta distribution of the weight;
+    0 disables a method. If both are positive, one is chosen with probability 1/2. All images of a
+    batch share one weight, as in "Better plain ViT baselines for ImageNet-1k" (Beyer et al., 2022).
+    In mixup it is max(λ, 1 - λ), so each image remains the main part of its mixture.
+    Raises ValueError for a negative or infinite parameter and for labels that do not fit.
     """
     for name, beta in {"mixup": mixup, "cutmix": cutmix}.items():
         if not 0 <= beta < math.inf:
-            raise ValueError(f"{name} is a parameter of the Beta distribution, not {beta}")
+            raise ValueError(f"{name} must be finite and not negative: {beta}")
     targets = to_soft_labels(labels, len(images), classes)  # (B, K)
     if not mixup and not cutmix:
         return images, targets
     if cutmix and (not mixup or generator.random() < 0.5):
-        kept = sample_cutmix_mask(images, cutmix, generator)
+        weight = sample_cutmix_mask(images, cutmix, generator)
     else:
-        kept = sample_mixup_weight(images, mixup, generator)
-    share = kept.mean(dtype=np.float64).astype(np.float32)
-    return mix_with_neighbour(images, kept), mix_with_neighbour(targets, share)
+        weight = generator.beta(mixup, mixup)  # the distribution is symmetric about 1/2
+        weight = np.asarray(max(weight, 1 - weight), images.dtype)
+    mean = weight.mean(dtype=np.float64).astype(np.float32)
+    return mix_with_previous(images, weight), mix_with_previous(targets, mean)
 
 
-def mix_with_neighbour(x: Array, kept: Array) -> Array:
-    """What is kept of each entry of a batch, the rest from the entry before it.
+def mix_with_previous(x: Array, weight: Array) -> Array:
+    """Return weight x_i + (1 - weight) x_{i-1} for every entry of a batch.
 
-    Zeros and ones in `kept` give exact copies; for a number from 1/2 up, 1 - kept is exact, and so
-    no rounding takes a mixture out of [-1, 1].
+    Weights 0 and 1 copy exactly. For a weight of at least 1/2, 1 - weight is exact, so rounding
+    does not take the result out of [-1, 1].
     """
     mixed = np.roll(x, 1, axis=0)
-    mixed *= 1 - kept
-    mixed += kept * x
+    mixed *= 1 - weight
+    mixed += weight * x
     return mixed
 
 
-def sample_mixup_weight(images: Array, beta: float, generator: np.random.Generator) -> Array:
-    """mixup: every pixel keeps the same share λ of itself. (Zhang et al., 2018, section 2)
-
-    λ is drawn from Beta(beta, beta), then replaced by the larger of λ and 1 - λ: the distribution
-    is symmetric, and so an image stays the main part of its mixture. Returns λ as an array ().
-    """
-    share = generator.beta(beta, beta)
-    return np.asarray(max(share, 1 - share), images.dtype)
-
-
 def sample_cutmix_mask(images: Array, beta: float, generator: np.random.Generator) -> Array:
-    """CutMix: pixels are kept, but for those in a box. (Yun et al., 2019, section 3.1)
+    """Draw the mask (H, W, C) of CutMix (Yun et al., 2019, section 3.1): 0 in a box, 1 elsewhere.
 
-    λ is drawn from Beta(beta, beta), the box has the sides H √(1-λ) and W √(1-λ) and its centre
-    anywhere, and what hangs over the border is cut off. Returns the mask (H, W, C), 0 in the box
-    and 1 elsewhere: its mean is the share of the image that is truly kept, which labels go by.
+    λ is drawn from Beta(beta, beta). The box has sides H √(1-λ) and W √(1-λ) and a uniform centre,
+    and is cut at the border. The mean of the mask is the weight of the labels.
     """
     _, H, W, C = images.shape
     side = math.sqrt(1 - generator.beta(beta, beta))
     height, width = round(H * side), round(W * side)
     top = generator.integers(H) - height // 2
     left = generator.integers(W) - width // 2
-    kept = np.ones((H, W, C), images.dtype)
-    kept[max(top, 0) : top + height, max(left, 0) : left + width] = 0
-    return kept
+    mask = np.ones((H, W, C), images.dtype)
+    mask[max(top, 0) : top + height, max(left, 0) : left + width] = 0
+    return mask
 
 
 def to_soft_labels(labels: Array, B: int, K: int) -> Array:
-    """Labels (B,) as one-hot rows (B, K) float32; labels that are such rows stay what they are."""
+    """Convert labels (B,) to one-hot rows (B, K) float32. Labels (B, K) are only cast."""
     if labels.shape == (B, K):
         return labels.astype(np.float32)
     if labels.shape != (B,):

@@ -1,7 +1,4 @@
-"""The folder in which downloaded data sets lie, MNIST as in torchvision's, CIFAR as unpacked.
-
-No data set in it is ever half done: files are made in a folder of one's own inside, and moved.
-"""
+"""The folder of downloaded data sets. Its files are complete, because they are moved into it."""
 
 import os
 import shutil
@@ -13,65 +10,53 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-OWN, DAY = "downloading-", 24 * 3600  # folders of a process's own; seconds
-AGAIN = "remove it to have it downloaded again"  # for the end of an error's line
+TEMPORARY, DAY = "downloading-", 24 * 3600  # prefix of temporary folders; seconds
+DELETE = "delete it to download it again"  # ends an error message about a file
 
 
-def cache_folder() -> Path:
-    """$MINIVIT_DATA, or the platform's place for what can be downloaded again."""
-    named = os.environ.get("MINIVIT_DATA")
-    return Path(named).expanduser() if named else user_cache_path("minivit", appauthor=False)
+def open_cache(root: str | Path | None, name: str) -> tuple[Path, Path]:
+    """Return the cache folder and the folder of a data set in it.
 
-
-def check_cache_path(folder: Path) -> None:
-    """Raise NotADirectoryError if something else than a folder stands there, or on the way."""
-    for step in (folder, *folder.parents):
-        if step.exists() and not step.is_dir():
+    The cache is root if it is set, else $MINIVIT_DATA, else the cache folder of the platform.
+    Raises NotADirectoryError if one of the folders, or a parent, is another kind of file.
+    """
+    root = root or os.environ.get("MINIVIT_DATA")
+    cache = Path(root).expanduser() if root else user_cache_path("minivit", appauthor=False)
+    for path in (cache / name, *(cache / name).parents):
+        if path.exists() and not path.is_dir():
             raise NotADirectoryError(
-                f"{step} is no folder: move it away, or name another cache with MINIVIT_DATA"
+                f"{path} is not a folder: move it, or set MINIVIT_DATA to another cache folder"
             )
+    return cache, cache / name
 
 
 @contextmanager
-def temporary_folder(root: Path) -> Iterator[Path]:
-    """A folder in the cache that no other process uses; when the block ends, it is gone.
+def temporary_folder(root: Path, name: str, size: int) -> Iterator[Path]:
+    """Create a temporary folder in the cache, and delete it at the end of the block.
 
-    One that a killed process has left goes, too, once nothing was written there for a day. Raises
-    OSError if the cache cannot be written.
+    Folders of killed processes are deleted a day after their last change. An OSError in the block,
+    while the file `name` is written, is raised again with the required `size` in bytes.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        remove_stale_folders(root)
-        own = tempfile.mkdtemp(prefix=OWN, dir=root)
+        for stale in root.glob(f"{TEMPORARY}*"):
+            with suppress(OSError):  # another process may delete it at the same time
+                modified = max(path.stat().st_mtime for path in [stale, *stale.iterdir()])
+                if time.time() - modified > DAY:
+                    shutil.rmtree(stale)
+        folder = tempfile.mkdtemp(prefix=TEMPORARY, dir=root)
     except OSError as error:
         raise OSError(
-            f"the cache {root} cannot be written ({error.strerror}): name another with MINIVIT_DATA"
+            f"cannot write to the cache {root} ({error.strerror}): set MINIVIT_DATA to another "
+            "cache folder"
         ) from None
     try:
-        yield Path(own)
+        yield Path(folder)
+    except OSError as error:
+        if error.errno is None:  # raised by this package, with a message
+            raise
+        raise OSError(
+            f"cannot write {name} to {root}: {error.strerror} ({size:,} bytes are needed)"
+        ) from None
     finally:
-        shutil.rmtree(own, ignore_errors=True)
-
-
-def remove_stale_folders(root: Path) -> None:
-    """Remove the folders that killed processes have left, once they are a day old."""
-    for left in root.glob(f"{OWN}*"):
-        with suppress(OSError):  # another process is sweeping, too
-            if time.time() - max(path.stat().st_mtime for path in [left, *left.iterdir()]) > DAY:
-                shutil.rmtree(left)
-
-
-@contextmanager
-def report_write_errors(name: str, size: int, root: Path) -> Iterator[None]:
-    """Whatever keeps a file from being written: raised as an OSError that tells the room it needs.
-
-    A ConnectionError, which is no fault of the disk, passes.
-    """
-    try:
-        yield
-    except ConnectionError:
-        raise
-    except OSError as error:
-        raise OSError(
-            f"{name} cannot be written to {root}: {error.strerror} (it needs {size:,} bytes)"
-        ) from None
+        shutil.rmtree(folder, ignore_errors=True)

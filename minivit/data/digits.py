@@ -23,10 +23,6 @@ def load_digits(n: int = TRAIN) -> Dataset:
     n : int, optional
         Number of training images, at most 1,437. The 360 held-out images do not depend on it.
 
-    Returns
-    -------
-    Dataset
-
     Examples
     --------
     >>> minivit.data.load_digits().images.shape

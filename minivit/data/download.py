@@ -1,9 +1,9 @@
-"""Files from the network: whole, as they were published, or not at all."""
+"""Download published files: resumable, and verified by size and MD5."""
 
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -13,149 +13,127 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from .cache import report_write_errors, temporary_folder
+from .cache import temporary_folder
 
-TIMEOUT = 30  # seconds without a byte
-PIECE = 1 << 16  # bytes read at once
-RANGE_NOT_SATISFIABLE = 416  # the file ends before the place that was asked for
+TIMEOUT = 30  # seconds without data
+CHUNK = 1 << 16  # bytes per read
+RANGE_NOT_SATISFIABLE = 416  # HTTP status: the requested range starts after the end of the file
 
 
-class Published(NamedTuple):
-    """A file that others publish: its address, its size in bytes, its MD5."""
+class RemoteFile(NamedTuple):
+    """A published file: URL, size in bytes and MD5."""
 
-    address: str
+    url: str
     size: int
     md5: str
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
-        return self.address.rpartition("/")[2]
+        """The last part of the URL."""
+        return self.url.rpartition("/")[2]
 
 
 @contextmanager
-def download(published: Published, root: Path, instead: str) -> Iterator[Path]:
-    """A published file, whole, in a folder of our own: move it away before the block ends.
+def download(remote: RemoteFile, root: Path, alternative: str) -> Iterator[Path]:
+    """Download a file to a temporary folder and yield its path. Move it before the block ends.
 
-    What has come before the network failed for good, or Ctrl-C, stays in the cache `resnet_root` as
-    NAME.MD5.part, and the next call goes on from it.
-    instead: what can be done without a network, for the end of the error's line.
-    Raises ConnectionError, ValueError for another file than was published, and OSError if it
-    cannot be written.
+    After a network failure or Ctrl-C, the bytes received so far remain in the cache `root` as
+    NAME.MD5.part, and the next call resumes from them. Raises ConnectionError, whose message ends
+    with the alternative, ValueError for other content, and OSError if the file cannot be written.
     """
-    left = root / f"{published.name}.{published.md5[:8]}.part"
-    with temporary_folder(root) as own:
-        file = own / published.name
+    partial = root / f"{remote.name}.{remote.md5[:8]}.part"
+    with temporary_folder(root, remote.name, remote.size) as folder:
+        file = folder / remote.name
         with suppress(FileNotFoundError):
-            os.replace(left, file)  # of two processes one gets it
+            os.replace(partial, file)  # only one of several processes succeeds
         try:
-            with report_write_errors(published.name, published.size, root):
-                complete_download(file, published)
+            complete_download(file, remote)
             yield file
         except ConnectionError as error:
-            kept = save_partial(file, left)
-            raise ConnectionError(
-                f"{published.address} cannot be downloaded: {error}{kept}; {instead}"
-            ) from None
+            kept = keep_partial(file, partial)
+            message = f"cannot download {remote.url}: {error}{kept}; without a network, "
+            raise ConnectionError(message + alternative) from None
         except KeyboardInterrupt:
-            print(f"\n{published.name}: interrupted{save_partial(file, left)}", file=sys.stderr)
+            print(f"\n{remote.name}: interrupted{keep_partial(file, partial)}", file=sys.stderr)
             raise
 
 
-def manual_instructions(files: Sequence[Published], folder: Path) -> str:
-    """What to do without a network, in words."""
-    addresses = " ".join(published.address for published in files)
-    return f"without a network, put into {folder} what lies at {addresses}"
-
-
-def save_partial(file: Path, left: Path) -> str:
-    """Leave to the next call what has come so far; says so, after a comma."""
+def keep_partial(file: Path, partial: Path) -> str:
+    """Move an incomplete file to where the next call finds it, and describe it for a message."""
     if not file.exists() or not file.stat().st_size:
         return ""
-    os.replace(file, left)
-    return f", {left} keeps {left.stat().st_size:,} bytes to go on from"
+    os.replace(file, partial)
+    return f" ({partial.stat().st_size:,} bytes are kept in {partial})"
 
 
-def complete_download(file: Path, published: Published) -> None:
-    """Bring a file, of which a part may be there, to its published end, and check it.
+def complete_download(file: Path, remote: RemoteFile) -> None:
+    """Complete a file, of which a part may exist, and verify it.
 
-    Raises ConnectionError, or ValueError if it is another; then it is empty.
+    Raises ConnectionError, or ValueError for other content; the file is empty then.
     """
     file.touch()
     while True:
-        begun = file.stat().st_size
-        if begun < published.size:
-            transfer(file, published)
-        if compute_md5(file) == published.md5:
+        resumed = file.stat().st_size > 0
+        transfer(file, remote)
+        if compute_md5(file) == remote.md5:
             return
         file.write_bytes(b"")
-        if not begun:  # else the part was to blame
+        if not resumed:  # otherwise the existing part may have been wrong: start again
             raise ValueError(
-                f"{published.address} is not the file that was published: its size or its MD5 "
-                f"is another than {published.size:,} bytes, {published.md5}; nothing was kept"
+                f"{remote.url} is not the published file of {remote.size:,} bytes with MD5 "
+                f"{remote.md5}; nothing was kept"
             )
 
 
-def transfer(file: Path, published: Published) -> None:
-    """Append what is missing; a broken connection is taken up again while each brings some more.
-
-    Raises ConnectionError if one brings nothing.
-    """
-    while True:
-        begun = file.stat().st_size
+def transfer(file: Path, remote: RemoteFile) -> None:
+    """Append the missing bytes, and reconnect as long as each connection delivers some."""
+    while (start := file.stat().st_size) < remote.size:
+        progress = tqdm(
+            total=remote.size, initial=start, desc=remote.name,
+            unit="B", unit_scale=True, leave=False, disable=None,
+        )  # fmt: skip
         try:
-            with (
-                file.open("r+b") as out,
-                tqdm(
-                    total=published.size, initial=begun, desc=published.name,
-                    unit="B", unit_scale=True, leave=False, disable=None,
-                ) as bar,
-            ):  # fmt: skip
-                for place, piece in read_response(published, begun):
-                    out.seek(place)
-                    out.write(piece)
-                    bar.update(out.tell() - bar.n)
-                    if out.tell() > published.size:  # no end of it: another file
+            with file.open("r+b") as out, progress:
+                for offset, chunk in read_chunks(remote, start):
+                    out.seek(offset)
+                    out.write(chunk)
+                    progress.update(out.tell() - progress.n)
+                    if out.tell() > remote.size:  # this is another file, and may be endless
                         return
             return
         except ConnectionError:
-            if file.stat().st_size == begun:
+            if file.stat().st_size == start:
                 raise
 
 
-def read_response(published: Published, begun: int) -> Iterator[tuple[int, bytes]]:
-    """What lies at its address from a byte on, in pieces, each with its place in the file.
+def read_chunks(remote: RemoteFile, start: int) -> Iterator[tuple[int, bytes]]:
+    """Request a file from byte `start` on and yield (offset, bytes).
 
-    A server that knows no ranges sends all of it: the places then begin at 0. Raises
-    ConnectionError with the reason, whatever it was; from HTTPS no server may lead away.
+    Offsets begin at 0 if the server does not support ranges. Raises ConnectionError for every
+    failure, and for a redirection from HTTPS to another protocol.
     """
-    address = published.address
-    headers = {"User-Agent": "minivit", "Range": f"bytes={begun}-"}
+    headers = {"User-Agent": "minivit", "Range": f"bytes={start}-"}
     try:
-        with urlopen(Request(address, headers=headers), timeout=TIMEOUT) as response:
-            if address.startswith("https:") and not response.url.startswith("https:"):
-                raise ConnectionError(f"it leads away from HTTPS, to {response.url}")
-            place = begun if response.status == 206 else 0
-            told = response.length is not None
-            while piece := response.read(PIECE):
-                yield place, piece
-                place += len(piece)
-            if response.length or (not told and place < published.size):
-                raise ConnectionError("the connection broke off")
+        with urlopen(Request(remote.url, headers=headers), timeout=TIMEOUT) as response:
+            if remote.url.startswith("https:") and not response.url.startswith("https:"):
+                raise ConnectionError(f"it redirects from HTTPS to {response.url}")
+            offset = start if response.status == 206 else 0  # 206: partial content
+            unknown_length = response.length is None
+            while chunk := response.read(CHUNK):
+                yield offset, chunk
+                offset += len(chunk)
+            if response.length or (unknown_length and offset < remote.size):
+                raise ConnectionError("the connection was closed too early")
     except HTTPError as error:
         error.close()
         if error.code != RANGE_NOT_SATISFIABLE:
             raise ConnectionError(str(error)) from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        said = str(getattr(reason, "strerror", None) or reason)
-        raise ConnectionError(" ".join(said.split())) from None  # one line, whatever was sent
+        text = str(getattr(reason, "strerror", None) or reason)
+        raise ConnectionError(" ".join(text.split())) from None  # on one line
 
 
 def compute_md5(file: Path) -> str:
-    """The MD5 of a file: against accidents, as its publisher gives it, not against forgers."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as content:
-        while piece := content.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    """Return the MD5 of a file. It detects accidental damage, not forgery."""
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()

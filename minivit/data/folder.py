@@ -1,4 +1,4 @@
-"""A folder of images by class, read from the disk batch by batch."""
+"""A folder of images by class, read from disk batch by batch."""
 
 import dataclasses
 import os
@@ -22,21 +22,20 @@ SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
     ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-HELD_OUT = ("val", "valid", "validation", "test")  # beside "train"; the first that is there
-ONE_IN = 10  # images of a class that is held out, where the folder holds out none
+HELD_OUT = ("val", "valid", "validation", "test")  # next to "train"; the first one found is used
+ONE_IN = 10  # images of each class are held out if the folder has no held-out part
 
-Files = dict[str, list[str]]  # the image files of each class, both in order
+Files = dict[str, list[str]]  # the image files of each class, both sorted
 
 
 class FolderImages:
-    """Image files as (n, H, W, C), float32 in [-1, 1], each read when it is asked for.
+    """Image files as images (n, H, W, C), float32 in [-1, 1], that are read when they are indexed.
 
-    A picture is resized and cropped as `preprocessing` says; colours other than from -1 to 1 are
-    left to `resize_dataset`. Only the names of the files are held. Those that cannot be read are named on
-    stderr, once, and are not tried again; `describe_unreadable` is the set of them.
+    Pictures are resized and cropped by the rules of a preprocessing family. Other colours than
+    [-1, 1] are left to `resize_dataset`. An unreadable file is reported once on stderr, added to
+    `unreadable` and not opened again.
 
-    threads: how many files are read at a time (None: one for each core); Pillow releases Python's
-    lock while it decodes.
+    threads: number of files decoded in parallel (None: one per core). Pillow releases the GIL.
     """
 
     def __init__(
@@ -47,49 +46,49 @@ class FolderImages:
         preprocessing: str = "cropped",
         threads: int | None = None,
     ) -> None:
-        self.files = np.array(files, dtype=object)  # (n,), to be indexed by arrays
+        self.files = np.array(files, dtype=object)  # (n,)
         self.shape = (len(files), *image_size, channels)
         family = get_preprocessing(preprocessing, image_size)
         self.preprocessing = dataclasses.replace(family, mean=HALF, std=HALF)
         self.threads = threads or cpu_count()
         self.unreadable: set[str] = set()
-        Image.init()  # Pillow learns its formats here: threads that did would miss some
+        Image.init()  # register Pillow's formats, because doing so in several threads misses some
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, chosen: int | slice | Array) -> Array:
-        """These images, all of them. Raises ValueError if one cannot be read; `read_arrays` skips it."""
-        if isinstance(chosen, (int, np.integer)):
-            return self[[chosen]][0]
-        images, good = self.read(chosen)
-        if not good.all():
-            raise ValueError(f"{self.files[chosen][~good][0]} cannot be read as an image")
+    def __getitem__(self, indices: int | slice | Array) -> Array:
+        """Read images. Raises ValueError for an unreadable one; `take` skips it instead."""
+        if isinstance(indices, (int, np.integer)):
+            return self[[indices]][0]
+        images, readable = self.read(indices)
+        if not readable.all():
+            raise ValueError(f"{self.files[indices][~readable][0]} cannot be read as an image")
         return images
 
-    def read(self, chosen: slice | Array) -> tuple[Array, Array]:
-        """Those of the images that can be read, and which they are: a mask over `resolve_device`.
+    def read(self, indices: slice | Array) -> tuple[Array, Array]:
+        """Return the readable images among those selected, and a mask over the selection.
 
-        Raises ValueError once it is known that none of all the files can be read.
+        Raises ValueError when no file of all is readable.
         """
-        files = self.files[chosen]
+        files = self.files[indices]
         images = np.empty((len(files), *self.shape[1:]), dtype=np.float32)
         with ThreadPoolExecutor(self.threads) as pool:
-            reasons = list(pool.map(self._read_into, images, files))
-        for file, reason in zip(files, reasons, strict=True):
-            if reason and file not in self.unreadable:
+            errors = list(pool.map(self._read_into, images, files))
+        for file, error in zip(files, errors, strict=True):
+            if error and file not in self.unreadable:
                 self.unreadable.add(file)
-                tqdm.write(f"skipped: {reason}", file=sys.stderr)  # above a bar, if there is one
+                tqdm.write(f"skipped: {error}", file=sys.stderr)  # above a progress bar
         if len(self.unreadable) == len(self):
             first, last = self.files[[0, -1]]
             raise ValueError(f"none of the images can be read, from {first} to {last}")
-        good = np.array([not reason for reason in reasons], dtype=bool)
-        return images if good.all() else images[good], good
+        readable = np.array([not error for error in errors], dtype=bool)
+        return images if readable.all() else images[readable], readable
 
     def _read_into(self, image: Array, file: str) -> str:
-        """Fill the image (H, W, C) from its file; returns why that cannot be done, or ""."""
+        """Read a file into an image (H, W, C). Return an error message, or ""."""
         if file in self.unreadable:
-            return "it could not be read before"
+            return "known to be unreadable"
         H, W, C = image.shape
         try:
             image[:] = read_image(file, (H, W), C, self.preprocessing)
@@ -109,120 +108,137 @@ def load_folder(
     seed: int = 0,
     threads: int | None = None,
 ) -> Dataset:
-    """The data set of path/CLASS/IMAGE, or of path/train/CLASS/IMAGE and path/val/CLASS/IMAGE.
+    """Load a folder of images by class. Images are read when they are used.
 
-    The folder of a class may have folders within. Instead of val, the held-out part may be called
-    valid, validation or test. Without the two parts a tenth of each class, drawn with the seed, is
-    held out. The classes are the folders' names, in order; hidden files and those that are no
-    images by their names do not count. Both parts are `FolderImages`, whose pictures are brought
-    to the size by the rules of a family of `get_preprocessing`. Raises FileNotFoundError,
-    NotADirectoryError, or ValueError, for a folder that is not laid out so.
+    The layout is path/CLASS/IMAGE, or path/train/CLASS/IMAGE and path/val/CLASS/IMAGE. Instead of
+    val, the held-out part may be called valid, validation or test. Without one, a tenth of each
+    class is held out. Class folders may have subfolders. Hidden files and files without the suffix
+    of an image are ignored, and unreadable images are skipped.
+
+    Parameters
+    ----------
+    path : str or Path
+    image_size : (int, int)
+        Height and width to which the images are resized and cropped.
+    channels : int, optional
+        1 for grey or 3 for RGB.
+    preprocessing : str, optional
+        Name of a family, see `get_preprocessing`.
+    seed : int, optional
+        Seed of the choice of held-out images.
+    threads : int, optional
+        Number of files decoded in parallel. By default, one per core.
+
+    Returns
+    -------
+    Dataset
+        Both parts are `FolderImages`. The classes are the names of the folders, sorted.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If the path is not a folder.
+    ValueError
+        If the folder is not laid out as described, or has fewer than two classes.
+
+    Examples
+    --------
+    >>> minivit.data.load_folder("pets", (64, 64)).classes  # doctest: +SKIP
+    ('cat', 'dog')
     """
     path = Path(path)
-    check_folder(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no folder {path}")
+    if not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file, not a folder of images by class")
     if channels not in (1, 3):
-        raise ValueError(f"{path}: pictures have 1 or 3 channels, not {channels}")
+        raise ValueError(f"{path}: images have 1 or 3 channels, not {channels}")
     training, held_out = find_splits(path, seed)
     names = list(training)
 
     def images_and_labels(files: Files) -> tuple[FolderImages, Array]:
-        every = list(chain.from_iterable(files.values()))
-        labels = [names.index(name) for name in files]
-        counts = [len(some) for some in files.values()]
-        images = FolderImages(every, image_size, channels, preprocessing, threads)
-        return images, np.repeat(np.array(labels, dtype=np.int64), counts)
+        flat = list(chain.from_iterable(files.values()))
+        labels = [names.index(name) for name, of_class in files.items() for _ in of_class]
+        images = FolderImages(flat, image_size, channels, preprocessing, threads)
+        return images, np.array(labels, dtype=np.int64)
 
-    classes = tuple(name.encode(errors="backslashreplace").decode() for name in names)  # text
+    classes = tuple(name.encode(errors="backslashreplace").decode() for name in names)
     name = f"images in {path.resolve().name}"
     return Dataset(name, *images_and_labels(training), *images_and_labels(held_out), classes)
 
 
 def describe_unreadable(dataset: Dataset) -> str:
-    """ "3 of 1,200 images could not be read", of both parts so far; "" if all could be."""
+    """Return "3 of 1,200 images could not be read", or "" if there is no unreadable image yet."""
     parts = (dataset.images, dataset.held_out_images)
-    bad = sum(len(getattr(images, "unreadable", ())) for images in parts)
+    unreadable = sum(len(getattr(images, "unreadable", ())) for images in parts)
     n = sum(len(images) for images in parts)
-    return f"{bad:,} of {n:,} images could not be read" if bad else ""
-
-
-def check_folder(path: Path) -> None:
-    """Raise FileNotFoundError or NotADirectoryError if it is none."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no folder {path}")
-    if not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file: a folder of images by class is wanted")
+    return f"{unreadable:,} of {n:,} images could not be read" if unreadable else ""
 
 
 def find_splits(path: Path, seed: int) -> tuple[Files, Files]:
-    """The files to train on and those held out: as the folder parts them, or else the seed.
+    """Return the training files and the held-out files, split by the folders or by the seed.
 
-    Raises ValueError if nothing is held out, a class has no images, or there is only one class.
+    Raises ValueError if the folder is not laid out as `load_folder` describes.
     """
     parts = {name.lower(): path / name for name in list_folders(path)}
-    if "train" not in parts or not list_folders(parts["train"]):  # "train" may be a class, too
-        files = list_class_files(path)
-        check_several_classes(files, path)
-        return split_classes(files, path, seed)
-    first = next((parts[name] for name in HELD_OUT if name in parts), None)
-    if first is None:
+    if "train" not in parts or not list_folders(parts["train"]):  # "train" may be a class
+        return split_classes(list_class_files(path, minimum=2), path, seed)
+    held_out_path = next((parts[name] for name in HELD_OUT if name in parts), None)
+    if held_out_path is None:
         raise ValueError(
-            f"{path} has images to train on, but none held out: those lie in {path / HELD_OUT[0]}, "
-            f"or give {parts['train']}, and a tenth of it will be"
+            f"{path} has no held-out images: place them in {path / HELD_OUT[0]}, or pass "
+            f"{parts['train']} to hold out a tenth of it"
         )
-    training, held_out = list_class_files(parts["train"]), list_class_files(first)
-    check_several_classes(training, parts["train"])
+    training = list_class_files(parts["train"], minimum=2)
+    held_out = list_class_files(held_out_path)
     for name in held_out:
         if name not in training:
-            raise ValueError(f"{first / name}: {parts['train']} has no class of this name")
+            raise ValueError(f"{held_out_path / name}: {parts['train']} has no class of this name")
     return training, held_out
 
 
-def list_class_files(path: Path) -> Files:
-    """The image files in each folder that lies in this one. Raises ValueError if there are none."""
+def list_class_files(path: Path, minimum: int = 1) -> Files:
+    """Return the image files of each class. Raises ValueError for an empty class or too few."""
     files = {name: list_images(path / name) for name in list_folders(path)}
     if not files:
-        raise ValueError(f"{path} has no classes: the images of each lie in a folder of its own")
-    for name, some in files.items():
-        if not some:
+        raise ValueError(f"{path} has no classes: place the images of each class in a subfolder")
+    for name, images in files.items():
+        if not images:
             raise ValueError(f"{path / name} has no images, but is the folder of a class")
+    if len(files) < minimum:
+        raise ValueError(f"{path} has only one class, '{next(iter(files))}': provide at least two")
     return files
 
 
-def check_several_classes(files: Files, path: Path) -> None:
-    """Raise ValueError if there is but one class."""
-    if len(files) == 1:
-        (name,) = files
-        raise ValueError(f"{path} has only one class, '{name}': there is nothing to tell apart")
-
-
 def split_classes(files: Files, path: Path, seed: int) -> tuple[Files, Files]:
-    """A tenth of each class, one image at least, goes to the second part, the last one never.
+    """Hold out a tenth of each class, at least one image, but not its only image.
 
-    A class is drawn from as before when others grow. Raises ValueError if nothing is held out.
+    The split of a class does not depend on the sizes of the others. Raises ValueError if every
+    class has only one image.
     """
     training, held_out = {}, {}
-    for c, (name, some) in enumerate(files.items()):
-        n = len(some)
+    for c, (name, images) in enumerate(files.items()):
+        n = len(images)
         order = np.random.default_rng([seed, c]).permutation(n)
         count = min(n - 1, max(1, round(n / ONE_IN)))
-        held_out[name] = [some[i] for i in sorted(order[:count])]
-        training[name] = [some[i] for i in sorted(order[count:])]
+        held_out[name] = [images[i] for i in sorted(order[:count])]
+        training[name] = [images[i] for i in sorted(order[count:])]
     if not any(held_out.values()):
         raise ValueError(f"{path} has one image of each class: none can be held out")
     return training, held_out
 
 
 def list_folders(path: Path) -> list[str]:
-    """The names of the folders in this one, in the order of their letters' codes."""
+    """Return the names of the subfolders, sorted by code point, without hidden ones."""
     with os.scandir(path) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def list_images(path: Path | str) -> list[str]:
-    """The paths of the files that are images by their names, in this folder and those within.
+    """Return the paths of files with the suffix of an image, in a folder and its subfolders.
 
-    A folder's names in the order of their letters' codes. A link to a file counts wherever it
-    leads: if to nothing, then reading it will tell. One to a folder is not followed.
+    Each folder is sorted by code point. Links to files are listed, even broken ones, which are then
+    unreadable. Links to folders are not followed.
     """
     found = []
     with os.scandir(path) as entries:

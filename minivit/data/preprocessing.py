@@ -108,12 +108,16 @@ def preprocess(picture: Image.Image, size: tuple[int, int], preprocessing: Prepr
     Raises ValueError if the crop does not fit or the resized picture would be too large.
     """
     (H, W), (h, w) = size, size_before_crop(picture, size, preprocessing)
-    pixels = resize_picture(picture, (h, w), preprocessing)
-    if preprocessing.uses_pillow:  # torchvision rounds the corner of the crop, big_vision truncates
+    if preprocessing.uses_pillow:  # as torchvision
+        pixels = np.asarray(picture.resize((w, h), FILTERS[preprocessing.filter]))
         top, left = round((h - H) / 2), round((w - W) / 2)
-    else:
+    else:  # as TensorFlow; big_vision converts the result of its area filter to bytes
+        pixels = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1)
+        pixels = resample(pixels, (h, w), preprocessing.filter)
+        pixels = pixels.astype(np.uint8) if preprocessing.filter == "area" else pixels
         top, left = (h - H) // 2, (w - W) // 2
-    return preprocessing.normalise(pixels[top : top + H, left : left + W])
+    pixels = pixels.reshape(h, w, -1)[top : top + H, left : left + W]
+    return preprocessing.normalise(pixels)
 
 
 def size_before_crop(
@@ -140,16 +144,3 @@ def size_before_crop(
         h, w = H * s / m, H * width * s / (height * m)
     # torchvision truncates, big_vision rounds
     return (int(h), int(w)) if preprocessing.uses_pillow else (round(h), round(w))
-
-
-def resize_picture(
-    picture: Image.Image, size: tuple[int, int], preprocessing: Preprocessing
-) -> Array:
-    """Resize a picture to pixels (height, width, C) from 0 to 255."""
-    height, width = size
-    if preprocessing.uses_pillow:
-        resized = picture.resize((width, height), FILTERS[preprocessing.filter])
-        return np.asarray(resized).reshape(height, width, -1)
-    pixels = np.asarray(picture).reshape(picture.height, picture.width, -1)
-    resampled = resample(pixels.astype(np.float32), size, preprocessing.filter)
-    return resampled.astype(np.uint8) if preprocessing.filter == "area" else resampled

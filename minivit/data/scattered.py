@@ -38,10 +38,6 @@ def load_scattered(
         Number and side of the squares cut out of other digits.
     seed : int, optional
 
-    Returns
-    -------
-    Dataset
-
     Raises
     ------
     ValueError

@@ -1,8 +1,7 @@
-"""The grader of the exercises: is it right, and if not, what is wrong with it, in words?
+"""The grader of the exercises: run the steps of a trial and report the first that fails.
 
-What the reader wrote goes through steps, one after the other, and the first that fails ends the
-grading. The reader's file runs in a process of its own, with a limit to its time: it may print,
-exit or never come to an end, for the verdict comes back in a file.
+The reader's file runs in a separate process with a time limit, because it may print, exit or loop
+forever. The verdict is returned in a file.
 """
 
 import contextlib
@@ -21,157 +20,162 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .catalog import Exercise, find, frame
-from .trial import Trial, Wrong, file_of, outline
+from .catalog import Exercise, find, template
+from .trial import CheckFailed, Trial, describe_argument, source_file
 
 FOLDER = Path("exercises")
-LIMIT = 20.0  # seconds
+TIME_LIMIT = 20.0  # seconds
 
 STEPS = {
     "it runs": Trial.run,
     "it returns (value, pullback)": Trial.check_pair,
-    "the value has the right shape and dtype": Trial.check_shape,
-    "the value is right": Trial.check_value,
-    "the pullback returns gradients of the right shapes": Trial.check_gradient_shapes,
-    "it may be called again, and writes into nothing it was given": Trial.check_repeated,
-    "the gradients are right": Trial.check_gradients,
+    "the value has the correct shape and dtype": Trial.check_shape,
+    "the value is correct": Trial.check_value,
+    "the gradients have the correct shapes": Trial.check_gradient_shapes,
+    "it can be called again and modifies no argument": Trial.check_repeated,
+    "the gradients are correct": Trial.check_gradients,
 }
-WITH_PULLBACK = (Trial.check_pair, Trial.check_gradient_shapes, Trial.check_gradients)
+PULLBACK_CHECKS = (Trial.check_pair, Trial.check_gradient_shapes, Trial.check_gradients)
 
 
 class Verdict(NamedTuple):
-    """The steps that went well, the one that did not, what is wrong, and a remark."""
+    """The steps that passed, the step that failed, the reason, and a note."""
 
-    done: list[str]
+    passed: list[str]
     failed: str = ""
-    words: str = ""
+    reason: str = ""
     note: str = ""
 
     def __str__(self) -> str:
-        lines = [f"  ok  {step}" for step in self.done]
+        lines = [f"  ok    {step}" for step in self.passed]
         if self.failed:
-            lines += [f"  NO  {self.failed}", textwrap.indent(self.words, " " * 6)]
+            lines += [f"  FAIL  {self.failed}", textwrap.indent(self.reason, " " * 8)]
         return "\n".join([*lines, self.note] if self.note else lines)
 
 
 def grade(
-    written: Callable[..., Any],
+    function: Callable[..., Any],
     solution: Callable[..., Any],
     argument_sets: list[tuple],
     expected: Callable[..., Any] | None = None,
 ) -> Verdict:
     """Compare a function with its solution, step by step, on several sets of arguments.
 
-    The solution returns (value, pullback); or a value or several, if there is nothing to go back
-    through. The right value is that of `expected`, if it is given, or else the solution's.
+    The solution returns (value, pullback), or only one or several values. If `expected` is given,
+    it computes the correct value in place of the solution.
     """
-    trials = [Trial(written, solution, expected, arguments) for arguments in argument_sets]
-    done: list[str] = []
+    trials = [Trial(function, solution, expected, arguments) for arguments in argument_sets]
+    passed: list[str] = []
     for step, check in STEPS.items():
-        if check in WITH_PULLBACK and not trials[0].has_pullback:
+        if check in PULLBACK_CHECKS and not trials[0].has_pullback:
             continue
         for trial in trials:
             try:
                 check(trial)
-            except (Exception, SystemExit) as error:  # Wrong, or what the reader's code raises
-                words = str(error) if isinstance(error, Wrong) else told(error, file_of(written))
-                given = ", ".join(outline(*item) for item in trial.given.items())
-                return Verdict(done, step, f"{words}\nGiven: {given}")
-        done.append(step)
-    return Verdict(done, note=next((trial.note for trial in trials if trial.note), ""))
+            except CheckFailed as error:
+                reason = str(error)
+            except (Exception, SystemExit) as error:
+                reason = format_error(error, source_file(function))
+            else:
+                continue
+            arguments = ", ".join(map(describe_argument, trial.arguments, trial.arguments.values()))
+            return Verdict(passed, step, f"{reason}\nArguments: {arguments}")
+        passed.append(step)
+    return Verdict(passed, note=next((trial.note for trial in trials if trial.note), ""))
 
 
-def told(error: BaseException, file: str) -> str:
-    """A traceback of which only the reader's own lines are left."""
+def format_error(error: BaseException, file: str) -> str:
+    """Format a traceback, restricted to the lines of one file."""
     whole = traceback.TracebackException.from_exception(error)
     frames = [frame for frame in whole.stack if frame.filename == file]
-    lines = list(traceback.StackSummary.from_list(frames).format())
-    text = "".join([*lines, *whole.format_exception_only()])
-    if isinstance(error, SystemExit):
-        return f"It ends Python:\n{text}"
-    return text.rstrip()
+    lines = traceback.StackSummary.from_list(frames).format()
+    text = "".join([*lines, *whole.format_exception_only()]).rstrip()
+    return f"The code exits Python:\n{text}" if isinstance(error, SystemExit) else text
 
 
 def grade_file(exercise: Exercise, path: Path) -> Verdict:
-    """Grade the function in a reader's file. What the file does, it does to this process."""
-    steps = ["the file is there", "Python can run it", f"it has the function {exercise.name}"]
+    """Grade the function in a reader's file. The file is executed in this process."""
+    steps = ["the file exists", "Python can execute it", f"it defines {exercise.name}"]
     if not path.is_file():
-        words = f"there is no {path}: `{exercise.command} --start` makes it"
-        return Verdict([], steps[0], words)
+        return Verdict(
+            [], steps[0], f"{path} does not exist; `{exercise.command} --start` makes it"
+        )
     names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), names)
     except (Exception, SystemExit) as error:
-        return Verdict(steps[:1], steps[1], told(error, str(path)))
-    written = names.get(exercise.name)
-    if words := what_is_not_the_function(written, exercise):
-        return Verdict(steps[:2], steps[2], words)
+        return Verdict(steps[:1], steps[1], format_error(error, str(path)))
+    function: Any = names.get(exercise.name)
+    if reason := check_signature(function, exercise):
+        return Verdict(steps[:2], steps[2], reason)
     argument_sets = exercise.module.arguments(np.random.default_rng(0))
-    verdict = grade(written, exercise.function, argument_sets, exercise.module.expected)
-    return verdict._replace(done=[*steps, *verdict.done])
+    verdict = grade(function, exercise.function, argument_sets, exercise.module.expected)
+    return verdict._replace(passed=[*steps, *verdict.passed])
 
 
-def what_is_not_the_function(written: Any, exercise: Exercise) -> str:
-    """What is wrong with it before it is called, or nothing."""
-    if written is None:
-        return f"nothing in the file has the name {exercise.name}"
-    if not inspect.isfunction(written):
-        return f"{exercise.name} is of type {type(written).__name__}, it should be a function"
-    wanted = list(inspect.signature(exercise.function).parameters)
-    got = list(inspect.signature(written).parameters)
-    if got != wanted:
-        return f"its arguments are ({', '.join(got)}), they should be ({', '.join(wanted)})"
-    return ""
+def check_signature(function: Any, exercise: Exercise) -> str:
+    """Return what is wrong with the reader's definition, or an empty string."""
+    if function is None:
+        return f"the file does not define {exercise.name}"
+    if not inspect.isfunction(function):
+        return f"{exercise.name} has type {type(function).__name__}, expected a function"
+    got, expected = (
+        f"({', '.join(inspect.signature(f).parameters)})" for f in (function, exercise.function)
+    )
+    return "" if got == expected else f"the arguments are {got}, expected {expected}"
 
 
-def grade_apart(exercise: Exercise, folder: Path = FOLDER, limit: float = LIMIT) -> Verdict:
-    """Grade the reader's file in a folder, in a process of its own that has `limit` seconds."""
+def grade_in_subprocess(
+    exercise: Exercise, folder: Path = FOLDER, limit: float = TIME_LIMIT
+) -> Verdict:
+    """Grade the reader's file in a separate process, which is stopped after `limit` seconds."""
     path = folder / exercise.file_name
     with tempfile.TemporaryDirectory() as out:
-        verdict, stuck = Path(out, "verdict"), Path(out, "stuck")
+        verdict, timeout = Path(out, "verdict"), Path(out, "timeout")
         command = [sys.executable, "-m", __name__, exercise.chapter, str(path), str(limit), out]
         sys.stdout.flush()
         status = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
         if verdict.exists():
             return Verdict(*json.loads(verdict.read_text(encoding="utf-8")))
-        stack = stuck.read_text() if stuck.exists() else ""
-    where = re.search(rf'{re.escape(path.name)}", (line \d+)', stack)
+        stack = timeout.read_text() if timeout.exists() else ""
+    reason = f"the process exited with status {status} during grading"
     if stack:
-        words = f"after {limit:g} s it still runs: a loop that never ends?"
-        words += f" It has come to {where[1]}" if where else ""
-    else:
-        words = f"its process ended, with status {status}, before the grading did"
-    return Verdict([], "it comes to an end", words)
+        line = re.search(rf'{re.escape(path.name)}", (line \d+)', stack)
+        where = f" at {line[1]}" if line else ""
+        reason = f"still running after {limit:g} s{where}; is there an infinite loop?"
+    return Verdict([], "it finishes", reason)
 
 
-def judge(chapter: str, path: str, limit: str, out: str) -> None:
-    """What that process does: it leaves a file with the verdict, or one that says where it was."""
-    with Path(out, "stuck").open("w") as stuck, contextlib.suppress(KeyboardInterrupt):
-        faulthandler.dump_traceback_later(float(limit), exit=True, file=stuck)
+def run_subprocess(chapter: str, path: str, limit: str, out: str) -> None:
+    """Grade in the separate process. Write the verdict or, after the limit, the stack to a file."""
+    with Path(out, "timeout").open("w") as stack, contextlib.suppress(KeyboardInterrupt):
+        faulthandler.dump_traceback_later(float(limit), exit=True, file=stack)
         verdict = grade_file(find(chapter), Path(path))
         Path(out, "verdict").write_text(json.dumps(verdict), encoding="utf-8")
         faulthandler.cancel_dump_traceback_later()
 
 
 def report(exercise: Exercise, verdict: Verdict) -> str:
-    """A verdict, and what to do next."""
-    end = f"`{exercise.command} --hint` helps."
+    """Format a verdict together with the next command to run."""
+    if not verdict.passed:
+        return str(verdict)
+    advice = f"`{exercise.command} --hint` shows a hint."
     if not verdict.failed:
-        end = f"Right. `{exercise.command} --solution` shows how the book writes it."
-    return f"{exercise.file_name}\n{verdict}\n{end}" if verdict.done else f"{verdict}"
+        advice = f"Correct. `{exercise.command} --solution` shows the book's solution."
+    return f"{exercise.file_name}\n{verdict}\n{advice}"
 
 
 def start(exercise: Exercise, folder: Path = FOLDER) -> Path:
-    """Put the frame of an exercise into the folder. Raises ValueError if there is a file."""
+    """Write the template of an exercise to the folder. Raises ValueError if the file exists."""
     path = folder / exercise.file_name
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(frame(exercise))
+            file.write(template(exercise))
     except FileExistsError:
-        raise ValueError(f"{path} is there already, and stays as it is") from None
+        raise ValueError(f"{path} already exists; it was not changed") from None
     return path
 
 
 if __name__ == "__main__":
-    judge(*sys.argv[1:])
+    run_subprocess(*sys.argv[1:])

@@ -133,16 +133,17 @@ def resume(
     """Continue an interrupted training. The result has the same bits as without interruption.
 
     `model` is the one loaded from the folder's checkpoint. Raises ResumeError if the training is
-    complete, ValueError if the data set differs in its name, classes, files or labels.
+    complete, ValueError if the data set differs in its name, classes, files or labels,
+    FileNotFoundError if there is no checkpoint.
     """
     folder = Path(folder)
     path = folder / CHECKPOINT
+    state = weights.load_training(path)
     progress = read_progress(folder)
     if progress is None:
         raise ResumeError(f"the training of {path} is complete: there is nothing to resume")
     run = _prepare_run(model, dataset, progress.recipe, folder, threads)
     run.optimiser.t = progress.t
-    state = weights.load_training(path)
     for name, vector in run.state.items():
         if name not in state or state[name].shape != vector.shape:
             raise weights.CheckpointError(f"{path}: the training vector '{name}' does not fit")

@@ -1,7 +1,7 @@
-"""The two kinds of file that hold arrays under names: .npz and .safetensors.
+"""The two kinds of file that hold named arrays: .npz and .safetensors.
 
-Both may carry a model's configuration as text: an .npz file as an array of the name `config`, a
-.safetensors file among its metadata. Whoever does not know of it overlooks it.
+Both may contain the configuration of a model as text, an .npz file in an array named `config`, a
+.safetensors file in its metadata. Other programs ignore it.
 """
 
 import json
@@ -10,18 +10,18 @@ import os
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-from safetensors.numpy import save_file
 
 from ..arrays import Array
 
+SAFETENSORS = ".safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
-DTYPES = {"BF16": "V2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+DTYPES = {"BF16": "V2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}  # of .safetensors
+MAX_HEADER = 100_000_000  # bytes of the header of a .safetensors file
 CONVERT = (
     "import torch, safetensors.torch as s; t = torch.load('{0}', weights_only=True); "
     "s.save_file(t.get('model', t), '{1}')"
@@ -29,103 +29,92 @@ CONVERT = (
 
 
 class CheckpointError(ValueError):
-    """A file that is no whole model. The message names the file, the array, and what is wrong."""
+    """A file is not a complete, valid model. The message is one line that names file and array."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # one line, whatever a name holds
+        super().__init__(" ".join(message.splitlines()))  # names may contain line breaks
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Array], str | None]:
-    """The arrays of a file by name, and the text of its configuration if it carries one.
+    """Read the arrays of a file by name, and the text of its configuration if it contains one.
 
-    bfloat16, which NumPy does not know, becomes float32. Raises FileNotFoundError, or
-    CheckpointError if the file is not whole, holds pickled objects (which are never run), or what
-    is no array.
+    bfloat16, which NumPy does not have, becomes float32. Raises FileNotFoundError, or
+    CheckpointError if the file is damaged or contains pickled objects, which are never loaded.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix.lower() in PICKLES:
-        stem = "model" if path.stem == "pytorch_model" else path.stem  # as folders have it
+        stem = "model" if path.stem == "pytorch_model" else path.stem  # as in a folder
         command = CONVERT.format(path, path.with_name(stem + ".safetensors"))
         raise CheckpointError(
-            f"{path} is pickled, and so can run code: convert it where PyTorch is installed, by "
-            f'python -c "{command}"'
+            f"{path} is pickled, and loading it could run code. Convert it where PyTorch is "
+            f'installed: python -c "{command}"'
         )
-    arrays, config = (_read_safetensors if is_safetensors(path) else _read_npz)(path)
+    read = _read_safetensors if path.suffix.lower() == SAFETENSORS else _read_npz
+    arrays, config = read(path)
     if not arrays:
-        raise CheckpointError(f"{path} holds no arrays")
-    return {name: to_native(array) for name, array in arrays.items()}, config
-
-
-def write_arrays(path: str | Path, arrays: dict[str, Array], config: str) -> None:
-    """Write a .npz or a .safetensors file, whole or not at all.
-
-    Raises OSError if the folder cannot be written, ValueError for a name that says it is pickled.
-    """
-    path = Path(path)
-    if path.suffix.lower() in PICKLES:
-        raise ValueError(f"{path} is a name for pickles: choose one in .npz or .safetensors")
-    if is_safetensors(path):
-        compact = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        metadata = {"format": "pt", "config": config}  # without a format others refuse the file
-        write_atomically(path, lambda file: _save_safetensors(compact, file.name, metadata))
-    else:
-        write_atomically(path, lambda file: np.savez(file, config=np.array(config), **arrays))
+        raise CheckpointError(f"{path} contains no arrays")
+    return {name: _to_native(array) for name, array in arrays.items()}, config
 
 
 def read_text(path: str | Path, name: str) -> str | None:
-    """Read one text entry of a .npz file without loading its other arrays; None if there is none.
+    """Read one text of a .npz file without its other arrays; return None if there is none.
 
     Raises CheckpointError if the file is damaged.
     """
     path = Path(path)
-    entry = {} if is_safetensors(path) else _read_npz(path, lambda n: n == name)[0]
-    return str(entry[name]) if name in entry else None
+    arrays = {} if path.suffix.lower() == SAFETENSORS else _read_npz(path, only=name)[0]
+    return str(arrays[name]) if name in arrays else None
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a file is of this kind, by its name."""
-    return path.suffix.lower() == ".safetensors"
+def write_arrays(path: str | Path, arrays: Mapping[str, Array], config: str) -> None:
+    """Write a .npz or .safetensors file atomically.
+
+    Raises OSError if it cannot be written, ValueError if its ending is one of a pickled file.
+    """
+    path = Path(path)
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(f"{path.suffix} is for pickled files: use .npz or .safetensors")
+    if path.suffix.lower() == SAFETENSORS:
+        write_atomically(path, lambda file: _write_safetensors(file, arrays, config))
+    else:
+        write_atomically(path, lambda file: np.savez(file, config=np.array(config), **arrays))
 
 
-def write_atomically(path: Path, fill: Callable[[Any], None]) -> None:
-    """Let `fill` write a file of a temporary name, then rename it: it is there whole, or not.
+def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+    """Call write(file) with a temporary file, then rename it: an old file is replaced as a whole.
 
     Raises OSError if the folder cannot be written.
     """
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             try:
-                fill(file)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(file.name, 0o666 & ~_umask())
+                mask = os.umask(0)
+                os.umask(mask)
+                os.chmod(file.name, 0o666 & ~mask)
                 os.replace(file.name, path)
             except BaseException:
-                Path(file.name).unlink(missing_ok=True)  # interrupted after the renaming: it's gone
+                Path(file.name).unlink(missing_ok=True)  # missing if interrupted after the rename
                 raise
-    except OSError as error:  # of the temporary file, which nobody has heard of
+    except OSError as error:  # name the file and not the temporary one
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
-def to_native(array: Array) -> Array:
-    """An array in the byte order of this machine, and no longer in bfloat16: (...)  ->  (...)
-
-    Two raw bytes of bfloat16 are the upper half of a float32.
-    """
+def _to_native(array: Array) -> Array:
+    """Convert to the byte order of this machine, and bfloat16 to float32: its upper half."""
     if array.dtype == "V2":
         array = (array.view("<u2").astype("<u4") << 16).view("<f4")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_npz(
-    path: Path, wanted: Callable[[str], bool] = lambda name: True
-) -> tuple[dict[str, Array], str | None]:
-    """Read the arrays of a .npz file whose names are wanted, and its configuration."""
+def _read_npz(path: Path, only: str | None = None) -> tuple[dict[str, Array], str | None]:
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
-            hint = "" if path.suffix == ".npz" else " (the other format ends in .safetensors)"
+            hint = "" if path.suffix == ".npz" else f" (the other format ends in {SAFETENSORS})"
             raise CheckpointError(f"{path} is not a complete .npz file{hint}")
         file.seek(0)
         try:
@@ -133,78 +122,70 @@ def _read_npz(
                 duplicates = [name for name, n in Counter(archive.files).items() if n > 1]
                 if duplicates:
                     raise ValueError(f"it contains '{duplicates[0]}' twice")
-                arrays = {name: archive[name] for name in archive.files if wanted(name)}
+                arrays = {n: archive[n] for n in archive.files if only is None or n == only}
         except Exception as reason:  # zipfile, zlib and NumPy's parser raise many types
+            damage = f"is damaged: {' '.join(str(reason).split())}"
             if "allow_pickle" in str(reason):
-                message = f"{path} contains pickled objects, which can run code: refused"
-                raise CheckpointError(message) from None
-            raise CheckpointError(f"{path} is damaged: {' '.join(str(reason).split())}") from None
+                damage = "contains pickled objects, which are never loaded"
+            raise CheckpointError(f"{path} {damage}") from None
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy returns other archive members as bytes
+        if not isinstance(array, np.ndarray):  # NumPy returns other members as bytes
             raise CheckpointError(f"{path} is damaged: '{name}' is not an array")
     config = arrays.pop("config", None)
     return arrays, None if config is None else str(config)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Array], str | None]:
-    """The library checks the file; the arrays are views of it, read when they are looked at.
+    """Map a file into memory; its arrays are read when they are used.
 
-    Writing into them changes the memory only: the mapping is private.
+    The mapping is private: writing into an array does not change the file.
     """
-    open(path, "rb").close()  # the library says of what may not be read that it is not there
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+    size, arrays, end, where = path.stat().st_size, {}, start, "its header"
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as reason:
-        where = _misplaced(path) or " ".join(str(reason).split())
-        raise CheckpointError(f"{path} is damaged: {where}") from None
-    raw = np.asarray(np.memmap(path, mode="c"))
-    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    tensors = json.loads(raw[8:start].tobytes())
-    tensors.pop("__metadata__", None)
-    arrays = {}
-    for name, tensor in tensors.items():
-        if tensor["dtype"] not in DTYPES:
-            raise CheckpointError(f"{path}: '{name}' is {tensor['dtype']}, expected floats")
-        first, last = tensor["data_offsets"]
-        array = raw[start + first : start + last].view(DTYPES[tensor["dtype"]])
-        try:
-            arrays[name] = np.require(array.reshape(tensor["shape"]), requirements="A")
-        except ValueError as reason:  # more axes than NumPy has
-            raise CheckpointError(f"{path}: '{name}' is no array here: {reason}") from None
+        if not 8 < start <= min(size, MAX_HEADER):
+            raise ValueError(f"it ends at byte {start} of {size}")
+        raw = np.asarray(np.memmap(path, mode="c"))
+        header = json.loads(raw[8:start].tobytes().decode())
+        metadata = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata must be text")
+        for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            where = f"'{name}'"
+            dtype, shape = tensor["dtype"], tensor["shape"]
+            if dtype not in DTYPES:
+                raise CheckpointError(f"{path}: {where} has dtype {dtype}, expected floats")
+            first, last = (start + offset for offset in tensor["data_offsets"])
+            length = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+            valid = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+            if not valid or first != end or last != first + length or last > size:
+                raise ValueError(
+                    f"shape {tuple(shape)} at bytes {first} to {last} of {size}, "
+                    f"expected {end} to {end + length}"
+                )
+            array, end = raw[first:last].view(DTYPES[dtype]).reshape(shape), last
+            arrays[name] = np.require(array, requirements="A")
+        where = "its data"
+        if end != size:
+            raise ValueError(f"it ends at byte {end} of {size}")
+    except CheckpointError:
+        raise
+    except Exception as reason:  # a header of another structure raises many types
+        raise CheckpointError(f"{path} is damaged: {where}: {reason}") from None
     return arrays, metadata.get("config")
 
 
-def _misplaced(path: Path) -> str | None:
-    """Which array lies where it cannot, in a file that the library refuses without a name."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            tensors = json.loads(file.read(min(length, 10**8)))  # the library reads no more
-        tensors.pop("__metadata__", None)
-        size = path.stat().st_size - 8 - length
-        if size < 0:
-            return None
-        for name, tensor in tensors.items():
-            first, last = tensor["data_offsets"]
-            if last > size:
-                return f"'{name}' ends at byte {last} of the data, which has {size}"
-            item = np.dtype(DTYPES[tensor["dtype"]]).itemsize
-            if last - first != math.prod(tensor["shape"]) * item:
-                return f"'{name}' of shape {tuple(tensor['shape'])} lies in {last - first} bytes"
-    except Exception:  # what the library has said must do
-        return None
-    return None
-
-
-def _save_safetensors(arrays: dict[str, Array], name: str, metadata: dict[str, str]) -> None:
-    try:
-        save_file(arrays, name, metadata)
-    except safetensors.SafetensorError as reason:  # a full disk, for one
-        raise OSError(str(reason)) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _write_safetensors(file: Any, arrays: Mapping[str, Array], config: str) -> None:
+    codes, end = {np.dtype(dtype): code for code, dtype in DTYPES.items()}, 0
+    # Other programs refuse a file whose metadata do not name a format.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", "config": config}}
+    ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)  # aligns all arrays
+    for name, array in ordered:
+        span, end = [end, end + array.nbytes], end + array.nbytes
+        header[name] = {"dtype": codes[array.dtype], "shape": array.shape, "data_offsets": span}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, array in ordered:
+        file.write(np.ascontiguousarray(array).data)

@@ -1,83 +1,86 @@
-"""The names of the authors' files (google-research/vision_transformer) and of big_vision's.
+"""The layout of the authors' files (google-research/vision_transformer) and of big_vision.
 
-The older files number the parts of a block 0, 1, 2, 3 in one row, the newer ones each kind by
-itself. Kernels are (in, out) as ours; the queries, keys and values have an axis for the heads.
+Arrays have minivit's axes, but query, key and value are separate and have an axis for the heads.
+The original files number the sublayers of a block consecutively, those written with Flax Linen
+number each kind separately.
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
-from .layouts import Layout, Row, rows_of
+from ..models import ViTConfig
+from .layouts import UNIT, Entry, Names, Shapes, Spelling, parts_in_use
 
-BLOCK = "Transformer/encoderblock_#/"
-OLD, NEW = BLOCK + "MultiHeadDotProductAttention_1/", BLOCK + "MultiHeadDotProductAttention_0/"
-QKV = "{query,key,value}"
-UNIT = "block+/unit+/"
-OURS = "stem/stages/#/#/"
-
-# The optimiser's moments and steps; of a pair of towers the text's, and how they are compared
-OTHERS = r"opt/|params/txt/|params/[bt]$"
-
-ARRAYS = {
-    "class_token": Row(("cls",), "1 1 D"),
-    "positions/table": Row(("Transformer/posembed_input/pos_embedding",), "1 T D"),
+DEFAULTS = {"gelu": "tanh", "norm_eps": 1e-6, "preprocessing": "google"}
+LINEN = {  # part of an original name: its spelling in Flax Linen
+    "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
+    "LayerNorm_2": "LayerNorm_1",
+    "MlpBlock_3": "MlpBlock_0",
 }
-MODULES = {
-    "stem/conv": ("conv_root", "7 7 C F", None),
-    "stem/norm": ("gn_root", "F", "F"),
-    OURS + "conv1": (UNIT + "conv1", "1 1 i f", None),
-    OURS + "norm1": (UNIT + "gn1", "f", "f"),
-    OURS + "conv2": (UNIT + "conv2", "3 3 f f", None),
-    OURS + "norm2": (UNIT + "gn2", "f", "f"),
-    OURS + "conv3": (UNIT + "conv3", "1 1 f 4f", None),
-    OURS + "norm3": (UNIT + "gn3", "4f", "4f"),
-    OURS + "conv_shortcut": (UNIT + "conv_proj", "1 1 i 4f", None),
-    OURS + "norm_shortcut": (UNIT + "gn_proj", "4f", "4f"),
-    "patch_embedding": ("embedding", "P P I D", "D"),
-    "blocks/#/norm1": (BLOCK + "LayerNorm_0", "D", "D"),
-    "blocks/#/attention/qkv": ((OLD + QKV, NEW + QKV), "D k Dh", "k Dh"),
-    "blocks/#/attention/out": ((OLD + "out", NEW + "out"), "k Dh D", "D"),
-    "blocks/#/norm2": ((BLOCK + "LayerNorm_2", BLOCK + "LayerNorm_1"), "D", "D"),
-    "blocks/#/mlp/hidden": (
-        (BLOCK + "MlpBlock_3/Dense_0", BLOCK + "MlpBlock_0/Dense_0"), "D M", "M",
-    ),
-    "blocks/#/mlp/out": (
-        (BLOCK + "MlpBlock_3/Dense_1", BLOCK + "MlpBlock_0/Dense_1"), "M D", "D",
-    ),
-    "norm": ("Transformer/encoder_norm", "D", "D"),
-    "hidden": ("pre_logits", "D R", "R"),
-    "head": ("head", "Y K", "K"),
-}  # fmt: skip
+# The optimiser's state; beside an image tower a text tower, and the scale and bias between them
+IGNORED = ("opt/", "params/txt/", "params/t/", "params/b/")
 
-
-def adapt(arrays: dict[str, Array]) -> Iterator[tuple[str, Array, str]]:
-    """big_vision's own ways: all blocks in one array, positions added before the class token."""
-    for name, array in arrays.items():
-        before, together, after = name.partition("Transformer/encoderblock/")
-        if together and array.ndim:  # (L, ...), a block after the other
-            for i, one in enumerate(array):
-                yield f"{before}Transformer/encoderblock_{i}/{after}", one, name
-        elif name == "pos_embedding" and array.ndim == 3:
-            table = with_class_row(array) if "cls" in arrays else array
-            yield "Transformer/posembed_input/pos_embedding", table, name
-        elif not re.match(OTHERS, name):
-            yield name, array, name
-
-
-def with_class_row(table: Array) -> Array:
-    """(1, N, D)  ->  (1, N + 1, D): the class token gets a position, which adds nothing."""
-    padded = np.zeros((1, table.shape[1] + 1, table.shape[2]), dtype=table.dtype)
-    padded[:, 1:] = table
-    return padded
-
-
-GOOGLE = Layout(
-    mark=r"(?!opt/state|params/txt)(.*?)Transformer/",
-    rows=ARRAYS | rows_of(MODULES, kernel="/kernel", scale="/scale"),
-    turned=False,
-    settings={"gelu": "tanh", "norm_eps": 1e-6, "preprocessing": "google"},
-    adapt=adapt,
+POSITIONS = "Transformer/posembed_input/pos_embedding"
+BLOCK, ATTENTION = "Transformer/encoderblock_{}/", "MultiHeadDotProductAttention_1/"
+LAYERS = {
+    "class_token": "cls",
+    "positions/table": POSITIONS,
+    "stem/conv": "conv_root",
+    "stem/norm": "gn_root",
+    "patch_embedding": "embedding",
+    "blocks/{}/norm1": BLOCK + "LayerNorm_0",
+    "blocks/{}/attention/qkv": BLOCK + ATTENTION + "*",
+    "blocks/{}/attention/out": BLOCK + ATTENTION + "out",
+    "blocks/{}/norm2": BLOCK + "LayerNorm_2",
+    "blocks/{}/mlp/hidden": BLOCK + "MlpBlock_3/Dense_0",
+    "blocks/{}/mlp/out": BLOCK + "MlpBlock_3/Dense_1",
+    "norm": "Transformer/encoder_norm",
+    "hidden": "pre_logits",
+    "head": "head",
+}
+for _name in UNIT:
+    _theirs = _name.replace("norm", "gn").replace("shortcut", "proj")
+    LAYERS[f"stem/stages/{{}}/{{}}/{_name}"] = f"block{{}}/unit{{}}/{_theirs}"
+NAMES = Names(
+    LAYERS, kinds={"kernel": "/kernel", "scale": "/scale", "bias": "/bias"}, axes={}, first=1
 )
+
+
+def find_spelling(names: Collection[str]) -> Spelling | None:
+    """Return the spelling of the authors' names in a file, None if there are none."""
+    for name in names:
+        prefix, found, _ = name.partition("Transformer/")
+        if found and (prefix == "opt/target/" or not name.startswith(IGNORED)):
+            return Spelling(prefix, parts_in_use(names, LINEN), IGNORED)
+    return None
+
+
+def unpack(name: str, array: Array, class_token: bool) -> Iterator[tuple[str, Array]]:
+    """Yield the arrays of the layout that an array of a big_vision or older file contains."""
+    before, scanned, after = name.partition("encoderblock/")
+    if scanned and array.ndim:  # (L, ...): one array for all blocks
+        for i, part in enumerate(array):
+            yield f"{before}encoderblock_{i}/{after}", part
+    elif name == "pos_embedding" and array.ndim == 3:
+        # big_vision adds the positions before it prepends the class token
+        yield POSITIONS, np.pad(array, ((0, 0), (int(class_token), 0), (0, 0)))
+    elif name.endswith(("/scale", "/bias")) and array.shape[:-1] == (1, 1, 1):
+        yield name, array.reshape(-1)  # a group norm of the first release
+    else:
+        yield name, array
+
+
+def infer_config(shapes: Shapes) -> dict[str, Any]:
+    """Return the fields of ViTConfig that the shapes of named arrays determine."""
+    query = NAMES.shape("blocks/0/attention/qkv/kernel", 3, shapes)  # (D, h, Dh)
+    return NAMES.infer_config(shapes) | {"heads": query[1]}
+
+
+def names(config: ViTConfig) -> dict[str, Entry]:
+    """Return the entry of the file for each leaf of minivit's tree."""
+    D, heads = config.width, (config.heads, config.width // config.heads)
+    split = {"qkv/kernel": (D, *heads), "qkv/bias": heads, "out/kernel": (*heads, D)}
+    return NAMES.entries(config, {f"attention/{leaf}": shape for leaf, shape in split.items()})

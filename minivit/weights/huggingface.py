@@ -1,54 +1,52 @@
-"""The names of Hugging Face's ViT, of transformers 4 and of 5, and its config.json.
+"""The layout of Hugging Face's ViT, of transformers 4 and 5, and its JSON files.
 
-Kernels are (out, in). A model with a classifier has `vit.` before all names but the classifier's;
-one without has a pooler, which is the hidden layer of the paper's head.
+Kernels are (out, in). In a model with a classifier, all names except those of the classifier start
+with `vit.`. A model without one may have a pooler, which is the hidden layer of the paper's head.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from ..models import ViTConfig
-from .layouts import Layout, Row, rows_of
-from .timm import stem
+from .layouts import Names, Spelling, parts_in_use, torch_units
 
-FOUR, FIVE = "encoder.layer.#.", "layers.#."  # what a block is called by transformers 4 and 5
-ROOT = "embeddings.patch_embeddings.backbone.bit."
-UNIT = ROOT + "encoder.stages.#.layers.#."
-
-ARRAYS = {
-    "class_token": Row(("embeddings.cls_token",), "1 1 D"),
-    "positions/table": Row(("embeddings.position_embeddings",), "1 T D"),
+DEFAULTS = {"gelu": "erf", "norm_eps": 1e-12, "preprocessing": "huggingface"}
+FIVE = {  # part of a name in transformers 4, and of a published file: its name in transformers 5
+    "^encoder.layer.": "^layers.",
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
 }
-MODULES = {
-    **stem(ROOT + "embedder.convolution", ROOT + "embedder.norm", UNIT),
-    "patch_embedding": ("embeddings.patch_embeddings.projection", "D I P P", "D"),
-    "blocks/#/norm1": ((FOUR + "layernorm_before", FIVE + "layernorm_before"), "D", "D"),
-    "blocks/#/attention/qkv": (
-        (FOUR + "attention.attention.{query,key,value}", FIVE + "attention.{q_proj,k_proj,v_proj}"),
-        "D D", "D",
-    ),
-    "blocks/#/attention/out": (
-        (FOUR + "attention.output.dense", FIVE + "attention.o_proj"), "D D", "D",
-    ),
-    "blocks/#/norm2": ((FOUR + "layernorm_after", FIVE + "layernorm_after"), "D", "D"),
-    "blocks/#/mlp/hidden": ((FOUR + "intermediate.dense", FIVE + "mlp.fc1"), "M D", "M"),
-    "blocks/#/mlp/out": ((FOUR + "output.dense", FIVE + "mlp.fc2"), "D M", "D"),
-    "norm": ("layernorm", "D", "D"),
-    "hidden": ("pooler.dense", "R D", "R"),
-    "head": ("classifier", "K Y", "K"),
-}  # fmt: skip
 
-HUGGINGFACE = Layout(
-    mark=r"(vit\.)?(?:embeddings|encoder\.layer|layers)\.",
-    rows=ARRAYS | rows_of(MODULES, kernel=".weight", scale=".weight"),
-    turned=True,
-    settings={"gelu": "erf", "norm_eps": 1e-12, "preprocessing": "huggingface"},
-    prefix="vit.",
+BIT = "embeddings.patch_embeddings.backbone.bit."
+NAMES = Names(
+    {
+        "class_token": "embeddings.cls_token",
+        "positions/table": "embeddings.position_embeddings",
+        "stem/conv": BIT + "embedder.convolution",
+        "stem/norm": BIT + "embedder.norm",
+        **torch_units(BIT + "encoder.stages.{}.layers.{}."),
+        "patch_embedding": "embeddings.patch_embeddings.projection",
+        "blocks/{}/norm1": "encoder.layer.{}.layernorm_before",
+        "blocks/{}/attention/qkv": "encoder.layer.{}.attention.attention.*",
+        "blocks/{}/attention/out": "encoder.layer.{}.attention.output.dense",
+        "blocks/{}/norm2": "encoder.layer.{}.layernorm_after",
+        "blocks/{}/mlp/hidden": "encoder.layer.{}.intermediate.dense",
+        "blocks/{}/mlp/out": "encoder.layer.{}.output.dense",
+        "norm": "layernorm",
+        "hidden": "pooler.dense",
+        "head": "classifier",
+    }
 )
+infer_config, names = NAMES.infer_config, NAMES.entries
 
 HALF = [0.5, 0.5, 0.5]
-COLOURS = {  # mean and deviation
+NORMALISATIONS = {  # mean and standard deviation of red, green and blue
     "huggingface": (HALF, HALF),
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
 }
@@ -57,92 +55,90 @@ ACTIVATIONS = {
     "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
     "gelu_python_tanh": "tanh",
 }  # fmt: skip
-SIZES = {  # what the arrays tell too
+SIZES = {  # also determined by the arrays
     "hidden_size": "width", "num_hidden_layers": "depth", "intermediate_size": "mlp_width",
     "num_channels": "channels", "patch_size": "patch_size",
 }  # fmt: skip
 
 
-def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ViTConfig in a config.json. Raises ValueError for what is no ViT here."""
+def find_spelling(names: Collection[str]) -> Spelling | None:
+    """Return the spelling of Hugging Face's names in a file, None if there are none."""
+    for name in names:
+        bare = name.removeprefix("vit.")
+        if bare.startswith(("embeddings.", "encoder.layer.", "layers.")):
+            return Spelling(name.removesuffix(bare), parts_in_use(names, FIVE))
+    return None
+
+
+def read_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of ViTConfig in a config.json. Raise ValueError for another model."""
     kind, act = config.get("model_type", "vit"), config.get("hidden_act", "gelu")
     if kind not in ("vit", "minivit"):
-        raise ValueError(f"model_type is {kind!r}: only 'vit' is read here")
+        raise ValueError(f"model_type is {kind!r}, but only 'vit' is supported")
     if act not in ACTIVATIONS:
-        raise ValueError(f"hidden_act is {act!r}: known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"hidden_act is {act!r}: choose {', '.join(ACTIVATIONS)}")
     if config.get("pooler_act", "tanh") != "tanh":
-        raise ValueError(f"pooler_act is {config['pooler_act']!r}: only 'tanh' is read here")
-    fields = {"gelu": ACTIVATIONS[act], "norm_eps": float(config.get("layer_norm_eps", 1e-12))}
-    fields["heads"] = config.get("num_attention_heads", 12)
-    fields["image_size"] = config.get("image_size", 224)
-    return fields | {ours: config[name] for name, ours in SIZES.items() if name in config}
-
-
-def preprocessing(processor: dict[str, Any]) -> dict[str, Any]:
-    """The field of ViTConfig in a preprocessor_config.json, by its mean colour and deviation.
-
-    Raises ValueError for colours that no family here has.
-    """
-    scaled = processor.get("do_rescale", True) and processor.get("do_normalize", True)
-    found = [processor.get("image_mean", HALF), processor.get("image_std", HALF)]
-    for family, known in COLOURS.items():
-        if scaled and np.shape(found) == (2, 3) and np.allclose(found, known, atol=1e-3):
-            return {"preprocessing": family}
-    text = f"image_mean {found[0]}, image_std {found[1]}" if scaled else "colours as they are"
-    raise ValueError(f"{text}, which is no preprocessing here: say preprocessing=")
-
-
-def processor_json(config: ViTConfig) -> dict[str, Any]:
-    """The preprocessor_config.json: pictures squashed into the image, their colours scaled.
-
-    It has no word for a crop. What a family crops is squashed there.
-    """
-    imagenet = config.preprocessing in ("imagenet", "dino")
-    mean, deviation = COLOURS["imagenet" if imagenet else "huggingface"]
-    H, W = config.image_size
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": H, "width": W},
-        "resample": 3 if config.preprocessing in ("timm", "dino") else 2,  # bicubic or bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": mean,
-        "image_std": deviation,
+        raise ValueError(f"pooler_act is {config['pooler_act']!r}, but only 'tanh' is supported")
+    return {ours: config[name] for name, ours in SIZES.items() if name in config} | {
+        "gelu": ACTIVATIONS[act],
+        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+        "heads": config.get("num_attention_heads", 12),
+        "image_size": config.get("image_size", 224),
     }
 
 
-def config_json(config: ViTConfig) -> dict[str, Any]:
-    """The config.json with which Hugging Face opens the model.
+def read_processor(processor: dict[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing whose normalisation a preprocessor_config.json contains.
 
-    Its own ViT has a class token, a bias in the patch embedding, no hidden layer beside a
-    classifier, and no stem. Of a model that differs the type is "minivit", so that nobody takes it
-    for another.
+    Raises ValueError if there is none.
+    """
+    scaled = processor.get("do_rescale", True) and processor.get("do_normalize", True)
+    found = processor.get("image_mean", HALF), processor.get("image_std", HALF)
+    for name, known in NORMALISATIONS.items():
+        if scaled and np.shape(found) == (2, 3) and np.allclose(found, known, atol=1e-3):
+            return {"preprocessing": name}
+    text = f"image_mean {found[0]}, image_std {found[1]}" if scaled else "no normalisation"
+    raise ValueError(f"{text} matches no preprocessing of minivit: pass preprocessing=")
+
+
+def make_config(config: ViTConfig) -> dict[str, Any]:
+    """Return the config.json with which Hugging Face loads the model.
+
+    Its ViT has a class token, a patch embedding with bias, no stem, and no hidden layer before a
+    classifier. For other models the type is "minivit", so that they are not mistaken for a ViT.
     """
     c = config
-    same = c.pooling == "class" and c.patch_bias and c.stem is None
-    same = same and (c.hidden_head is None or c.classes is None)
+    is_vit = c.pooling == "class" and c.patch_bias and c.stem is None
+    is_vit = is_vit and (c.hidden_head is None or c.classes is None)
     H, W = c.image_size
     written = {
         "architectures": ["ViTForImageClassification" if c.classes else "ViTModel"],
-        "model_type": "vit" if same else "minivit",
-        "hidden_size": c.width,
-        "num_hidden_layers": c.depth,
-        "num_attention_heads": c.heads,
-        "intermediate_size": c.mlp_width,
-        "hidden_act": "gelu" if c.gelu == "erf" else "gelu_pytorch_tanh",
-        "layer_norm_eps": c.norm_eps,
+        "model_type": "vit" if is_vit else "minivit",
+        "hidden_size": c.width, "num_hidden_layers": c.depth, "num_attention_heads": c.heads,
+        "intermediate_size": c.mlp_width, "num_channels": c.channels, "patch_size": c.patch_size,
         "image_size": H if H == W else [H, W],
-        "patch_size": c.patch_size,
-        "num_channels": c.channels,
-        "qkv_bias": c.qkv_bias,
-        "hidden_dropout_prob": c.dropout,
-        "attention_probs_dropout_prob": 0.0,
-    }
+        "hidden_act": "gelu" if c.gelu == "erf" else "gelu_pytorch_tanh",
+        "layer_norm_eps": c.norm_eps, "qkv_bias": c.qkv_bias,
+        "hidden_dropout_prob": c.dropout, "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
     if c.hidden_head is not None:
         written |= {"pooler_output_size": c.hidden_head, "pooler_act": "tanh"}
     if c.classes is not None:
-        labels = {str(i): f"LABEL_{i}" for i in range(c.classes)}
-        written |= {"id2label": labels, "label2id": {v: int(k) for k, v in labels.items()}}
+        labels = [f"LABEL_{i}" for i in range(c.classes)]
+        written["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        written["label2id"] = {label: i for i, label in enumerate(labels)}
     return written
+
+
+def make_processor(config: ViTConfig) -> dict[str, Any]:
+    """Return the preprocessor_config.json. It cannot describe a crop, so images are squashed."""
+    imagenet = config.preprocessing in ("imagenet", "dino")
+    mean, std = NORMALISATIONS["imagenet" if imagenet else "huggingface"]
+    H, W = config.image_size
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True, "size": {"height": H, "width": W},
+        "resample": 3 if config.preprocessing in ("timm", "dino") else 2,  # bicubic or bilinear
+        "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "image_mean": mean, "image_std": std,
+    }  # fmt: skip

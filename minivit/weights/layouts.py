@@ -1,175 +1,197 @@
-"""Other people's names, shapes and axes: one table for each, which serves reading and writing.
+"""Names, shapes and axes of a model's arrays in other people's files.
 
-A table has a row for each leaf of minivit's tree: what others call it, and its shape there in the
-paper's letters, so that `blocks/0/norm1/scale` is `LayerNorm_0/scale` of the authors' first block.
+A layout is a module with `find_spelling(names)`, `infer_config(shapes)`, `names(config)` and
+DEFAULTS, the fields of ViTConfig that its files do not contain. The shared parts are here.
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array
-from ..models import ViTConfig
+from ..models import ViTConfig, parameter_specs
+from ..tree import flatten
 
-# PyTorch keeps a dense kernel as (out, in), and a convolution's as (out, in, rows, columns).
-TURNS = {2: (1, 0), 4: (2, 3, 1, 0)}
-FROM_0, FROM_1 = "(0|[1-9][0-9]{0,3})", "([1-9][0-9]{0,3})"  # a number has one way to be written
+Shapes = Mapping[str, tuple[int, ...]]
+
+# PyTorch stores a dense kernel as (out, in), a convolution kernel as (out, in, rows, columns).
+TORCH_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
+TORCH_KINDS = {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}
+UNIT = ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "conv_shortcut", "norm_shortcut")
 
 
-class Row(NamedTuple):
-    """What others call one of our leaves, and its shape there.
+class ArrayError(ValueError):
+    """An array is missing or wrong. Arguments: a text with a {} for each name, and the names."""
 
-    In a name # is a number counted from 0, + one counted from 1, and {query,key,value} are three
-    arrays that lie side by side in ours. Of several names the first is the one to write.
 
-    The letters of a shape are the paper's, and: C channels of the image, I of what is cut into
-    patches, F of a hybrid's root, i before a unit of its stages and f inside; R the hidden layer
-    of the head, Y what its last layer sees. A number before a letter multiplies it.
+class Spelling(NamedTuple):
+    """How a file spells the names of its layout.
+
+    prefix: precedes all names except those of a classifier. parts: {part of a name: its spelling
+    in the file}; ^ marks the beginning of a name. ignored: groups of arrays outside the model.
+    """
+
+    prefix: str = ""
+    parts: Mapping[str, str] = {}
+    ignored: tuple[str, ...] = ()
+
+    def spell(self, name: str) -> str:
+        """Return the file's spelling of a name of the layout."""
+        prefix = "" if name.startswith("classifier.") else self.prefix
+        return prefix + _replace(name, self.parts.items())
+
+    def normalise(self, name: str) -> str:
+        """Return the layout's spelling of a name in the file."""
+        inverse = ((theirs, part) for part, theirs in self.parts.items())
+        return _replace(name.removeprefix(self.prefix), inverse)
+
+
+def _replace(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    name = "^" + name
+    for old, new in pairs:
+        name = name.replace(old, new)
+    return name.removeprefix("^")
+
+
+def parts_in_use(names: Iterable[str], parts: Mapping[str, str]) -> Mapping[str, str]:
+    """Return `parts` if one of the names has an alternative spelling, otherwise {}."""
+    return parts if any(part in f"^{name}" for name in names for part in parts.values()) else {}
+
+
+class Entry(NamedTuple):
+    """The array of a file that contains a leaf of minivit's tree, or the three with its thirds.
+
+    shape: of the leaf or third, with its axes split as in the file. axes: their order in the file.
     """
 
     names: tuple[str, ...]
-    shape: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """The shape of each array in the file."""
+        return tuple(self.shape[axis] for axis in self.axes)
+
+    def to_file(self, leaf: Array) -> dict[str, Array]:
+        """Convert a leaf to the arrays of the file."""
+        thirds = np.split(leaf, len(self.names), axis=-1)
+        parts = [third.reshape(self.shape).transpose(self.axes) for third in thirds]
+        return dict(zip(self.names, map(np.ascontiguousarray, parts), strict=True))
+
+    def to_leaf(self, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+        """Convert arrays of the file to a leaf, if possible to a view."""
+        turned = [arrays[name].transpose(np.argsort(self.axes)) for name in self.names]
+        parts = [array.reshape(*shape[:-1], -1) for array in turned]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-def as_it_is(arrays: dict[str, Array]) -> Iterator[tuple[str, Array, str]]:
-    """All arrays by the names that they have."""
-    for name, array in arrays.items():
-        yield name, array, name
+class Names(NamedTuple):
+    """The names of a layout.
 
-
-class Layout(NamedTuple):
-    """Whose names they are, the rows by our names, and what goes without saying in such files.
-
-    mark: an expression that some name of every such file begins with; its group 1 is a prefix of
-    them all. turned: the axes are in PyTorch's order. settings: fields of ViTConfig that arrays
-    do not tell. adapt: other names and shapes in use, brought to those of the rows, each with the
-    name that it had. prefix: what the file of a model with a classifier has before all names but
-    those of its head.
+    layers: {layer or leaf of minivit: its name}; {} is an index, * stands for query, key and value
+    if they are separate. kinds: {kind of leaf: its ending}. axes: {dimensions: order of the axes}.
+    first: the index of the first stage and unit of a stem.
     """
 
-    mark: str
-    rows: dict[str, Row]
-    turned: bool
-    settings: dict[str, Any]
-    adapt: Callable[[dict[str, Array]], Iterator[tuple[str, Array, str]]] = as_it_is
-    prefix: str = ""
+    layers: Mapping[str, str]
+    kinds: Mapping[str, str] = TORCH_KINDS
+    axes: Mapping[int, tuple[int, ...]] = TORCH_AXES
+    first: int = 0
+
+    def of(self, leaf: str) -> tuple[str, ...]:
+        """Return the name of a leaf, or the names of its thirds. Raise ValueError for others."""
+        path = leaf.split("/")
+        first = self.first if path[0] == "stem" else 0
+        indices = [int(part) + first for part in path if part.isdecimal()]
+        leaf = "/".join("{}" if part.isdecimal() else part for part in path)
+        layer, _, kind = leaf.rpartition("/")
+        if leaf not in self.layers and layer not in self.layers:
+            raise ValueError(f"the layout has no name for '{'/'.join(path)}'")
+        name = (self.layers.get(leaf) or self.layers[layer] + self.kinds[kind]).format(*indices)
+        parts = ("query", "key", "value") if "*" in name else ("",)
+        return tuple(name.replace("*", part) for part in parts)
+
+    def entries(self, config: ViTConfig, split: Shapes | None = None) -> dict[str, Entry]:
+        """Return the entry of the file for each leaf.
+
+        split: {leaf of a block: its shape with the axes split as in the file}
+        """
+        P, D = config.patch_size, config.width
+        split = {
+            "class_token": (1, 1, D),
+            "positions/table": (1, config.tokens, D),
+            "patch_embedding/kernel": (P, P, config.feature_channels, D),
+            **(split or {}),
+        }
+        entries = {}
+        for leaf, spec in flatten(parameter_specs(config)).items():
+            names = self.of(leaf)
+            third = (*spec.shape[:-1], spec.shape[-1] // len(names))
+            shape = split.get(leaf) or split.get(leaf.split("/", 2)[-1], third)
+            axes = self.axes.get(len(shape), tuple(range(len(shape))))
+            entries[leaf] = Entry(names, shape, axes)
+        return entries
+
+    def shape(self, leaf: str, dimensions: int, shapes: Shapes) -> tuple[int, ...]:
+        """Return the shape of (a third of) a leaf, with its axes in minivit's order."""
+        name = self.of(leaf)[0]
+        if name not in shapes:
+            raise ArrayError("the array {} is missing", name)
+        if len(shapes[name]) != dimensions:
+            raise ArrayError(f"{{}} has shape {shapes[name]}, expected {dimensions} axes", name)
+        axes = np.argsort(self.axes.get(dimensions, range(dimensions)))
+        return tuple(shapes[name][axis] for axis in axes)
+
+    def infer_config(self, shapes: Shapes) -> dict[str, Any]:
+        """Return the fields of ViTConfig that the shapes of named arrays determine.
+
+        Raises ArrayError if an array is missing, or if two do not fit together.
+        """
+
+        def has(*leaves: str) -> bool:
+            return any(name in shapes for leaf in leaves for name in self.of(leaf))
+
+        def outputs(leaf: str, dimensions: int, other: str) -> int:
+            n, m = self.shape(leaf, dimensions, shapes)[-1], self.shape(other, 1, shapes)[0]
+            if n != m:
+                names = self.of(leaf)[0], self.of(other)[0]
+                raise ArrayError(f"{{}} has {n} outputs, but {{}} has {m}", *names)
+            return n
+
+        def count(template: str, first: int) -> int:
+            """Return how many indices, from `first` up, the names have at the first {}."""
+            prefix = template.partition("{}")[0]
+            rests = (name.removeprefix(prefix) for name in shapes if name.startswith(prefix))
+            indices = {rest.replace("/", ".").partition(".")[0] for rest in rests}
+            return sum(str(i) in indices for i in range(first, first + len(shapes)))
+
+        unit, first = self.layers["stem/stages/{}/{}/conv1"], self.first
+        stages = range(first, first + count(unit, first))
+        stem = tuple(count(unit.replace("{}", str(stage), 1), first) for stage in stages)
+        depth = count(self.layers["blocks/{}/norm1"], 0)
+        patch = image = self.shape("patch_embedding/kernel", 4, shapes)
+        fields: dict[str, Any] = {"stem": None}
+        if stem or has("stem/conv/kernel", "stem/norm/scale"):
+            image = self.shape("stem/conv/kernel", 4, shapes)
+            width = outputs("stem/conv/kernel", 4, "stem/norm/scale")
+            fields = {"stem": stem, "stem_width": width}
+        for field, layer in {"classes": "head", "hidden_head": "hidden"}.items():
+            kernel, bias = f"{layer}/kernel", f"{layer}/bias"
+            fields[field] = outputs(kernel, 2, bias) if has(kernel, bias) else None
+        return fields | {
+            "patch_size": patch[0],
+            "channels": image[2],
+            "width": outputs("norm/scale", 1, "norm/bias"),
+            "depth": depth,
+            "mlp_width": outputs("blocks/0/mlp/hidden/kernel", 2, "blocks/0/mlp/hidden/bias"),
+            "pooling": "class" if has("class_token") else "mean",
+            "qkv_bias": has(*(f"blocks/{i}/attention/qkv/bias" for i in range(depth))),
+        }
 
 
-Table = dict[str, tuple[str | tuple[str, ...], str, str | None]]
-
-
-def rows_of(modules: Table, kernel: str, scale: str) -> dict[str, Row]:
-    """The rows of modules {ours: (theirs, shape of kernel or scale, shape of bias or None)}.
-
-    What has a kernel of one dimension is a norm, and has a scale. `kernel` and `scale` are what
-    others call these two, after the sign that separates them from the name.
-    """
-    rows = {}
-    for ours, (theirs, shape, bias) in modules.items():
-        names = (theirs,) if isinstance(theirs, str) else theirs
-        leaf, called = ("kernel", kernel) if " " in shape else ("scale", scale)
-        rows[f"{ours}/{leaf}"] = Row(tuple(name + called for name in names), shape)
-        if bias is not None:
-            rows[f"{ours}/bias"] = Row(tuple(f"{name}{called[0]}bias" for name in names), bias)
-    return rows
-
-
-def row_of(ours: str, layout: Layout) -> Row | None:
-    """The row of one of our leaves, which for blocks/3/norm1/scale is blocks/#/norm1/scale."""
-    return layout.rows.get("/".join("#" if part.isdecimal() else part for part in ours.split("/")))
-
-
-def numbers_in(ours: str) -> list[int]:
-    """stem/stages/0/2/conv1/kernel  ->  0, 2"""
-    return [int(part) for part in ours.split("/") if part.isdecimal()]
-
-
-def names_of(ours: str, layout: Layout, spelling: int = 0) -> list[str]:
-    """What others call one of our leaves: one name, or three that lie side by side in it."""
-    names = row_of(ours, layout).names
-    name = names[min(spelling, len(names) - 1)]
-    for number in numbers_in(ours):
-        sign = re.search("[#+]", name)[0]
-        name = name.replace(sign, str(number + (sign == "+")), 1)
-    return alternatives(name)
-
-
-def alternatives(name: str) -> list[str]:
-    """a/{query,key,value}/b  ->  a/query/b, a/key/b, a/value/b"""
-    head, brace, rest = name.partition("{")
-    inside, _, tail = rest.partition("}")
-    return [head + one + tail for one in inside.split(",")] if brace else [name]
-
-
-class Expression(NamedTuple):
-    """Finds the names of one of our leaves, or of a third of it, among those of others."""
-
-    expression: re.Pattern[str]
-    ours: str  # with # for each group
-    starts: tuple[int, ...]  # 0 or 1, where each group counts from
-    part: int
-    spelling: int
-
-    def ours_of(self, name: str) -> str | None:
-        """Our name for one of theirs, or None if it is no such name."""
-        match = self.expression.fullmatch(name)
-        ours = self.ours
-        for number, start in zip(match.groups() if match else (), self.starts, strict=False):
-            ours = ours.replace("#", str(int(number) - start), 1)
-        return ours if match else None
-
-
-def expressions(layout: Layout) -> Iterator[Expression]:
-    """All names of a layout, in all their spellings."""
-    for ours, row in layout.rows.items():
-        for spelling, name in enumerate(row.names):
-            starts = tuple(int(sign == "+") for sign in re.findall("[#+]", name))
-            for part, one in enumerate(alternatives(name)):
-                text = re.escape(one).replace(r"\#", FROM_0).replace(r"\+", FROM_1)
-                yield Expression(re.compile(text), ours, starts, part, spelling)
-
-
-def turned(array: Array, layout: Layout) -> Array:
-    """Their array with its axes in our order: a view."""
-    axes = TURNS.get(array.ndim) if layout.turned else None
-    return array if axes is None else array.transpose(axes)
-
-
-def turned_back(array: Array, shape: tuple[int, ...], layout: Layout) -> Array:
-    """Our array in their shape and with its axes in their order."""
-    axes = TURNS.get(len(shape)) if layout.turned else None
-    if axes is None:
-        return array.reshape(shape)
-    return array.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
-
-
-def shape_of(ours: str, layout: Layout, config: ViTConfig) -> tuple[int, ...]:
-    """The shape that others give to (each third of) one of our leaves."""
-    letters = letters_of(config, numbers_in(ours))
-    return tuple(
-        int(number or 1) * (letters[letter] if letter else 1)
-        for number, letter in map(split_number, row_of(ours, layout).shape.split())
-    )
-
-
-def split_number(term: str) -> tuple[str, str]:
-    """3D  ->  3, D"""
-    letter = term.lstrip("0123456789")
-    return term[: len(term) - len(letter)], letter
-
-
-def letters_of(config: ViTConfig, place: list[int]) -> dict[str, int]:
-    """The letters of all shapes; `unpack_into_cache` is the stage and the unit, where there is one."""
-    c = config
-    known = {
-        "C": c.channels, "D": c.width, "Dh": c.width // c.heads, "F": c.stem_width,
-        "I": c.feature_channels, "K": c.classes, "M": c.mlp_width, "P": c.patch_size,
-        "R": c.hidden_head, "T": c.tokens, "Y": c.hidden_head or c.width, "k": c.heads,
-    }  # fmt: skip
-    if len(place) == 2:
-        stage, unit = place
-        f = c.stem_width * 2**stage
-        known |= {"f": f, "i": 4 * f if unit else 2 * f if stage else f}
-    return known
+def torch_units(prefix: str) -> dict[str, str]:
+    """Return PyTorch's names of the layers in the units of a stem."""
+    shortcut = {"conv_shortcut": "downsample.conv", "norm_shortcut": "downsample.norm"}
+    return {f"stem/stages/{{}}/{{}}/{name}": prefix + shortcut.get(name, name) for name in UNIT}

@@ -1,27 +1,27 @@
-"""Opening a model, whoever saved it, and saving one for whoever is to open it."""
+"""Load a model in any layout, and save it in one."""
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, array_module
-from ..data.resampling import RESAMPLING_METHODS, resampling_matrix
+from ..arrays import Array
+from ..data.resampling import RESAMPLING_METHODS
 from ..layers import add_positions_sincos2d
-from ..models import ViTConfig
+from ..models import SIZES, ViTConfig
 from ..tree import Tree
-from . import huggingface
-from .exchange import export, recognise
+from . import huggingface, own
+from .convert import ModelFile, export
 from .files import PICKLES, CheckpointError, read_arrays, write_arrays, write_atomically
-from .foreign import ForeignFile
-from .own import config_from, is_own, own_model, save, to_json
-from .positions import resize_positions
-from .sizes import config_of
+from .layouts import ArrayError
+from .positions import resize_model
 
 MODEL, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
-UNLEARNED = ("sincos2d", "none")  # positions that are no parameter here, and a table elsewhere
+UNLEARNED = ("sincos2d", "none")  # positions without parameters; other programs need a table
+HEADS = {width: heads for _, width, _, heads in SIZES.values()}
 
 
 def load(
@@ -31,148 +31,209 @@ def load(
     resize: str = "aligned",
     **fields: Any,
 ) -> tuple[ViTConfig, Tree]:
-    """The configuration and the parameters of a model, whatever the layout of its file.
+    """Load a model saved by minivit, the authors (big_vision), timm or Hugging Face.
 
-    path: a .npz or .safetensors file in minivit's names, the authors', timm's or Hugging Face's,
-    or a folder with config.json and model.safetensors. Fields of ViTConfig are for what the file
-    does not tell or tells wrongly: heads, gelu, norm_eps and so on. For an image_size other than
-    the file's the positions are resized (section 3.2), by a method of `minivit.resampling`.
+    Parameters
+    ----------
+    path : str or Path
+        A .npz or .safetensors file, or a folder with config.json and model.safetensors.
+    image_size : int or (int, int), optional
+        New image size. The position embeddings are resized to it (section 3.2). If the file does
+        not contain its image size, but has as many positions as this size has patches, they are
+        used as they are.
+    resize : str
+        Interpolation method for the positions, one of `minivit.data.resampling`.
+    **fields
+        Fields of ViTConfig that the file does not contain, such as `heads`, `gelu`, `norm_eps`.
 
-    Raises FileNotFoundError, CheckpointError for a file that is not whole and right (it names the
-    array), TypeError for an unknown field, ValueError for a size or a method that cannot be.
+    Returns
+    -------
+    config : ViTConfig
+        Read from the file, or inferred from the names and shapes of its arrays.
+    params : dict
+        Tree of parameters, if possible views of the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If the file is not a complete, valid model. The message names the file and the array.
+    TypeError, ValueError
+        For an unknown field or method, or an image size that cannot be cut into patches.
+
+    Examples
+    --------
+    >>> config, params = load(minivit.data.SCATTERED_MODEL)
+    >>> config.classes, params["head"]["bias"].shape
+    (10, (10,))
     """
     unknown = fields.keys() - {field.name for field in dataclasses.fields(ViTConfig)}
     if unknown:
-        raise TypeError(f"unknown field {sorted(unknown)[0]!r}: those of ViTConfig can be given")
+        raise TypeError(f"unknown field {sorted(unknown)[0]!r}: ViTConfig has no such field")
     if resize not in RESAMPLING_METHODS:
         raise ValueError(f"unknown resize {resize!r}: choose {', '.join(RESAMPLING_METHODS)}")
     path = Path(path)
-    if path.is_dir():
-        path = path_in(path)
-    arrays, text = read_arrays(path)
-    if is_own(arrays):
-        config, params = own_model(path, arrays, text, fields)
-    else:
-        config, params = foreign_model(path, arrays, text, fields, image_size)
-    return resized(config, params, image_size, resize)
+    path = _find_weights(path) if path.is_dir() else path
+    config, params = make_model(path, *read_arrays(path), fields, image_size)
+    if image_size is None:
+        return config, params
+    return resize_model(config, params, image_size, resize)
 
 
-def foreign_model(
+def make_model(
     path: Path,
     arrays: dict[str, Array],
     text: str | None,
     fields: dict[str, Any],
-    image_size: int | tuple[int, int] | None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> tuple[ViTConfig, Tree]:
-    """The model of a file in other people's names; `text` is what minivit has left in it."""
-    layout = recognise(arrays)
-    if layout is None:
-        some = ", ".join(sorted(arrays)[:3])
-        raise CheckpointError(f"{path} has no names of a Vision Transformer: {some}, ...")
-    file = ForeignFile(path, arrays, layout)
-    if text is not None:
-        config = config_from(path, text, fields, len(arrays))
-        if config.positions in UNLEARNED:
-            file.places.pop(("positions/table", 0), None)  # for others: here it is made anew
-    else:
-        said = said_beside(path, fields) if layout == "huggingface" else {}
-        config = config_of(file, said, fields, image_size)
-    return config, file.tree(config)
+    """Make a model of the arrays of a file; `text` is the configuration that minivit wrote."""
+    file = ModelFile(path, arrays)
+    try:
+        if text is None:
+            config = stored = _infer_config(file, fields, image_size)
+        else:
+            config = stored = own.from_json(text, fields, len(arrays))
+            if file.layout is not own and config.positions in UNLEARNED:
+                stored = dataclasses.replace(config, positions="1d")  # a table for other programs
+        params = file.read(stored)
+    except CheckpointError:
+        raise
+    except ValueError as reason:
+        raise file.error(reason) from None
+    if stored is not config:
+        del params["positions"]
+    return config, params
 
 
-def said_beside(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ViTConfig that Hugging Face keeps in two files beside the weights.
+def _infer_config(file: ModelFile, fields: dict[str, Any], image_size: Any) -> ViTConfig:
+    """Combine the arrays, Hugging Face's JSON files and the caller's `fields` to a configuration.
 
-    The second is not asked for what the caller has said, among `fields`.
+    Raises ValueError if they contradict each other or do not determine it.
     """
-    said = {}
-    parts = {CONFIG: huggingface.settings}
-    if "preprocessing" not in fields:
-        parts[PROCESSOR] = huggingface.preprocessing
-    for name, fields_of in parts.items():
-        beside = path.with_name(name)
-        if beside.is_file():
+    inferred = file.layout.infer_config(file.shapes)
+    stated = _read_json(file.path, fields) if file.layout is huggingface else {}
+    for name in inferred.keys() & stated.keys():
+        if inferred[name] != stated[name]:
+            raise ValueError(
+                f"config.json says {name} is {stated[name]}, the arrays say {inferred[name]}"
+            )
+    known: dict[str, Any] = {"heads": HEADS.get(inferred["width"])} | file.layout.DEFAULTS
+    known |= stated | inferred | fields  # later values have priority
+    if known["heads"] is None:
+        raise ValueError(f"the number of heads for width {known['width']} is unknown: pass heads=")
+    some_size = inferred["patch_size"] * 4 * 2 ** len(inferred["stem"] or ())  # divisible
+    config = ViTConfig(**known | {"image_size": some_size})
+    file.entries(config)  # check the names, which do not depend on the size
+    size = _infer_image_size(file, config, stated.get("image_size"), image_size)
+    return dataclasses.replace(config, image_size=size)
+
+
+def _infer_image_size(file: ModelFile, config: ViTConfig, stated: Any, wanted: Any) -> Any:
+    """Return the size with as many patches as positions: stated, wanted, or that of a square."""
+    sizes = [size for size in (stated, wanted) if size is not None]
+    if config.positions != "1d":
+        if not sizes:
+            raise ValueError(f"positions '{config.positions}' have no table: pass image_size=")
+        return sizes[0]
+    names = file.layout.NAMES
+    tokens = names.shape("positions/table", 3, file.shapes)[1]
+    N = tokens - (config.pooling == "class")
+    patches = [math.prod(dataclasses.replace(config, image_size=size).grid) for size in sizes]
+    if N in patches:
+        return sizes[patches.index(N)]
+    square, one_more = (n == math.isqrt(max(n, 0)) ** 2 > 0 for n in (N, N - 1))
+    if config.pooling == "mean" and (N - 1 in patches or (one_more and not square)):
+        names.shape("class_token", 3, file.shapes)  # raises: it is missing
+    (table,) = names.of("positions/table")
+    if stated is not None:
+        raise ArrayError(f"config.json says image_size is {stated}, {{}} has {N} patches", table)
+    if not square:
+        hint = "" if wanted is None else "the file's own "
+        message = f"{{}} has {N} patches, not a square: pass {hint}image_size=(height, width)"
+        raise ArrayError(message, table)
+    return math.isqrt(N) * config.stride
+
+
+def _read_json(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """Read the fields of ViTConfig from Hugging Face's files beside the weights.
+
+    The second one is not read if the caller's `fields` contain the preprocessing.
+    """
+    stated: dict[str, Any] = {}
+    for name, read in {
+        CONFIG: huggingface.read_config,
+        PROCESSOR: huggingface.read_processor,
+    }.items():
+        file = path.with_name(name)
+        if file.is_file() and not (name == PROCESSOR and "preprocessing" in fields):
             try:
-                said |= fields_of(json.loads(beside.read_text(encoding="utf-8")))
+                stated |= read(json.loads(file.read_text(encoding="utf-8")))
             except (AttributeError, TypeError, ValueError, RecursionError) as reason:
-                raise CheckpointError(f"{beside} cannot be used: {reason}") from None
-    return said
+                raise CheckpointError(f"{file} is not valid: {reason}") from None
+    return stated
 
 
-def path_in(folder: Path) -> Path:
-    """The file of weights in a folder, or a pickle in its place, to be refused with what to do.
-
-    Raises FileNotFoundError if there is neither.
-    """
+def _find_weights(folder: Path) -> Path:
+    """Return the file of weights in a folder, or a pickled file, which `read_arrays` refuses."""
     if (folder / MODEL).exists():
         return folder / MODEL
-    for path in folder.iterdir():
-        if path.suffix in PICKLES:
-            return path
+    if pickled := [path for path in folder.iterdir() if path.suffix in PICKLES]:
+        return pickled[0]
     if (folder / f"{MODEL}.index.json").exists():
-        raise FileNotFoundError(f"{folder} has its weights in several files: join them to {MODEL}")
+        raise FileNotFoundError(f"the weights in {folder} are split: join the files to {MODEL}")
     raise FileNotFoundError(f"there is no {MODEL} in {folder}")
 
 
-def resized(
-    config: ViTConfig, params: Tree, image_size: int | tuple[int, int] | None, method: str
-) -> tuple[ViTConfig, Tree]:
-    """The same model for images of another size: only its positions change. (Section 3.2)
-
-    Raises ValueError for relative positions, whose table has no places, and for a size that
-    cannot be cut into patches.
-    """
-    if image_size is None:
-        return config, params
-    larger = dataclasses.replace(config, image_size=image_size)
-    old, new = config.grid, larger.grid
-    if old != new and config.positions == "1d":
-        table = resize_positions(params["positions"]["table"], old, new, method)
-        params = params | {"positions": {"table": table}}
-    elif old != new and config.positions == "2d":
-        tables = params["positions"]
-        both = {"rows": (old[0], new[0]), "columns": (old[1], new[1])}
-        lines = {name: line(tables[name], *sides, method) for name, sides in both.items()}
-        params = params | {"positions": tables | lines}
-    elif old != new and config.positions == "relative":
-        raise ValueError("relative positions cannot be resized: their table has no places")
-    return larger, params
-
-
-def line(table: Array, old: int, new: int, method: str) -> Array:
-    """A table for the places of one axis, (old, D)  ->  (new, D)"""
-    matrix = array_module(table).asarray(resampling_matrix(old, new, method), dtype=table.dtype)
-    return matrix @ table
-
-
-def unlearned(config: ViTConfig, params: Tree) -> Array:
-    """The table (T, D) of positions that are no parameter: waves, or nothing."""
-    z = np.zeros((1, config.tokens, config.width), dtype=params["norm"]["scale"].dtype)
-    return add_positions_sincos2d(z, config.grid)[0][0] if config.positions == "sincos2d" else z[0]
-
-
 def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "minivit") -> None:
-    """Write a model in a layout: a .npz or .safetensors file or, for "huggingface", a folder.
+    """Write a model atomically in a layout.
 
-    The configuration goes with it, where others overlook it. Raises ValueError for an unknown
-    layout or one that has no names for this model, OSError if it cannot be written.
+    Parameters
+    ----------
+    path : str or Path
+        A .npz or .safetensors file or, for "huggingface", a folder.
+    config : ViTConfig
+        Also written to the file, where other programs ignore it.
+    params : dict
+        Tree of parameters.
+    layout : str
+        "minivit", "google", "timm" or "huggingface".
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ValueError
+        For an unknown layout, or one that has no name for an array of this model.
+
+    Examples
+    --------
+    >>> model = minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10)
+    >>> save_as(folder / "model", model.config, model.params, "huggingface")
+    >>> load(folder / "model")[0] == model.config
+    True
     """
     path = Path(path)
     if layout == "minivit":
-        return save(path, config, params)
-    arrays = export(params, config, layout)
+        return own.save(path, config, params)
+    table = config
     if config.positions in UNLEARNED:
-        arrays |= export({"positions": {"table": unlearned(config, params)}}, config, layout)
+        z = np.zeros((1, config.tokens, config.width), dtype=params["norm"]["scale"].dtype)
+        if config.positions == "sincos2d":
+            z, _ = add_positions_sincos2d(z, config.grid)
+        params = params | {"positions": {"table": z[0]}}
+        table = dataclasses.replace(config, positions="1d")
+    arrays = export(params, table, layout)
     if layout == "huggingface" and path.suffix not in (".npz", ".safetensors"):
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, huggingface.config_json(config))
+        _write_json(path / CONFIG, huggingface.make_config(config))
         if config.channels == 3:
-            write_json(path / PROCESSOR, huggingface.processor_json(config))
+            _write_json(path / PROCESSOR, huggingface.make_processor(config))
         path = path / MODEL
-    return write_arrays(path, arrays, to_json(config))
+    return write_arrays(path, arrays, own.to_json(config))
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))

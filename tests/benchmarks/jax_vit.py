@@ -1,10 +1,10 @@
-"""The same model as JAX users write it, over the same tree of parameters, and its training step."""
-
-from collections.abc import Callable
+"""The same model in JAX, as its users write it, over minivit's tree of parameters."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from contenders import make_problem  # next to this file
+from harness import Task
 
 import minivit
 
@@ -33,7 +33,7 @@ def mlp(x: jax.Array, params: dict, gelu: str) -> jax.Array:
 
 
 def vit(params: dict, images: jax.Array, c: minivit.ViTConfig) -> jax.Array:
-    """Equations 1 to 4: logits (B, K) of images (B, H, W, C)."""
+    """Equations 1 to 4.  images (B, H, W, C)  ->  logits (B, K)"""
     B, H, W, C = images.shape
     P, eps = c.patch_size, c.norm_eps
     x = images.reshape(B, H // P, P, W // P, P, C).swapaxes(2, 3).reshape(B, -1, P * P * C)
@@ -46,26 +46,25 @@ def vit(params: dict, images: jax.Array, c: minivit.ViTConfig) -> jax.Array:
     return linear(layer_norm(z, **params["norm"], eps=eps)[:, 0], **params["head"])
 
 
-def training_step(
-    model: minivit.ViT, images: np.ndarray, labels: np.ndarray
-) -> tuple[Callable, Callable]:
-    """Forward and backward; and what they gave, by minivit's names."""
-    params, images, labels = jax.device_put((model.params, images, labels))
-    config = model.config
+class JAX:
+    """JAX under jit."""
 
-    @jax.jit
-    @jax.value_and_grad
-    def loss_and_gradients(params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
-        log_p = jax.nn.log_softmax(vit(params, images, config))
-        return -jnp.take_along_axis(log_p, labels[:, None], 1).mean()
+    def __call__(self, phase: str, config: minivit.ViTConfig, batch_size: int) -> Task:
+        """Create the task of the phase "gradients"."""
+        model, images, labels = make_problem(config, batch_size)
+        arguments = jax.device_put((model.params, images, labels))
 
-    def step() -> tuple:
-        return jax.block_until_ready(loss_and_gradients(params, images, labels))
+        @jax.jit
+        @jax.value_and_grad
+        def loss_and_gradients(params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+            log_p = jax.nn.log_softmax(vit(params, images, config))
+            return -jnp.take_along_axis(log_p, labels[:, None], 1).mean()
 
-    def outcome(result: tuple) -> dict[str, np.ndarray]:
-        loss, gradients = result
-        return {name: np.asarray(g) for name, g in minivit.flatten(gradients).items()} | {
-            "loss": np.asarray(loss)
-        }
+        def gradients() -> tuple:
+            return jax.block_until_ready(loss_and_gradients(*arguments))
 
-    return step, outcome
+        def results() -> dict[str, np.ndarray]:
+            loss, tree = gradients()
+            return {n: np.asarray(x) for n, x in (minivit.flatten(tree) | {"loss": loss}).items()}
+
+        return Task(gradients, results)

@@ -1,33 +1,96 @@
-"""The command line, run in this process."""
+"""Run commands in this process, and small inputs for them."""
 
 import contextlib
 import io
+import re
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import pytest
+
+from helpers.models import tiny_model
+from minivit import analysis, data, training
 from minivit.cli import main
+from minivit.cli import train as train_command
+
+TINY = ["--depth", 1, "--width", 8, "--heads", 2, "--mlp-width", 8]
+QUICK = [*TINY, "--epochs", 1, "--batch-size", 100, "--warmup", 0]
+OUTPUTS = ["attention.png", "curves.png", "log.csv", "model.npz"]
 
 
 class Run(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     status: int
     out: str
     err: str
 
 
-def run(*words):
-    """`python -m minivit` and these words."""
+def run(*arguments):
+    """Run `minivit` with these arguments."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = main([str(word) for word in words])
-        except SystemExit as end:  # how argparse ends
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:  # from argparse
             status = end.code
     return Run(status, out.getvalue(), err.getvalue())
 
 
-def printed(*words):
-    """What a command prints that has no trouble."""
-    status, out, err = run(*words)
+def output_of(*arguments):
+    """Run a command that succeeds without messages, and return its output."""
+    status, out, err = run(*arguments)
     assert (status, err) == (0, "")
     return out
+
+
+def error_of(*arguments, status=1):
+    """Run a command that fails, and return its error, which must be a single line."""
+    result = run(*arguments)
+    assert result.status == status
+    assert "Traceback" not in result.out + result.err
+    lines = [line for line in result.err.splitlines() if not line.startswith("skipped: ")]
+    (match,) = [re.fullmatch(r"minivit( [a-z]+)?: error: (.+)", line) for line in lines]
+    assert match[1] in (None, *(f" {command}" for command in arguments[:1]))
+    return match[2]
+
+
+def names_in(folder):
+    """Return the sorted names of the files in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def save_model(path, **fields):
+    """Save a tiny model with perturbed parameters, and return it."""
+    model = tiny_model("float32", **{"patch_size": 2, "depth": 2} | fields)
+    model.save(path)
+    return model
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Replace the baseline and the figures, which take longer than the tests' training."""
+    monkeypatch.setattr(training, "fit_logistic_regression", lambda dataset: 0.97)
+    monkeypatch.setattr(analysis, "plot_curves", lambda *args: None)
+    monkeypatch.setattr(analysis, "plot_held_out", lambda *args: None)
+    monkeypatch.setattr(analysis, "save_figure", lambda figure, path: path.touch())
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replace training, and return the list of its arguments."""
+    calls = []
+
+    def train(model, dataset, recipe, out, threads):
+        calls.append(SimpleNamespace(**locals()))
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(train_command, "report", lambda *args: None)
+    return calls
+
+
+def use_few_scattered(monkeypatch, held_out=20):
+    """Replace the scattered digits by a few of them."""
+    dataset = data.load_scattered(n=10, held_out=held_out)
+    monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: dataset)
+    return dataset

@@ -1,9 +1,9 @@
-"""CuPy without a GPU: the strict arrays of `strict.py`, and CUDA kernels that a CPU runs.
+"""CuPy without a GPU: the strict arrays of `strict.py`, and CUDA kernels that the CPU executes.
 
-Put into `sys.modules` as `cupy`, it lets all of minivit run as on a GPU, `minivit/cuda` included:
-g++ compiles the kernels' own source with `emulated/cuda_fp16.h`, and cuBLAS's product reads and
-writes the very addresses it is given. Slow, and exact about what it is asked: an operand that lies
-otherwise than said, a lane that does not come to a shuffle, more memory than the device has.
+As `sys.modules["cupy"]` it lets all of minivit run as on a GPU, including `minivit/cuda`. g++
+compiles the kernels' source with `emulated/cuda_fp16.h`. The emulated cuBLAS reads and writes the
+addresses that it receives. Errors that a GPU would not report raise exceptions: a wrong stride, a
+lane that misses a shuffle, more memory than the device has.
 """
 
 import contextlib
@@ -11,210 +11,222 @@ import ctypes
 import hashlib
 import shutil
 import subprocess
+import sys
 import tempfile
 import types
+import warnings
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).parent
+from helpers import strict
+
 COMPILER = shutil.which("g++")
-COMPILED = HERE.parents[1] / ".pytest_cache" / "kernels"  # a folder that git ignores
-
-# A strict module of its own: its arrays are others than those of `strict`, which stay without
-# kernels.
-exec(compile((HERE / "strict.py").read_text(), HERE / "strict.py", "exec"), globals())
-
-ndarray = StrictArray = globals()["StrictArray"]
-asarray = globals()["asarray"]
+INCLUDE = Path(__file__).parent / "emulated"
+CACHE = Path(__file__).parents[2] / ".pytest_cache" / "kernels"
+TYPES = ("__half", "float", "double")
 
 
 class OutOfMemoryError(MemoryError):
     """As `cupy.cuda.memory.OutOfMemoryError`."""
 
 
+class DeviceSynchronized(RuntimeError):
+    """As `cupyx.DeviceSynchronized`."""
+
+
 class Device:
-    """The device's memory, of which a pool holds what was once needed; and what was asked of it."""
+    """The memory of the device with CuPy's memory pool, and counters of what it did."""
 
     def __init__(self):
         self.total = 1 << 40  # bytes
-        self.used = self.held = 0
-        self.launches = self.reads = 0
-        self.may_wait = True
+        self.used = self.pool = 0
+        self.launches = self.downloads = 0
+        self.may_synchronize = True
 
-    def take(self, host):
-        """The memory of an array, until that is no more."""
+    def allocate(self, host):
         if self.used + host.nbytes > self.total:
             raise OutOfMemoryError(f"Out of memory allocating {host.nbytes:,} bytes")
         self.used += host.nbytes
-        self.held = max(self.held, self.used)
-        weakref.finalize(host, self.give, host.nbytes)
+        self.pool = max(self.pool, self.used)
+        weakref.finalize(host, self.free, host.nbytes)
 
-    def give(self, size):
+    def free(self, size):
         self.used -= size
+
+    def limit_memory(self, monkeypatch, size):
+        """Leave this many bytes free."""
+        monkeypatch.setattr(self, "total", self.used + size)
+        self.free_all_blocks()
 
     def used_bytes(self):
         return self.used
 
     def total_bytes(self):
-        return self.held
+        return self.pool
 
     def free_all_blocks(self):
-        self.held = self.used
+        self.pool = self.used
 
 
 device = Device()
 
 
-def _init(self, host):
-    if host.base is None:
-        device.take(host)
-    self._host = host
+class ndarray(strict.StrictArray):
+    """A strict array with the memory and the attributes that `minivit.cuda` needs."""
+
+    __module__ = "emulated_cupy"
+    __slots__ = ()
+
+    def __init__(self, host):
+        if host.base is None:
+            device.allocate(host)
+        self._host = host
+
+    def get(self):
+        if not device.may_synchronize:
+            raise DeviceSynchronized
+        device.downloads += 1
+        return self._host.copy()
+
+    def set(self, host, stream=None):
+        if stream is not None:
+            stream.calls.append(("copy",))
+        self._host[...] = host
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self._host.ctypes.data)
+
+    @property
+    def flags(self):
+        return self._host.flags
 
 
-def _get(self):
-    if not device.may_wait:
-        raise DeviceSynchronized
-    device.reads += 1
-    return self._host.copy()
-
-
-def _set(self, host, stream=None):
-    if stream is not None:
-        stream.asked.append(("copy", self))
-    self._host[...] = host
-
-
-StrictArray.__init__, StrictArray.get, StrictArray.set = _init, _get, _set
-StrictArray.data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
-StrictArray.flags = property(lambda self: self._host.flags)
-
-
-# --- kernels ----------------------------------------------------------------------------------
+asarray = partial(strict.asarray, array_type=ndarray)
+__getattr__ = partial(strict.get_attribute, array_type=ndarray)
+sys.modules.setdefault("emulated_cupy", sys.modules[__name__])
 
 
 class RawModule:
-    """As `cupy.RawModule`, with g++ in the place of NVRTC."""
+    """As `cupy.RawModule`, with g++ in place of NVRTC."""
 
     def __init__(self, code, options=(), name_expressions=()):
-        names = "\n".join(
-            f'extern "C" bool launch_{i}(unsigned* grid, unsigned* block, void** args) '
-            f"{{ return launch<{name}>({name}, grid, block, args); }}"
-            for i, name in enumerate(name_expressions)
-        )
-        self.names = tuple(name_expressions)
-        self.library = ctypes.CDLL(str(compiled(f"{code}\n{names}", options)))
+        # One library contains a kernel for all types: starting g++ takes most of the time.
+        (expression,) = name_expressions
+        kernel = expression.partition("<")[0]
+        for i, T in enumerate(TYPES):
+            code += (
+                f'extern "C" bool launch_{i}(unsigned* grid, unsigned* block, void** args) '
+                f"{{ return launch<{kernel}<{T}>>({kernel}<{T}>, grid, block, args); }}\n"
+            )
+        self.library = ctypes.CDLL(str(compile_library(code, options)))
 
     def get_function(self, name):
-        function = self.library[f"launch_{self.names.index(name)}"]
+        T = name.partition("<")[2].rstrip(">")
+        function = self.library[f"launch_{TYPES.index(T)}"]
         function.restype = ctypes.c_bool
 
         def launch(blocks, threads, args):
             device.launches += 1
-            slots = [slot(arg) for arg in args]
-            pointers = [ctypes.cast(ctypes.pointer(s), ctypes.c_void_p) for s in slots]
+            values = [to_argument(arg) for arg in args]
+            pointers = [ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in values]
             sizes = [(ctypes.c_uint * 2)(*(*shape, 1)[:2]) for shape in (blocks, threads)]
             if not function(*sizes, (ctypes.c_void_p * len(pointers))(*pointers)):
-                raise RuntimeError(f"{name}: a thread waits for one that does not come")
+                raise RuntimeError(f"{name}: a thread waits for one that has ended")
 
         return launch
 
 
-def compiled(source, options):
-    """The shared library of a source; one that was made before is taken again."""
-    header = (HERE / "emulated" / "cuda_fp16.h").read_text()
+def compile_library(source, options):
+    """Compile a shared library, or return the one that was compiled from the same source."""
+    header = (INCLUDE / "cuda_fp16.h").read_text()
     key = hashlib.sha256((header + source + str(options)).encode()).hexdigest()[:24]
-    library = COMPILED / f"{key}.so"
+    library = CACHE / f"{key}.so"
     if not library.exists():
-        COMPILED.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=COMPILED) as folder:
-            made = Path(folder) / "kernel.so"
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            output = Path(folder) / "kernel.so"
             command = [COMPILER, "-x", "c++", "-", "-O1", "-shared", "-fPIC", "-w", *options]
-            command += [f"-I{HERE / 'emulated'}", "-o", str(made)]
-            done = subprocess.run(command, input=source, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"g++ refuses the kernel:\n{done.stderr}")
-            made.rename(library)
+            command += [f"-I{INCLUDE}", "-o", str(output)]
+            result = subprocess.run(command, input=source, capture_output=True, text=True)
+            if result.returncode:
+                raise RuntimeError(f"g++ cannot compile the kernel:\n{result.stderr}")
+            output.rename(library)
     return library
 
 
-def slot(arg):
-    """An argument as a kernel takes it: an address, a `long long` or a `double`."""
-    if isinstance(arg, StrictArray):
-        assert arg.flags.c_contiguous, "a kernel reads one number after the other"
+def to_argument(arg):
+    """Convert an argument of a kernel to an address, a `long long` or a `double`."""
+    if isinstance(arg, ndarray):
+        assert arg.flags.c_contiguous, "a kernel reads contiguous memory"
         return ctypes.c_void_p(arg.data.ptr)
     return ctypes.c_double(arg) if isinstance(arg, float) else ctypes.c_longlong(arg)
 
 
-# --- cuBLAS -----------------------------------------------------------------------------------
-
-REALS = {2: np.float16, 0: np.float32, 1: np.float64}
-BITS = {77: 10, 75: 7}  # behind the point, that a product of float32 reads: TF32, bfloat16
+DTYPES = {2: np.float16, 0: np.float32, 1: np.float64}
+MANTISSA_BITS = {77: 10, 75: 7}  # of float32 inputs, with TF32 and bfloat16
 
 
-def stored(address, dtype, rows, columns, leading, many, distance):
-    """Matrices that lie column by column from an address on, as cuBLAS takes them."""
+def view_matrices(address, dtype, rows, columns, leading, count, stride):
+    """Return a view of column-major matrices in memory, (count, rows, columns)."""
     assert leading >= max(1, rows), "the leading dimension is too small"
-    item = np.dtype(dtype).itemsize
-    size = (rows - 1) + (columns - 1) * leading + (many - 1) * distance + 1
-    bytes_there = (ctypes.c_char * (size * item)).from_address(address)
-    strides = distance * item, item, leading * item
-    flat = np.frombuffer(bytes_there, dtype)
-    return np.lib.stride_tricks.as_strided(flat, (many, rows, columns), strides)
+    size = np.dtype(dtype).itemsize
+    length = (rows - 1) + (columns - 1) * leading + (count - 1) * stride + 1
+    memory = (ctypes.c_char * (length * size)).from_address(address)
+    strides = stride * size, size, leading * size
+    return np.lib.stride_tricks.as_strided(
+        np.frombuffer(memory, dtype), (count, rows, columns), strides
+    )
 
 
-def rounded(x, bits):
-    """float32 with so many bits behind the point, the others rounded away."""
+def round_mantissa(x, bits):
+    """Round float32 to this number of mantissa bits."""
     step = np.uint32(1 << (23 - bits))
-    whole = np.ascontiguousarray(x).view(np.uint32) + step // 2
-    return (whole & ~(step - np.uint32(1))).view(np.float32)
+    rounded = np.ascontiguousarray(x).view(np.uint32) + step // 2
+    return (rounded & ~(step - np.uint32(1))).view(np.float32)
 
 
 def gemm_strided_batched_ex(
     handle, transa, transb, m, n, k, alpha, A, Atype, lda, stride_a, B, Btype, ldb, stride_b,
-    beta, C, Ctype, ldc, stride_c, many, compute, algorithm,
+    beta, C, Ctype, ldc, stride_c, count, compute, algorithm,
 ):  # fmt: skip
     device.launches += 1
-    dtype = REALS[Atype]
-    wide = np.float64 if dtype == np.float64 else np.float32
+    wide = np.float64 if DTYPES[Atype] == np.float64 else np.float32
     assert (compute == 70) == (wide == np.float64)
-    factor = ctypes.c_double if wide == np.float64 else ctypes.c_float
-    assert (factor.from_address(alpha).value, factor.from_address(beta).value) == (1, 0)
-    a = stored(A, dtype, *((k, m) if transa else (m, k)), lda, many, stride_a)
-    b = stored(B, REALS[Btype], *((n, k) if transb else (k, n)), ldb, many, stride_b)
-    c = stored(C, REALS[Ctype], m, n, ldc, many, stride_c)
+    scalar = ctypes.c_double if wide == np.float64 else ctypes.c_float
+    assert (scalar.from_address(alpha).value, scalar.from_address(beta).value) == (1, 0)
+    a = view_matrices(A, DTYPES[Atype], *((k, m) if transa else (m, k)), lda, count, stride_a)
+    b = view_matrices(B, DTYPES[Btype], *((n, k) if transb else (k, n)), ldb, count, stride_b)
+    c = view_matrices(C, DTYPES[Ctype], m, n, ldc, count, stride_c)
     a, b = (a.mT if transa else a).astype(wide), (b.mT if transb else b).astype(wide)
-    if compute in BITS:
-        a, b = rounded(a, BITS[compute]), rounded(b, BITS[compute])
+    if compute in MANTISSA_BITS:
+        a, b = (round_mantissa(x, MANTISSA_BITS[compute]) for x in (a, b))
     c[...] = a @ b
 
 
-# --- the rest of the interface ----------------------------------------------------------------
-
-
 class Stream:
-    """One of the device's queues, which notes what it is asked. Here all is done at once."""
+    """A stream that executes everything at once and records the calls."""
 
     def __init__(self, non_blocking=False):
-        self.asked, self.ptr = [], int(non_blocking)
+        self.calls, self.ptr = [], int(non_blocking)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *reason):
+    def __exit__(self, *error):
         return None
 
     def record(self):
-        event = types.SimpleNamespace(stream=self, behind=device.launches)
-        self.asked.append(("record", event))
-        return event
+        return types.SimpleNamespace(stream=self, launches=device.launches)
 
     def wait_event(self, event):
-        self.asked.append(("wait", event))
+        self.calls.append(("wait", event))
 
     def synchronize(self):
-        self.asked.append(("synchronize",))
+        self.calls.append(("synchronize",))
 
 
 Stream.null = Stream()
@@ -228,7 +240,7 @@ cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDA_R_16F=2, CUDA_R_32F=0, CUDA_R_64F=1,
         driverGetVersion=lambda: 13000, getDeviceCount=lambda: 1,
-        memGetInfo=lambda: (device.total - device.held, device.total),
+        memGetInfo=lambda: (device.total - device.pool, device.total),
     ),
     device=types.SimpleNamespace(get_cublas_handle=lambda: 0),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
@@ -242,18 +254,15 @@ def get_default_memory_pool():
     return device
 
 
-class DeviceSynchronized(RuntimeError):
-    """As `cupyx.DeviceSynchronized`."""
-
-
 @contextlib.contextmanager
 def allow_synchronize(allow):
-    """As `cupyx.allow_synchronize`: with False, whoever makes the host wait is told."""
-    before, device.may_wait = device.may_wait, allow
+    """As `cupyx.allow_synchronize` of CuPy 14, with its warning."""
+    warnings.warn("cupyx.allow_synchronize will be removed in future releases", stacklevel=3)
+    before, device.may_synchronize = device.may_synchronize, allow
     try:
         yield
     finally:
-        device.may_wait = before
+        device.may_synchronize = before
 
 
 cupyx = types.ModuleType("cupyx")

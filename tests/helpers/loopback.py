@@ -1,4 +1,4 @@
-"""Small data sets, and a server on the loopback interface that gives them out, well or badly."""
+"""Small data sets, and a server on the loopback interface that fails on request."""
 
 import gzip
 import hashlib
@@ -10,32 +10,34 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from minivit.data.cifar import Records
-from minivit.data.download import Published
-from minivit.data.mnist import NAMES, IdxFiles
+from minivit.data.cifar import RecordDataset
+from minivit.data.download import RemoteFile
+from minivit.data.mnist import NAMES, IdxDataset
 
 SHAPES = ((20, 28, 28), (20,), (10, 28, 28), (10,))
 TRAIN, TEST = {f"data_batch_{i}.bin": 4 for i in range(1, 4)}, {"test_batch.bin": 3}
+CIFAR_FOLDER = "cifar-10-batches-bin"
 RED, GREEN, BLUE = 200, 100, 0
 
 
 class Server:
-    """Gives out `files`, {name: bytes}, and notes in `asked` the (name, range) of each request.
+    """Serve `files`, {name: bytes}, and record (name, range) of each request in `requests`.
 
-    ranges: whether it knows them. breaks: the bytes after which the next answers break off.
-    lengths: whether it says how long they are. sending: called when a first piece has gone out.
+    ranges, lengths: whether ranges are supported and Content-Length is sent. breaks: the number of
+    bytes after which each of the next responses is cut off. before, sending: called before a
+    response, and after its first 100,000 bytes.
     """
 
     def __init__(self):
-        self.files, self.asked, self.breaks = {}, [], []
+        self.files, self.requests, self.breaks = {}, [], []
         self.ranges = self.lengths = True
         self.before = self.sending = lambda: None
-        outer = self
+        server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                with suppress(ConnectionError):  # the client has heard enough
-                    outer.answer(self)
+                with suppress(ConnectionError):  # the client may close the connection
+                    server.respond(self)
 
             def log_message(self, *_):
                 pass
@@ -43,34 +45,30 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
         self.thread.start()
-        self.address = f"http://127.0.0.1:{self.http.server_address[1]}/"
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/"
 
-    def answer(self, request):
-        name, asked = request.path.strip("/"), request.headers["Range"]
-        self.asked.append((name, asked))
+    def respond(self, request):
+        name, requested = request.path.strip("/"), request.headers["Range"]
+        self.requests.append((name, requested))
         self.before()
         if name not in self.files:
-            request.send_error(404)
-            return
+            return request.send_error(404)
         content = self.files[name]
-        begun = int(asked.removeprefix("bytes=").rstrip("-")) if self.ranges else 0
-        if begun >= len(content):
-            request.send_error(416)
-            return
+        start = int(requested.removeprefix("bytes=").rstrip("-")) if self.ranges else 0
+        if start >= len(content):
+            return request.send_error(416)
         request.send_response(206 if self.ranges else 200)
         if self.lengths:
-            request.send_header("Content-Length", str(len(content) - begun))
+            request.send_header("Content-Length", str(len(content) - start))
         request.end_headers()
-        content = content[begun:][: self.breaks.pop(0) if self.breaks else None]
+        content = content[start:][: self.breaks.pop(0) if self.breaks else None]
         request.wfile.write(content[:100_000])
         self.sending()
         request.wfile.write(content[100_000:])
 
-    def published(self, name, content):
-        """Give it out, and say so as its publisher would."""
+    def publish(self, name, content):
         self.files[name] = content
-        digest = hashlib.md5(content).hexdigest()
-        return Published(self.address + name, len(content), digest)
+        return remote_file(self.url + name, content)
 
     def close(self):
         self.http.shutdown()
@@ -78,63 +76,66 @@ class Server:
         self.thread.join()
 
 
-def idx(array):
-    """An array of bytes as an idx file."""
+def remote_file(url, content):
+    return RemoteFile(url, len(content), hashlib.md5(content).hexdigest())
+
+
+def publish_nowhere(name, content):
+    """Describe a file at a URL where no server listens."""
+    return remote_file("http://127.0.0.1:9/" + name, content)
+
+
+def to_idx(array):
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
 def idx_arrays():
-    """Twenty images and labels, and ten."""
-    generator = np.random.default_rng(5)
-    train, test = (generator.integers(256, size=SHAPES[i], dtype=np.uint8) for i in (0, 2))
+    """Twenty training images and labels, and ten held-out ones."""
+    rng = np.random.default_rng(5)
+    train, test = (rng.integers(256, size=SHAPES[i], dtype=np.uint8) for i in (0, 2))
     return train, np.arange(20, dtype=np.uint8) % 10, test, np.arange(10, dtype=np.uint8)
 
 
-def idx_set(server=None):
-    """A data set such as MNIST; the files as (name, content), and what describes them."""
-    contents = [gzip.compress(idx(array), mtime=0) for array in idx_arrays()]
+def small_mnist(publish=publish_nowhere):
+    """The files {name: content} of a small MNIST, and its description."""
+    contents = [gzip.compress(to_idx(array), mtime=0) for array in idx_arrays()]
     files = dict(zip(NAMES, contents, strict=True))
-    publish = server.published if server else nowhere
-    published = tuple(publish(name, content) for name, content in files.items())
-    return files, IdxFiles("small digits", "MNIST/raw", published, tuple("0123456789"), SHAPES)
+    remote = tuple(publish(name, content) for name, content in files.items())
+    return files, IdxDataset("small digits", "MNIST/raw", remote, tuple("0123456789"), SHAPES)
 
 
-def records(n, label_bytes=1):
-    """Records with red, green and blue planes; all labels but the last of a record are 99."""
+def make_records(n, label_bytes=1):
+    """Records of one colour, of which i has the label i, and the red value i in its first pixel.
+
+    Label bytes before the last one are 99.
+    """
     table = np.full((n, label_bytes + 3072), 99, np.uint8)
     table[:, label_bytes - 1] = np.arange(n)
     table[:, label_bytes:] = np.repeat([RED, GREEN, BLUE], 1024)
-    table[:, label_bytes] = np.arange(n)  # its first red tells which it is
+    table[:, label_bytes] = np.arange(n)
     return table.tobytes()
 
 
 def cifar_files():
-    """The files of a small CIFAR-10, as the archive names them."""
-    folder = "cifar-10-batches-bin/"
-    files = {folder + name: records(n) for name, n in (TRAIN | TEST).items()}
-    return files | {folder + "batches.meta.txt": b"airplane\nautomobile\nbird\ncat\n\n"}
+    """The files {name: content} in the archive of a small CIFAR-10."""
+    files = {name: make_records(n) for name, n in (TRAIN | TEST).items()}
+    files["batches.meta.txt"] = b"airplane\nautomobile\nbird\ncat\n\n"
+    return {f"{CIFAR_FOLDER}/{name}": content for name, content in files.items()}
 
 
-def cifar_set(server=None, archive=None):
-    """A data set such as CIFAR-10: the archive, and what describes it."""
-    archive = tar(cifar_files()) if archive is None else archive
-    publish = server.published if server else nowhere
-    published = publish("cifar-10-binary.tar.gz", archive)
-    return archive, Records(
-        "small images", "cifar-10-batches-bin", published, TRAIN, TEST, "batches.meta.txt", 1, 4
-    )
+def small_cifar(publish=publish_nowhere, archive=None):
+    """The archive of a small CIFAR-10, and its description."""
+    archive = make_tar(cifar_files()) if archive is None else archive
+    remote = publish("cifar-10-binary.tar.gz", archive)
+    names = "batches.meta.txt"
+    return archive, RecordDataset("small", CIFAR_FOLDER, remote, TRAIN, TEST, names, 1, 4)
 
 
-def nowhere(name, content):
-    """Published where nobody answers."""
-    return Published("http://127.0.0.1:9/" + name, len(content), hashlib.md5(content).hexdigest())
-
-
-def tar(files, *others):
-    """A .tar.gz of {name: content}, with other entries (TarInfo) before them."""
+def make_tar(files, *entries):
+    """A .tar.gz of {name: content}, after other entries (TarInfo)."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for entry in others:
+        for entry in entries:
             archive.addfile(entry)
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
@@ -144,8 +145,15 @@ def tar(files, *others):
 
 
 def tree(folder):
-    """What a folder holds: every path, and the bytes of files."""
+    """The contents of a folder: {path: bytes}, None for a folder."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def write_tree(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder

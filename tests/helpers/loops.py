@@ -1,85 +1,8 @@
-"""Layers as plain loops over patches, tokens and windows."""
+"""The layers of the ResNet as plain loops."""
 
 import math
 
 import numpy as np
-
-
-def patches_in_loops(images, P):
-    """Cut patches row by row from the top left corner, each in the order row, column, channel."""
-    B, H, W, C = images.shape
-    patches = [
-        [
-            [image[top + i, left + j, c] for i in range(P) for j in range(P) for c in range(C)]
-            for top in range(0, H, P)
-            for left in range(0, W, P)
-        ]
-        for image in images
-    ]
-    return np.array(patches).reshape(B, H // P * (W // P), P * P * C)
-
-
-def layer_norm_in_loops(x, scale, bias, eps):
-    y = np.zeros(x.shape)
-    for index in np.ndindex(x.shape[:-1]):
-        row, D = x[index], x.shape[-1]
-        mean = sum(row) / D
-        variance = sum((entry - mean) ** 2 for entry in row) / D
-        y[index] = [
-            scale[d] * (row[d] - mean) / math.sqrt(variance + eps) + bias[d] for d in range(D)
-        ]
-    return y
-
-
-def softmax_in_loops(scores):
-    exps = [math.exp(score) for score in scores]
-    return [e / sum(exps) for e in exps]
-
-
-def attend_in_loops(q, k, v, bias):
-    """One head of one image, with q already divided by √Dh. Returns A and A v."""
-    T = len(q)
-    A = [softmax_in_loops([q[i] @ k[j] + bias[i, j] for j in range(T)]) for i in range(T)]
-    return np.array(A), np.array([sum(A[i][j] * v[j] for j in range(T)) for i in range(T)])
-
-
-def offset_row(i, j, T, rows, class_token):
-    """Return the row of the relative table for query i and key j.
-
-    The last three rows are those of the class token: to a patch, from a patch, and to itself.
-    """
-    if class_token:
-        if i == j == 0:
-            return rows - 1
-        if i == 0 or j == 0:
-            return rows - 3 if i == 0 else rows - 2
-    return i - j + T - class_token - 1
-
-
-def heads_in_loops(z, qkv, heads, table=None, class_token=True):
-    """Equations 5 to 7 for each image and head, concatenated.  z (B, T, D)  ->  (B, T, D)"""
-    B, T, D = z.shape
-    Dh = D // heads
-    concatenated = np.zeros((B, T, D))
-    for b, head in np.ndindex(B, heads):
-        columns = [range(part * D + head * Dh, part * D + head * Dh + Dh) for part in range(3)]
-        q, k, v = (z[b] @ qkv["kernel"][:, own] + qkv["bias"][own] for own in columns)  # (5)
-        q = q / math.sqrt(Dh)
-        bias = np.zeros((T, T))
-        if table is not None:
-            own = table[:, head * Dh : head * Dh + Dh]
-            for i, j in np.ndindex(T, T):
-                bias[i, j] = q[i] @ own[offset_row(i, j, T, len(table), class_token)]
-        concatenated[b, :, head * Dh : head * Dh + Dh] = attend_in_loops(q, k, v, bias)[1]
-    return concatenated
-
-
-def cross_entropy_in_loops(logits, targets):
-    total = 0
-    for row, target in zip(logits, targets, strict=True):
-        p = softmax_in_loops(row)
-        total -= sum(t * math.log(p_c) for t, p_c in zip(target, p, strict=True))
-    return total / len(logits)
 
 
 def same_windows(n, side, stride):

@@ -1,45 +1,70 @@
-"""Whose arrays test the swap.
+"""The arrays that the device tests use, and the execution of a layer case on them.
 
-`xp` is the module for the layers as they stand: the strict stand-in. `cupy` is the one for the
-kernels: CuPy emulated on the CPU. With `pytest --device gpu` both are CuPy itself, whose arrays
-find the kernels wherever there are some.
+`xp` is the array module for the readable layers: the strict stand-in for CuPy. `cupy` is the one
+for the CUDA kernels: CuPy emulated on the CPU. With `pytest --device gpu`, both are CuPy itself.
 """
 
 import os
-import sys
 
 import numpy as np
-import pytest
 
-from minivit.devices import device_module, set_matmul_precision
+from minivit.devices import device_module
+from minivit.tree import flatten
 
 ON_GPU = os.environ.get("MINIVIT_TEST_DEVICE") == "gpu"
 
 if ON_GPU:
     xp = cupy = device_module("gpu")
 else:
-    from helpers import emulated_cupy as cupy
+    from helpers import emulated_cupy as cupy  # noqa: F401
     from helpers import strict as xp  # noqa: F401
 
-needs_compiler = pytest.mark.skipif(
-    not ON_GPU and cupy.COMPILER is None, reason="to run CUDA kernels on the CPU takes g++"
-)
+
+def convert(argument, change):
+    """Apply change(array) to the NumPy arrays of a tree or tuple."""
+    if isinstance(argument, dict):
+        return {name: convert(branch, change) for name, branch in argument.items()}
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(convert(branch, change) for branch in argument)
+    return change(argument) if isinstance(argument, np.ndarray) else argument
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """A GPU as minivit sees it: `device="gpu"` works, on the CPU too. Products are of float32."""
-    if not ON_GPU:
-        monkeypatch.setitem(sys.modules, "cupy", cupy)
-        monkeypatch.setitem(sys.modules, "cupyx", cupy.cupyx)
-    yield cupy
-    set_matmul_precision("float32")
+def cast(argument, *dtypes):
+    """Cast arrays of floats to each of these dtypes in turn."""
+    for dtype in dtypes:
+        argument = convert(argument, lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)  # noqa: B023
+    return argument
 
 
-def convert(thing, change):
-    """`thing` with every array of NumPy in it changed, in trees and tuples too."""
-    if isinstance(thing, dict):
-        return {name: convert(branch, change) for name, branch in thing.items()}
-    if isinstance(thing, (list, tuple)):
-        return type(thing)(convert(branch, change) for branch in thing)
-    return change(thing) if isinstance(thing, np.ndarray) else thing
+def run_layer(function, arguments, dtype, rounded=None, asarray=np.asarray):
+    """Return {name: array} with the value and all gradients of a layer.
+
+    The arguments and the cotangent, random numbers, have this dtype. They are first rounded to the
+    dtype `rounded`, and then converted by `asarray`.
+    """
+    arguments = convert(cast(arguments, rounded or dtype, dtype), asarray)
+    value, pullback = function(*arguments)
+    dy = np.asarray(np.random.default_rng(100).normal(size=value.shape))
+    gradients = pullback(asarray(cast(dy, rounded or dtype, dtype)))
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    return {"value": value} | {
+        f"gradient {i}/{name}".rstrip("/"): array
+        for i, tree in enumerate(gradients)
+        for name, array in flatten(tree).items()
+    }
+
+
+def assert_close(found, expected, dtype, tolerance, array_type=np.ndarray, floor=0.0):
+    """Assert that named arrays have this dtype, type and shape, and agree with the reference.
+
+    The tolerance is relative to the largest entry of the reference, and at least to `floor`.
+    """
+    assert found.keys() == expected.keys()
+    for name, reference in expected.items():
+        array = found[name]
+        assert isinstance(array, (array_type, np.generic)), f"{name} is on another device"
+        assert (array.dtype, array.shape) == (dtype, reference.shape), name
+        host = array.get() if hasattr(array, "get") else array
+        difference = abs(host.astype(reference.dtype) - reference).max(initial=0)
+        allowed = tolerance * max(abs(reference).max(initial=0), floor)
+        assert difference <= allowed, f"{name} differs by {difference:.1e} (allowed {allowed:.1e})"

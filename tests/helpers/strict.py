@@ -1,262 +1,207 @@
-"""An array as strict as one on a GPU: what fails there, or goes wrong in silence, fails here.
+"""An array that refuses what CuPy refuses, so that code for a GPU can be tested without one.
 
-`StrictArray` wraps a NumPy array, and this module is its array module: `array_module(x)` finds
-it, as it finds `cupy` for an array of CuPy. So the code under test runs on it as on a GPU, and
+`StrictArray` wraps a NumPy array, and this module is its array module: `array_module(x)` returns it
+as it returns `cupy` for a CuPy array. The differences from NumPy are:
 
-- an array of the host never mixes with it: `asarray` is the only way in, `.get()` the only way
-  out, and both copy, as device memory is another memory;
-- nothing reads it behind one's back: no `float`, `if`, `math.sqrt`, NumPy function or printing;
-- it has no more functions, methods and keywords than the ones named here, which CuPy has too;
-- a float32 never becomes a float64, and no float64 appears, unless a dtype is asked for;
-- memory that was never written to holds NaN.
+- Host arrays are never mixed in: only `asarray` uploads, only `.get()` downloads, and both copy.
+- Nothing reads values implicitly: no `float`, `if`, `math.sqrt`, NumPy function or printing.
+- There are no functions, methods and keywords except those in the tables below. CuPy has them too.
+- float32 does not become float64, and no float64 array is created unless a dtype is named.
+- Uninitialised memory contains NaN.
 
-Iteration gives the rows of an array of two or more dimensions, as in `q, k, v = qkv`. CuPy would
-walk through a vector as well, one kernel launch for each number: here that is refused. Python's
-`sum` over rows is the same mistake, and gives itself away by starting with `0 + row`; its `max`
-compares, which is a read.
+Iteration yields the rows of an array of two or more dimensions, as in `q, k, v = qkv`. CuPy also
+iterates over vectors, with one kernel launch per entry; here that is an error.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
-from types import EllipsisType
-from typing import Any, NoReturn
-
 import sys
 
 import numpy as np
 
 
-def _table(text: str) -> dict[str, list[str]]:
-    """{name: keywords} from lines of `names: keywords`."""
+def parse_table(text):
+    """Return {name: keywords} from lines of the form `names: keywords`."""
     lines = [line.split(":") for line in text.strip().splitlines()]
     return {name: keywords.split() for names, keywords in lines for name in names.split()}
 
 
-# What there is, with the keywords that CuPy has for it: no `where`, no `initial`, no `casting`.
-ELEMENTWISE = _table("""
+# The keywords of CuPy: no `where`, no `initial`, no `casting`.
+ELEMENTWISE = parse_table("""
     absolute negative sign square sqrt exp expm1 log log1p sin cos tanh: out dtype
     add subtract multiply divide power minimum maximum: out dtype
     equal less greater logical_and logical_or logical_not isfinite isnan clip: out
     where:
 """)
-REDUCTIONS = _table("""
+REDUCTIONS = parse_table("""
     sum mean prod: axis dtype out keepdims
     max min all any: axis out keepdims
     argmax argmin: axis
 """)
-FUNCTIONS = (
-    ELEMENTWISE
-    | REDUCTIONS
-    | _table("""
+FUNCTIONS = ELEMENTWISE | REDUCTIONS
+FUNCTIONS |= parse_table("""
     matmul: out
     concatenate stack: axis out
     expand_dims repeat squeeze take: axis
     ascontiguousarray broadcast_to moveaxis reshape swapaxes transpose tril triu:
     arange empty eye full ones zeros empty_like full_like ones_like zeros_like: dtype
 """)
-)
-METHODS = REDUCTIONS | _table("""
+METHODS = REDUCTIONS | parse_table("""
     astype: copy
     clip copy fill ravel repeat reshape squeeze swapaxes transpose:
 """)
-METADATA = ("shape", "dtype", "ndim", "size", "itemsize", "nbytes", "strides")  # no look inside
+METADATA = ("shape", "dtype", "ndim", "size", "itemsize", "nbytes", "strides")
 VIEWS = ("T", "real", "imag")
 CONSTANTS = ("float16", "float32", "float64", "int32", "int64", "bool_", "newaxis", "pi", "inf")
 
-UNARY = ("neg", "pos", "abs", "invert")
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
-COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
-HARMLESS = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    type,
-    slice,
-    EllipsisType,
-    type(None),
-    np.dtype,
-    np.generic,
-)
+OTHER_OPERATORS = ("neg", "pos", "abs", "invert", "lt", "le", "eq", "ne", "gt", "ge")
+HOST_SCALARS = (
+    bool, int, float, complex, str, type, slice, type(...), type(None), np.dtype, np.generic,
+)  # fmt: skip
 
 
 class StrictArray:
     """A NumPy array that is accessible only through this module."""
 
-    __module__ = __name__.rpartition(".")[2]  # a top-level module, for `array_module`
+    __module__ = "strict"  # a top-level module, as `array_module` expects
     __slots__ = ("_host",)
-    __array_ufunc__ = None  # NumPy's operators step aside, and the reflected ones here refuse
+    __array_ufunc__ = None  # NumPy's operators return NotImplemented, and ours refuse
     __hash__ = None
 
-    def __init__(self, host: np.ndarray) -> None:
+    def __init__(self, host):
         self._host = host
 
-    def get(self) -> np.ndarray:
-        """The explicit download: a copy on the host."""
+    def get(self):
+        """Return a copy on the host."""
         return self._host.copy()
 
-    def __getattr__(self, name: str) -> Any:
-        # Only the names in the tables: `__array_interface__`, which is none of them, would hand
-        # the memory over without a word.
+    def __getattr__(self, name):  # no `__array_interface__`, which would expose the memory
         if name in METADATA:
             return getattr(self._host, name)
         if name in VIEWS:
-            return _wrap(getattr(self._host, name))
+            return wrap(getattr(self._host, name), [self])
         if name in METHODS:
-            method = _checked(getattr(np.ndarray, name), METHODS[name])
+            method = check_calls(getattr(np.ndarray, name), METHODS[name])
             return lambda *args, **kwargs: method(self, *args, **kwargs)
         raise AttributeError(f"a strict array has no '{name}'")
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         return f"StrictArray(shape={self.shape}, dtype={self.dtype})"
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self._host)
 
-    def __iter__(self) -> Iterator["StrictArray"]:
+    def __iter__(self):
         if self.ndim < 2:
-            raise TypeError("iterating over a vector reads it number by number")
+            raise TypeError("iterating over a vector would launch one kernel per entry")
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index: Any) -> "StrictArray":
-        return _checked(operator.getitem)(self, _index(index))
+    def __getitem__(self, index):
+        return check_calls(operator.getitem)(self, check_index(index))
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self, index, value):
         if isinstance(value, (list, tuple)):
             raise TypeError("a list of numbers: upload it with asarray")
-        _checked(operator.setitem)(self, _index(index), value)
+        check_calls(operator.setitem)(self, check_index(index), value)
 
 
-def asarray(x: Any, dtype: Any = None) -> StrictArray:
-    """The explicit upload, a copy: the only function that takes an array of the host."""
+def asarray(x, dtype=None, array_type=StrictArray):
+    """Copy to the device. No other function accepts host arrays."""
     if isinstance(x, StrictArray):
         return x if dtype is None else x.astype(dtype, copy=False)
     host = np.array(x, dtype=dtype)
     if host.dtype.kind not in "biufc":
-        raise TypeError(f"a GPU holds no {host.dtype}")
+        raise TypeError(f"CuPy does not support {host.dtype}")
     if dtype is None and host.dtype.kind in "fc" and not hasattr(x, "dtype"):
         raise TypeError("Python's floats would become float64: name a dtype")
-    return StrictArray(host)
+    return array_type(host)
 
 
-def _checked(
-    function: Callable[..., Any], keywords: Iterable[str] = (), sequences: bool = True
-) -> Callable[..., Any]:
-    """The one mechanism: a NumPy function that takes and gives strict arrays, after all checks.
+def check_calls(function, keywords=(), sequences=True, array_type=StrictArray):
+    """Let a NumPy function take and return strict arrays, and check all its arguments.
 
-    sequences: whether an argument may be a list or tuple (a shape, or arrays to join). Where
-    numbers are meant, it would be one more array of the host.
+    sequences: whether an argument may be a list or tuple (a shape, or arrays to join). Elsewhere it
+    would be a host array. array_type: the type of the results if no argument is a strict array.
     """
     name = getattr(function, "__name__", "a function")
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args, **kwargs):
         if unknown := kwargs.keys() - set(keywords):
             raise TypeError(f"CuPy's {name} has no keyword {', '.join(unknown)}")
-        given = [*args, *kwargs.values()]
-        if not sequences and any(isinstance(arg, (list, tuple)) for arg in given):
-            raise TypeError(f"{name} was given a list of numbers: upload it with asarray")
-        operands = list(_leaves(given))
-        for leaf in operands:
-            if not isinstance(leaf, (StrictArray, *HARMLESS)):
-                raise TypeError(f"{name} was given a {type(leaf).__name__}: upload it with asarray")
-        result = function(*_unwrap(args), **{key: _unwrap(arg) for key, arg in kwargs.items()})
-        _check_precision(name, operands, result)
-        return _wrap(result, operands)
+        arguments = [*args, *kwargs.values()]
+        if not sequences and any(isinstance(arg, (list, tuple)) for arg in arguments):
+            raise TypeError(f"{name} received a list of numbers: upload it with asarray")
+        operands = list(flatten_sequences(arguments))
+        for operand in operands:
+            if not isinstance(operand, (StrictArray, *HOST_SCALARS)):
+                raise TypeError(f"{name} received {type(operand).__name__}: upload with asarray")
+        result = function(*unwrap(args), **{key: unwrap(arg) for key, arg in kwargs.items()})
+        check_precision(name, operands, result)
+        return wrap(result, operands, array_type)
 
     return call
 
 
-def _check_precision(name: str, operands: list[Any], result: Any) -> None:
-    """Refuse two float precisions in one operation, and one that nobody asked for."""
+def check_precision(name, operands, result):
+    """Raise TypeError if precisions are mixed, or if the result is float64 by default."""
     dtypes = [x.dtype for x in operands if isinstance(x, (StrictArray, np.generic))]
     precisions = {np.finfo(dtype).dtype for dtype in dtypes if dtype.kind in "fc"}
     if len(precisions) > 1:
         raise TypeError(f"{name} mixes {' and '.join(map(str, precisions))}")
-    dtype_is_named = any(isinstance(x, (str, type, np.dtype)) for x in operands)
-    if dtype_is_named or not hasattr(result, "dtype") or result.dtype.kind not in "fc":
+    named = any(isinstance(x, (str, type, np.dtype)) for x in operands)
+    if named or not hasattr(result, "dtype") or result.dtype.kind not in "fc":
         return
     if np.finfo(result.dtype).dtype not in precisions:
-        raise TypeError(f"{name} makes a {result.dtype} that nobody asked for: name a dtype")
+        raise TypeError(f"{name} creates {result.dtype} by default: name a dtype")
 
 
-def _leaves(args: Iterable[Any]) -> Iterator[Any]:
+def flatten_sequences(args):
     for arg in args:
         if isinstance(arg, (list, tuple)):
-            yield from _leaves(arg)
+            yield from flatten_sequences(arg)
         else:
             yield arg
 
 
-def _unwrap(arg: Any) -> Any:
+def unwrap(arg):
     if isinstance(arg, (list, tuple)):
-        return type(arg)(map(_unwrap, arg))
+        return type(arg)(map(unwrap, arg))
     return arg._host if isinstance(arg, StrictArray) else arg
 
 
-def _wrap(result: Any, operands: Iterable[Any] = ()) -> Any:
-    if isinstance(result, tuple):  # where(mask)
-        raise TypeError("an array whose shape depends on numbers has to wait for the GPU")
+def wrap(result, operands, array_type=StrictArray):
+    if isinstance(result, tuple):  # of where(mask)
+        raise TypeError("the shape of the result depends on values, which waits for the GPU")
     if not isinstance(result, (np.ndarray, np.generic)):
         return result
-    for x in operands:
-        if isinstance(x, StrictArray) and x._host is result:
-            return x  # after `x += 1` and `out=x` it is still the same x
-    return StrictArray(np.asarray(result))  # where NumPy gives a scalar, CuPy gives an array
+    arrays = [x for x in operands if isinstance(x, StrictArray)]
+    for x in arrays:
+        if x._host is result:
+            return x  # the same object after `x += 1` or with `out=x`
+    # Where NumPy returns a scalar, CuPy returns an array without axes.
+    return (type(arrays[0]) if arrays else array_type)(np.asarray(result))
 
 
-def _index(index: Any) -> tuple[Any, ...]:
+def check_index(index):
     index = index if isinstance(index, tuple) else (index,)
     if any(isinstance(i, (list, tuple)) for i in index):
-        raise TypeError("an index that is a list would be uploaded at every use: use asarray")
-    # With `...` at its end NumPy gives, as CuPy does, a view of a single entry and no copy.
+        raise TypeError("a list as an index would be uploaded at every use: use asarray")
+    # With `...` at the end, NumPy returns a view of a single entry, as CuPy does.
     return index if any(i is Ellipsis for i in index) else (*index, ...)
 
 
-def _refuse(reason: str) -> Callable[..., NoReturn]:
-    def method(*args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError(reason)
-
-    return method
-
-
-def _reflected(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
-    def swapped(array: Any, other: Any) -> Any:
-        if name == "add" and type(other) is int and other == 0:
-            raise TypeError("0 + array: Python's sum would add it up row by row, use .sum()")
-        return operation(other, array)
-
-    return swapped
-
-
-def _add_operators() -> None:
-    for name in UNARY + BINARY + COMPARISONS:
-        operation = _checked(getattr(operator, f"__{name}__"), sequences=False)
-        setattr(StrictArray, f"__{name}__", operation)
-        if name in BINARY:
-            in_place = _checked(getattr(operator, f"__i{name}__"), sequences=False)
-            setattr(StrictArray, f"__r{name}__", _reflected(name, operation))
-            setattr(StrictArray, f"__i{name}__", in_place)
-    StrictArray.__imatmul__ = _refuse("CuPy has no @=")
-    for name in ("bool", "array", "array_function"):  # `float` and the like need no refusal
-        reason = f"__{name}__ would wait for the GPU and copy from it: say so with .get()"
-        setattr(StrictArray, f"__{name}__", _refuse(reason))
-
-
-def __getattr__(name: str) -> Any:
-    """What this module offers as an array module: `strict.exp` and all others in the tables."""
+def get_attribute(name, array_type=StrictArray):
+    """Return a function or constant of an array module with arrays of this type."""
     if name in CONSTANTS:
         return getattr(np, name)
     if name not in FUNCTIONS:
         raise AttributeError(f"a strict array module has no '{name}'")
-    function = _unwritten(name) if name.startswith("empty") else getattr(np, name)
-    return _checked(function, FUNCTIONS[name], sequences=name not in ELEMENTWISE)
+    function = fill_with_nan(name) if name.startswith("empty") else getattr(np, name)
+    return check_calls(function, FUNCTIONS[name], name not in ELEMENTWISE, array_type)
 
 
-def _unwritten(name: str) -> Callable[..., Any]:
-    """`empty` and `empty_like` without the zeros that one is so often lucky to find there."""
-
-    def create(*args: Any, **kwargs: Any) -> np.ndarray:
+def fill_with_nan(name):
+    def create(*args, **kwargs):
         host = getattr(np, name)(*args, **kwargs)
         host[...] = np.nan if host.dtype.kind in "fc" else 99
         return host
@@ -265,7 +210,35 @@ def _unwritten(name: str) -> Callable[..., Any]:
     return create
 
 
-_add_operators()
-ndarray = StrictArray
+def define_operators():
+    def reflect(operation, name):
+        def reflected(array, other):
+            if name == "add" and type(other) is int and other == 0:
+                raise TypeError("0 + array: Python's sum would add row by row, use .sum()")
+            return operation(other, array)
 
-sys.modules.setdefault(__name__.rpartition(".")[2], sys.modules[__name__])
+        return reflected
+
+    def refuse(reason):
+        def refused(*args, **kwargs):
+            raise TypeError(reason)
+
+        return refused
+
+    for name in BINARY + OTHER_OPERATORS:
+        operation = check_calls(getattr(operator, f"__{name}__"), sequences=False)
+        setattr(StrictArray, f"__{name}__", operation)
+        if name in BINARY:
+            in_place = check_calls(getattr(operator, f"__i{name}__"), sequences=False)
+            setattr(StrictArray, f"__r{name}__", reflect(operation, name))
+            setattr(StrictArray, f"__i{name}__", in_place)
+    StrictArray.__imatmul__ = refuse("CuPy has no @=")
+    for name in ("bool", "array", "array_function"):
+        reason = f"__{name}__ would wait for the GPU and copy implicitly: use .get()"
+        setattr(StrictArray, f"__{name}__", refuse(reason))
+
+
+define_operators()
+__getattr__ = get_attribute
+ndarray = StrictArray
+sys.modules.setdefault("strict", sys.modules[__name__])

@@ -4,16 +4,15 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from helpers.models import TINY, few_digits
 
+from helpers.models import TINY, few_digits
 from minivit import ViT, ViTConfig
 from minivit.training import Recipe, StepOptions, loop, train
 
 EPOCHS, STEPS = 4, 5  # epochs, and steps per epoch with `few_digits`
 RECIPE = Recipe(
-    epochs=EPOCHS, batch_size=20, optimiser="adamw", learning_rate=0.01, warmup=1, schedule="cosine",
-    weight_decay=0.05, grad_clip=1.0, label_smoothing=0.1, shift=1, seed=3, shards=3,
-)  # fmt: skip
+    epochs=EPOCHS, batch_size=20, learning_rate=0.01, warmup=1, weight_decay=0.05, seed=3, shards=3
+)
 ALL_OPTIONS = {
     "flip": True, "randaugment": 2, "randaugment_magnitude": 8.0, "random_erasing": 0.3,
     "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "grad_accumulation": 2,

@@ -1,108 +1,78 @@
-"""From a model to a figure: all that `python -m minivit attention` draws."""
+"""From a model to a figure: everything that `python -m minivit attention` draws."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ...api import ViT
 from ...arrays import Array, to_host
 from ...data import Dataset, get_preprocessing, take
 from ..distance import mean_attention_distance
 from ..embeddings import patch_filters, position_similarity, position_table
+from ..kinds import KINDS, LAYER_KINDS
 from ..relevance import attention_gradients
 from .attention import plot_attention
-from .figures import plot_distances, plot_filters, plot_gradients, plot_similarity
-from .overlay import plot_overlays
+from .distance import plot_distances
+from .embeddings import plot_filters, plot_similarity
+from .relevance import plot_gradients
 
-KINDS = {
-    "maps": "what each head of one layer looks at, the rollout, the gradient-weighted one",
-    "distance": "how far each head looks, layer by layer (Figure 7 right)",
-    "positions": "how alike two position embeddings are (Figure 7 centre)",
-    "filters": "principal components of the patch embedding's filters (Figure 7 left)",
-    "gradients": "what the heads of one layer look at, and which looks speak for the class",
-}
-OF_IMAGES = ("maps", "distance", "gradients")  # the others show the parameters alone
-OF_A_LAYER = ("maps", "gradients")
-EXAMPLES = 128  # images of which the distances are a mean, as in Figure 11
-FILTERS = 28  # components of Figure 7
+EXAMPLES = 128  # images over which distances are averaged, as in Figure 11
 
 
-def draw(
+def plot_model(
     model: ViT,
     kind: str,
-    path: str | Path,
     images: Array | None = None,
     titles: Sequence[str] = (),
     layer: int = -1,
     boxes: Array | None = None,
-) -> None:
-    """Write the figure of one of the KINDS.
+) -> Figure:
+    """Plot one of KINDS.
 
-    Those OF_IMAGES need images (B, H, W, C); titles, the layer and boxes (B, 4) in pixels are for
-    those OF_A_LAYER. Gradients are of each image's likeliest class; a model without a classifier
-    has none. Maps of coloured images are laid over them. Raises ValueError for another kind, and
-    where there is nothing to show: positions without a table, filters of a hybrid.
+    IMAGE_KINDS need images (B, H, W, C). The titles, the layer and boxes (B, 4) in pixels apply to
+    LAYER_KINDS. Gradients are those of the predicted class. Maps are laid over colour images.
+    Raises ValueError for an unknown kind, and if the model has nothing to plot: no table of
+    positions, no filters of pixels (a hybrid), no classifier (gradients).
     """
     c = model.config
-    if kind == "positions":
-        plot_similarity(to_host(position_similarity(position_table(model), c.grid)), path)
-    elif kind == "filters":
-        if c.stem is not None:
-            raise ValueError("the patch embedding of a hybrid reads no pixels: nothing to show")
-        kernel = model.params["patch_embedding"]["kernel"]
-        count = min(FILTERS, len(kernel), c.width - 1)
-        plot_filters(*patch_filters(kernel, c.patch_size, count), path)
-    elif kind == "distance":
-        uniform = np.full((1, 1, 1, c.tokens, c.tokens), 1 / c.tokens)
-        distances, level = (
-            mean_attention_distance(A, c.grid, c.stride) for A in (model.attention(images), uniform)
-        )
-        plot_distances(distances, float(level[0, 0]), path)
-    elif kind in OF_A_LAYER:
-        shown = get_preprocessing(c.preprocessing, c.image_size).denormalise(images)
-        if c.classes is not None:
-            A, dA = attention_gradients(model, images)
-        elif kind == "maps":
-            A, dA = model.attention(images), None
-        else:
-            raise ValueError("the model has no classifier: no look speaks for any class")
-        if kind == "gradients":
-            plot_gradients(shown, A, dA, c.grid, path, titles, layer, boxes)
-        elif c.channels == 3 and boxes is None:
-            plot_overlays(shown, A, c.grid, path, titles, layer, dA)
-        else:
-            plot_attention(shown, A, c.grid, path, titles, layer, dA, boxes)
-    else:
+    if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: choose {', '.join(KINDS)}")
+    if kind == "positions":
+        return plot_similarity(to_host(position_similarity(position_table(model), c.grid)))
+    if kind == "filters":
+        if c.stem is not None:
+            raise ValueError("the patch embedding of a hybrid has no filters of pixels to show")
+        kernel = model.params["patch_embedding"]["kernel"]
+        count = min(28, len(kernel), c.width - 1)  # 28 as in Figure 7
+        return plot_filters(*patch_filters(kernel, c.patch_size, count))
+    if kind == "distance":
+        uniform = np.full((1, 1, 1, c.tokens, c.tokens), 1 / c.tokens)
+        maps = model.attention(images), uniform
+        distances, level = (mean_attention_distance(A, c.grid, c.stride) for A in maps)
+        return plot_distances(distances, float(level[0, 0]))
+    pixels = get_preprocessing(c.preprocessing, c.image_size).denormalise(images)
+    if kind == "gradients":
+        A, dA = attention_gradients(model, images)
+        return plot_gradients(pixels, A, dA, c.grid, titles, layer, boxes)
+    headless = c.classes is None
+    A, dA = (model.attention(images), None) if headless else attention_gradients(model, images)
+    return plot_attention(pixels, A, c.grid, titles, layer, dA, boxes, overlaid=c.channels == 3)
 
 
-def draw_held_out(
-    model: ViT, dataset: Dataset, path: str | Path, kind: str = "maps", layer: int = -1
-) -> None:
-    """Write a figure OF_IMAGES: the first held-out image of some classes, or many for distances.
+def plot_held_out(model: ViT, dataset: Dataset, kind: str = "maps", layer: int = -1) -> Figure:
+    """Plot one of IMAGE_KINDS for held-out images. Images that cannot be read are omitted.
 
-    Images that cannot be read are left out.
+    LAYER_KINDS show the first image of some classes; "distance" is a mean over many images.
     """
     labels, boxes = dataset.held_out_labels, dataset.held_out_boxes
-    if kind in OF_A_LAYER:
-        shown = (0, 2, 3, 4, 8) if kind == "maps" else (2, 3, 8)  # gradients take two rows for each
-        chosen = firsts(labels, shown)
-    else:  # from all over: they may be sorted
+    if kind not in LAYER_KINDS:  # images may be sorted by class, so take them at equal distances
         chosen = np.arange(0, len(labels), max(1, len(labels) // EXAMPLES))[:EXAMPLES]
+        return plot_model(model, kind, take(dataset.held_out_images, labels, chosen)[0])
+    _, first = np.unique(labels, return_index=True)  # the first image of each class
+    chosen = first[: 5 if kind == "maps" else 3]  # gradients take two rows per image
     images, labels = take(dataset.held_out_images, labels, chosen)
-    if kind not in OF_A_LAYER:
-        return draw(model, kind, path, images)
-    names = dataset.classes
-    answers = model(images).argmax(-1)
-    pairs = zip(labels, answers, strict=True)
-    titles = [f"{names[label]}, read as {names[c]}" for label, c in pairs]
+    names, predicted = dataset.classes, model(images).argmax(-1)
+    titles = [f"{names[i]}, predicted {names[j]}" for i, j in zip(labels, predicted, strict=True)]
     boxes = None if boxes is None else boxes[chosen]
-    return draw(model, kind, path, images, titles, layer, boxes)
-
-
-def firsts(labels: Array, classes: Sequence[int]) -> Array:
-    """Where the first image of each of the classes is, or of others in place of those without."""
-    present = np.unique(labels).tolist()
-    wanted = [c for c in classes if c in present] + [c for c in present if c not in classes]
-    return np.array([np.argmax(labels == c) for c in sorted(wanted[: len(classes)])])
+    return plot_model(model, kind, images, titles, layer, boxes)

@@ -1,9 +1,10 @@
-"""Swish: x σ(x), a bend that lets a little of the negative side through.
+"""Swish: a smooth activation, x σ(x).
 
     y = x σ(x),    σ(x) = 1 / (1 + exp(-x))
 
-A computer search among many such curves found it (Ramachandran, Zoph and Le, 2017). The bend that
-the transformer has, of chapter 8, is of the same form, with another curve in place of σ.
+It was found by an automated search over activation functions (Ramachandran, Zoph and Le, 2017).
+Unlike ReLU, it is smooth and lets small negative values through. GELU, the activation of the
+Transformer (chapter 8), has the same form with the normal distribution function in place of σ.
 """
 
 import math
@@ -13,19 +14,19 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "y is a product, x times σ, and x stands in both factors. So its slope has two terms: the\n"
-    "slope of the first factor times the second, plus the first times the slope of the second.",
-    "The slope of σ can be written with σ itself: σ' = σ (1 - σ). So y' = σ + x σ (1 - σ).",
-    "Compute σ once, outside of the pullback, which may go on using it:\n"
+    "y is the product of x and σ, and both factors depend on x. By the product rule, the\n"
+    "derivative has two terms.",
+    "The derivative of σ can be written in terms of σ: σ' = σ (1 - σ). So y' = σ + x σ (1 - σ).",
+    "Compute σ once in the forward pass. The pullback can use it through its closure:\n"
     "    sigmoid = 1 / (1 + np.exp(-x))\n"
-    "and let the pullback return dy times the slope y'.",
+    "The pullback returns dy times y'.",
 )
 
 
 def swish(x: Array) -> tuple[Array, Pullback]:
-    """x times its own sigmoid.
+    """Multiply x by its sigmoid:  y = x σ(x).
 
-    x, of any shape  ->  y, the same. The pullback returns dx.
+    x, any shape  ->  y, the same shape. The pullback returns dx.
     """
     sigmoid = 1 / (1 + np.exp(-x))
     y = x * sigmoid
@@ -37,7 +38,7 @@ def swish(x: Array) -> tuple[Array, Pullback]:
 
 
 def expected(x: Array) -> Array:
-    """The value, entry by entry."""
+    """Compute the value entry by entry."""
     y = np.empty(x.shape)
     for i in np.ndindex(x.shape):
         y[i] = x[i] / (1 + math.exp(-x[i]))
@@ -45,5 +46,5 @@ def expected(x: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on."""
+    """Return the inputs for grading."""
     return [(2 * rng.normal(size=shape),) for shape in [(5,), (2, 3), (1, 4, 3)]]

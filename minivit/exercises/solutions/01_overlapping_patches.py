@@ -1,12 +1,13 @@
-"""Overlapping patches: the next patch begins before the last one ends.
+"""Overlapping patches: cut an image into patches that share pixels.
 
-The corners of the patches are `stride` pixels apart instead of P, so a pixel may lie in several
-patches, and no edge cuts a stroke in two without another patch that holds it whole. There are
+The corners of adjacent patches are `stride` pixels apart instead of P, so a pixel can belong to
+several patches. There are
 
     ((H - P) // stride + 1) ((W - P) // stride + 1)    patches.
 
-Several vision transformers begin in this way (T2T-ViT, Yuan et al., 2021). What changes on the
-way back: a pixel that was copied into several patches collects its gradient from all of them.
+Several Vision Transformers start in this way (T2T-ViT, Yuan et al., 2021), because a stroke at the
+edge of one patch lies inside a neighbouring patch. In the backward pass, a pixel that was copied
+into several patches receives the sum of their gradients.
 """
 
 import numpy as np
@@ -14,23 +15,23 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "A pixel that lies in three patches was used three times. Whatever is used several times\n"
-    "gets the sum of the gradients of all its uses.",
-    "Go over the corners (i, j) of the patches row by row. The patch is\n"
-    "images[:, i : i + P, j : j + P], reshaped to (B, P P C). The pullback goes over the same\n"
-    "corners and adds each patch's gradient, reshaped to (B, P, P, C), to the same place.",
-    "Begin the pullback with dimages = np.zeros(images.shape), and write\n"
+    "A pixel in three patches is used three times. The gradient of a value that is used several\n"
+    "times is the sum of the gradients of all its uses.",
+    "Loop over the corners (i, j) of the patches in raster order. The patch is images[:, i : i +\n"
+    "P, j : j + P], reshaped to (B, P P C). The pullback loops over the same corners and adds\n"
+    "each patch's gradient, reshaped to (B, P, P, C), at the same place.",
+    "Start the pullback with dimages = np.zeros(images.shape). For patch n with corner (i, j):\n"
     "    dimages[:, i : i + P, j : j + P] += dpatches[:, n].reshape(B, P, P, C)\n"
-    "for patch n with its corner at (i, j): += and not =.",
+    "Use += here, not =.",
 )
 
 
 def overlapping_patches(images: Array, patch_size: int, stride: int) -> tuple[Array, Pullback]:
     """Cut images into patches whose corners are `stride` pixels apart.
 
-    images (B, H, W, C), patch_size P  ->  patches (B, N, P P C), row by row from the top left
-    corner, each flattened in the order row, column, channel. Pixels at the right and the bottom
-    that no whole patch reaches are left out. The pullback returns dimages.
+    images (B, H, W, C), patch_size P  ->  patches (B, N, P P C) in raster order
+    Each patch is flattened in the order row, column, channel. Pixels at the right and at the bottom
+    that no complete patch covers are ignored. The pullback returns dimages.
     """
     B, H, W, C = images.shape
     P = patch_size
@@ -47,7 +48,7 @@ def overlapping_patches(images: Array, patch_size: int, stride: int) -> tuple[Ar
 
 
 def expected(images: Array, patch_size: int, stride: int) -> Array:
-    """The value, number by number."""
+    """Compute the value entry by entry."""
     B, H, W, C = images.shape
     rows, columns = (H - patch_size) // stride + 1, (W - patch_size) // stride + 1
     patches = np.empty((B, rows * columns, patch_size * patch_size * C))
@@ -59,6 +60,6 @@ def expected(images: Array, patch_size: int, stride: int) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on: overlapping, with pixels left over, and side by side."""
+    """Return inputs with overlap, with ignored pixels, and without overlap."""
     shapes = [((2, 5, 7, 1), 3, 2), ((1, 4, 6, 2), 3, 2), ((1, 4, 6, 3), 2, 2)]
     return [(rng.normal(size=shape), P, stride) for shape, P, stride in shapes]

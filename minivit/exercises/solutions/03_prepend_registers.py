@@ -1,10 +1,10 @@
-"""Registers: several learned tokens before the patches.
+"""Register tokens: several learned tokens before the patches.
 
     z = [r_1; r_2; ...; r_R; x_1; ...; x_N]
 
-The class token of Equation 1 is one such token. Large vision transformers, given only that one,
-have been seen to use patches of even background as notepads, which spoils their attention maps;
-a few more learned tokens take that over (Darcet et al., 2024).
+The class token of Equation 1 is one such token. Large Vision Transformers that have only the class
+token store global information in patches of uniform background, which causes artefacts in their
+attention maps. A few register tokens remove these artefacts (Darcet et al., 2024).
 """
 
 import numpy as np
@@ -12,18 +12,18 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Going forth, the registers are copied to the front of every image. Going back, the gradient\n"
-    "of the first R tokens belongs to the registers, that of the others to x.",
-    "One set of registers serves the whole batch. What serves several times gets the sum of its\n"
-    "gradients: here over the first axis.",
+    "The forward pass copies the registers to every image. In the backward pass, the gradient of\n"
+    "the first R tokens belongs to the registers, and the rest belongs to x.",
+    "All images share one set of registers. The gradient of a shared parameter is the sum over\n"
+    "its uses, here over the batch axis.",
     "    front = np.broadcast_to(registers, (B, R, D))\n"
     "    z = np.concatenate([front, x], axis=1)\n"
-    "and back: dz[:, R:] for x, dz[:, :R].sum(0) for the registers.",
+    "The gradients are dz[:, R:] for x and dz[:, :R].sum(0) for the registers.",
 )
 
 
 def prepend_registers(x: Array, registers: Array) -> tuple[Array, Pullback]:
-    """Put the R learned registers before the patches of every image.
+    """Prepend the R learned registers to the patches of every image.
 
     x (B, N, D), registers (R, D)  ->  z (B, R + N, D)
     The pullback returns (dx, {"registers": dregisters}).
@@ -38,7 +38,7 @@ def prepend_registers(x: Array, registers: Array) -> tuple[Array, Pullback]:
 
 
 def expected(x: Array, registers: Array) -> Array:
-    """The value, token by token."""
+    """Compute the value token by token."""
     B, N, D = x.shape
     R = len(registers)
     z = np.empty((B, R + N, D))
@@ -48,6 +48,6 @@ def expected(x: Array, registers: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on."""
+    """Return the inputs for grading."""
     sizes = [(3, 4, 5, 2), (1, 2, 3, 1), (2, 3, 3, 3)]
     return [(rng.normal(size=(B, N, D)), rng.normal(size=(R, D))) for B, N, D, R in sizes]

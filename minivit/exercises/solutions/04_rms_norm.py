@@ -1,9 +1,10 @@
-"""RMS norm: a layer norm that forgets the length of a token and nothing else.
+"""RMS norm: a layer norm without the mean.
 
-    x_hat = x / rms,    rms² = mean(x²) + ε,    y = scale * x_hat
+    y = scale * x_hat,    x_hat = x / rms,    rms² = mean(x²) + ε
 
-No mean is subtracted and there is no bias (Zhang and Sennrich, 2019); many large language models
-have it in place of layer norm. Layer norm's pullback takes out two directions. Which one is left?
+No mean is subtracted and there is no bias (Zhang and Sennrich, 2019). Many large language models
+use it in place of layer norm. The pullback of layer norm removes two components from the gradient.
+Which of them does the pullback of RMS norm remove?
 """
 
 import math
@@ -13,11 +14,11 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Multiply x by 5: rms follows, and x_hat stays. So x_hat forgets the direction along x, and\n"
-    "only that one. The gradient may have no part along it.",
-    "With g = dy * scale, and all means over a token's D numbers:\n"
+    "If x is multiplied by 5, so is rms, and x_hat does not change. x_hat is invariant to the\n"
+    "scale of x, so dx has no component along x (up to ε).",
+    "With g = dy * scale, and means over the D entries of a token:\n"
     "    dx = (g - x_hat mean(g x_hat)) / rms\n"
-    "The gradient of the scale, which serves all tokens, is the sum of dy x_hat over them.",
+    "All tokens share the scale, so its gradient is the sum of dy x_hat over the tokens.",
     "    rms = ((x * x).mean(-1, keepdims=True) + eps) ** 0.5\n"
     "    along = (g * x_hat).mean(-1, keepdims=True)\n"
     "    dscale = (dy * x_hat).reshape(-1, D).sum(0)",
@@ -25,7 +26,7 @@ HINTS = (
 
 
 def rms_norm(x: Array, scale: Array, eps: float = 1e-6) -> tuple[Array, Pullback]:
-    """Each token with a root mean square of one, then rescaled:  y = scale * x / rms.
+    """Divide each token by its root mean square, then scale it:  y = scale * x / rms.
 
     x (..., D), scale (D,)  ->  y (..., D). The pullback returns (dx, {"scale": dscale}).
     """
@@ -43,7 +44,7 @@ def rms_norm(x: Array, scale: Array, eps: float = 1e-6) -> tuple[Array, Pullback
 
 
 def expected(x: Array, scale: Array, eps: float = 1e-6) -> Array:
-    """The value, token by token."""
+    """Compute the value token by token."""
     y = np.empty(x.shape)
     for token in np.ndindex(x.shape[:-1]):
         square = sum(number * number for number in x[token]) / len(x[token])
@@ -53,6 +54,6 @@ def expected(x: Array, scale: Array, eps: float = 1e-6) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on; in the last, eps counts."""
+    """Return the inputs for grading. In the last, eps affects the result."""
     sets = [((2, 3, 5),), ((4, 3),), ((1, 4), 0.5)]
     return [(rng.normal(size=shape), rng.normal(size=shape[-1]), *eps) for shape, *eps in sets]

@@ -1,10 +1,10 @@
-"""Cosine attention: scores that do not grow with the length of queries and keys.
+"""Cosine attention: scores that do not depend on the norms of queries and keys.
 
     A = softmax(s · cos(q_i, k_j)),    y = A v
 
 The score of a query and a key is the cosine of the angle between them, times a learned number s.
-Without such a bound the scores of large models were seen to run away, until a few pairs of tokens
-drowned all others; Swin V2 trains with this form (Liu et al., 2022).
+In large models, unbounded scores can grow during training until a few pairs of tokens dominate the
+attention. Swin Transformer V2 therefore uses this bounded form (Liu et al., 2022).
 """
 
 import math
@@ -15,29 +15,29 @@ from minivit.arrays import Array, Pullback
 from minivit.layers import softmax
 
 HINTS = (
-    "Divide each query and each key by its length. What is left is ordinary attention on unit\n"
-    "vectors, with s where 1 / √Dh stood. Write the division as a function of its own, with its\n"
-    "own pullback.",
-    "A unit vector u = x / |x| forgets the length of x:\n"
+    "Divide each query and each key by its norm. The rest is ordinary attention on unit vectors,\n"
+    "with s in place of 1 / √Dh. Write the division as a separate function with its own\n"
+    "pullback.",
+    "A unit vector u = x / |x| is invariant to the norm of x:\n"
     "    dx = (du - u (u · du)) / |x|\n"
-    "and with cosines c = u_q u_kᵀ and scores s c, the gradient of s is the sum of dscores * c.",
-    "Back, in this order, with scores = scale * cosines:\n"
+    "With cosines c = u_q u_kᵀ and scores s c, the gradient of s is the sum of dscores * c.",
+    "The backward pass, with scores = scale * cosines:\n"
     "    dscores = softmax_back(dy @ v.swapaxes(-1, -2)),    dv = A.swapaxes(-1, -2) @ dy\n"
     "    dcosines = scale * dscores\n"
     "    dunit_q = dcosines @ unit_k,    dunit_k = dcosines.swapaxes(-1, -2) @ unit_q\n"
-    "Take the length as (x * x).sum(-1, keepdims=True) ** 0.5.",
+    "Compute the norm as (x * x).sum(-1, keepdims=True) ** 0.5.",
 )
 
 
 def unit(x: Array) -> tuple[Array, Pullback]:
-    """Each row divided by its length, which the pullback takes out of the gradient."""
-    length = (x * x).sum(-1, keepdims=True) ** 0.5  # (..., 1)
-    u = x / length
-    return u, lambda du: (du - u * (u * du).sum(-1, keepdims=True)) / length
+    """Divide each row by its norm.  x (..., Dh)  ->  u (..., Dh)"""
+    norm = (x * x).sum(-1, keepdims=True) ** 0.5  # (..., 1)
+    u = x / norm
+    return u, lambda du: (du - u * (u * du).sum(-1, keepdims=True)) / norm
 
 
 def cosine_attention(q: Array, k: Array, v: Array, scale: Array) -> tuple[Array, Pullback]:
-    """Attention by angles:  A = softmax(scale * cos(q, k)), then A v.
+    """Attend with cosine scores:  y = A v,  A = softmax(scale * cos(q, k)).
 
     q, k, v (..., T, Dh), scale (1,)  ->  y (..., T, Dh)
     The pullback returns (dq, dk, dv, dscale).
@@ -57,14 +57,14 @@ def cosine_attention(q: Array, k: Array, v: Array, scale: Array) -> tuple[Array,
 
 
 def expected(q: Array, k: Array, v: Array, scale: Array) -> Array:
-    """The value, query by query."""
+    """Compute the value query by query."""
     y = np.zeros(q.shape)
     for *outer, i in np.ndindex(q.shape[:-1]):
         query, keys, values = q[(*outer, i)], k[tuple(outer)], v[tuple(outer)]
         scores = []
         for key in keys:
-            lengths = math.sqrt(sum(query * query)) * math.sqrt(sum(key * key))
-            scores.append(scale[0] * sum(query * key) / lengths)
+            norms = math.sqrt(sum(query * query)) * math.sqrt(sum(key * key))
+            scores.append(scale[0] * sum(query * key) / norms)
         weights = [math.exp(score) for score in scores]
         for weight, value in zip(weights, values, strict=True):
             y[(*outer, i)] += weight / sum(weights) * value
@@ -72,6 +72,6 @@ def expected(q: Array, k: Array, v: Array, scale: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on; T = Dh in the second takes a transposed product."""
+    """Return the inputs for grading. T = Dh hides a missing transpose in the shapes."""
     sizes = [((2, 4, 3), 2.0), ((3, 3), 5.0), ((1, 2, 3, 2), 0.5)]
     return [(*rng.normal(size=(3, *shape)), np.array([s])) for shape, s in sizes]

@@ -1,10 +1,10 @@
-"""Multi-query attention: every head has its own queries, all share one key and one value.
+"""Multi-query attention: each head has its own queries, and all heads share one key and one value.
 
-    y_h = softmax(q_h kᵀ / √Dh) v    for each head h
+    y_i = softmax(q_i kᵀ / √Dh) v    for each head i
 
-A model that writes a text word by word keeps the keys and values of all words before; with one
-head of them instead of k, that is k times less to keep and to read (Shazeer, 2019). Going back,
-what is shared collects from everyone who shared it.
+A language model that generates text caches the keys and values of all previous tokens. With one
+key and value head instead of h, the cache is h times smaller (Shazeer, 2019). In the backward pass,
+the shared keys and values receive gradients from all heads.
 """
 
 import math
@@ -15,11 +15,11 @@ from minivit.arrays import Array, Pullback
 from minivit.layers import softmax
 
 HINTS = (
-    "Give k and v an axis for the heads, of length 1, and broadcasting does the sharing:\n"
-    "k[:, None] has shape (B, 1, T, Dh). Broadcasting copies; what does that mean going back?",
-    "Every head adds its part to the gradient of the one key head and the one value head: compute\n"
-    "dk and dv as if each head had its own, (B, k, T, Dh), then sum over the heads, axis 1.\n"
-    "And the 1 / √Dh, which stands before q, stands before dq.",
+    "Give k and v an axis of length 1 for the heads: k[:, None] has shape (B, 1, T, Dh).\n"
+    "Broadcasting then shares it. What is the pullback of broadcasting?",
+    "Every head contributes to the gradients of the shared keys and values. Compute dk and dv as\n"
+    "if each head had its own, (B, h, T, Dh), and sum over the heads, axis 1. The factor 1 / √Dh\n"
+    "of q also applies to dq.",
     "With scaled = q / math.sqrt(Dh) and A, softmax_back = softmax(scaled @ keysᵀ):\n"
     "    dscores = softmax_back(dy @ values.swapaxes(-1, -2))\n"
     "    dq = dscores @ keys / math.sqrt(Dh)\n"
@@ -29,18 +29,18 @@ HINTS = (
 
 
 def multi_query_attention(q: Array, k: Array, v: Array) -> tuple[Array, Pullback]:
-    """Attention of many heads with the same keys and values; q is divided by √Dh here.
+    """Attend with several heads to the same keys and values. q is divided by √Dh here.
 
-    q (B, heads, T, Dh), k and v (B, T, Dh)  ->  y (B, heads, T, Dh)
+    q (B, h, T, Dh), k and v (B, T, Dh)  ->  y (B, h, T, Dh)
     The pullback returns (dq, dk, dv).
     """
     root = math.sqrt(q.shape[-1])
     scaled, keys, values = q / root, k[:, None], v[:, None]  # keys, values (B, 1, T, Dh)
-    A, softmax_back = softmax(scaled @ keys.swapaxes(-1, -2))  # (B, heads, T, T)
+    A, softmax_back = softmax(scaled @ keys.swapaxes(-1, -2))  # (B, h, T, T)
 
     def pullback(dy):
         dscores = softmax_back(dy @ values.swapaxes(-1, -2))
-        dk = (dscores.swapaxes(-1, -2) @ scaled).sum(1)  # all heads share it
+        dk = (dscores.swapaxes(-1, -2) @ scaled).sum(1)  # all heads share k
         dv = (A.swapaxes(-1, -2) @ dy).sum(1)
         return dscores @ keys / root, dk, dv
 
@@ -48,7 +48,7 @@ def multi_query_attention(q: Array, k: Array, v: Array) -> tuple[Array, Pullback
 
 
 def expected(q: Array, k: Array, v: Array) -> Array:
-    """The value, query by query."""
+    """Compute the value query by query."""
     y = np.zeros(q.shape)
     for b, h, i in np.ndindex(q.shape[:-1]):
         root = math.sqrt(q.shape[-1])
@@ -59,7 +59,7 @@ def expected(q: Array, k: Array, v: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on."""
+    """Return the inputs for grading."""
     sizes = [(2, 3, 4, 2), (1, 2, 3, 3), (2, 2, 2, 3)]
     return [
         (rng.normal(size=(B, heads, T, Dh)), *rng.normal(size=(2, B, T, Dh)))

@@ -1,9 +1,9 @@
-"""Layer scale: how much of a branch joins the residual stream, learned channel by channel.
+"""Layer scale: a learned gain for each channel of a residual branch.
 
     y = z + gain * branch
 
-The gains begin near zero, so that at first a deep model is almost the identity, and each branch
-is let in as it proves useful; very deep vision transformers train with it (Touvron et al., 2021).
+The gains are initialised near zero, so a deep model starts close to the identity and includes each
+branch gradually. This helps to train very deep Vision Transformers (Touvron et al., 2021).
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Three inputs, three gradients. y is a sum: what happens to dy on its way to z? And on its\n"
-    "way to branch, which was multiplied by the gain?",
-    "dz is dy. dbranch is dy times the gain. The gain is shared by all tokens, so its gradient is\n"
-    "a sum over all of them.",
-    "The gradient of the gain: (dy * branch).reshape(-1, D).sum(0).",
+    "There are three inputs and three gradients. y is a sum. Which gradient does z receive?\n"
+    "Which gradient does branch receive, which is multiplied by the gain?",
+    "dz is dy. dbranch is dy times the gain. All tokens share the gain, so its gradient is a sum\n"
+    "over all tokens.",
+    "The gradient of the gain is (dy * branch).reshape(-1, D).sum(0).",
 )
 
 
 def layer_scale(z: Array, branch: Array, gain: Array) -> tuple[Array, Pullback]:
-    """The residual connection with a gain for each channel:  y = z + gain * branch.
+    """Add a residual branch with a gain for each channel:  y = z + gain * branch.
 
     z (..., D), branch (..., D), gain (D,)  ->  y (..., D)
     The pullback returns (dz, dbranch, {"gain": dgain}): two inputs, then the parameters.
@@ -34,7 +34,7 @@ def layer_scale(z: Array, branch: Array, gain: Array) -> tuple[Array, Pullback]:
 
 
 def expected(z: Array, branch: Array, gain: Array) -> Array:
-    """The value, entry by entry."""
+    """Compute the value entry by entry."""
     y = np.empty(z.shape)
     for *token, d in np.ndindex(z.shape):
         i = (*token, d)
@@ -43,7 +43,7 @@ def expected(z: Array, branch: Array, gain: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on; in the second a gain for each token would have the same shape."""
+    """Return the inputs for grading. In the second, a gain per token has the same shape."""
     return [
         (*rng.normal(size=(2, *shape)), rng.normal(size=shape[-1]))
         for shape in [(2, 4, 3), (3, 3), (1, 2, 2, 4)]

@@ -1,10 +1,10 @@
-"""The complex step: a derivative without a difference.
+"""The complex step: a derivative without subtraction.
 
     Im f(x + i h v) / h    with h = 1e-20
 
-tells how fast f changes as x moves along v. A finite difference subtracts two numbers that are
-nearly equal, and what is left of their digits is noise; here nothing is subtracted. It is the
-whole of the gradient checker's idea (Squire and Trapp, 1998).
+is the derivative of f along v. A finite difference subtracts two nearly equal numbers, and most of
+their digits cancel. The complex step subtracts nothing. The gradient checker is based on it (Squire
+and Trapp, 1998).
 """
 
 import math
@@ -15,37 +15,37 @@ import numpy as np
 from minivit.arrays import Array
 
 HINTS = (
-    "For small h, f(x + i h v) = f(x) + i h f'(x) v + terms in h² and smaller. Where in that\n"
-    "complex number does the derivative stand?",
-    "It is the imaginary part, times h. So hand f the complex array x + 1j * h * v, take `.imag`\n"
-    "of what it returns, and divide by h. NumPy's functions take complex numbers.",
-    "The error is of the order h². With h = 1e-20 it is far below what a float can hold, and,\n"
-    "unlike in a difference, h cannot be too small.",
+    "For small h, f(x + i h v) = f(x) + i h f'(x) v + O(h²). Which part of this complex number\n"
+    "contains the derivative?",
+    "It is the imaginary part, divided by h. Call f with the complex array x + 1j * h * v and\n"
+    "use `.imag` of the result. NumPy's functions accept complex numbers.",
+    "The error is O(h²). With h = 1e-20 it is far below the precision of a float. Unlike in a\n"
+    "finite difference, h cannot be too small.",
 )
 
 
 def complex_step(f: Callable[[Array], Array], x: Array, v: Array) -> Array:
-    """The directional derivative of f at x along v, to machine precision.
+    """Compute the directional derivative of f at x along v to machine precision.
 
-    f takes an array like x and returns an array y of any shape, with no pullback; v is shaped
-    like x  ->  the derivative, shaped like y.
+    f maps an array with the shape of x to an array y of any shape and returns no pullback.
+    x and v of the same shape  ->  the derivative, with the shape of y
     """
     h = 1e-20
     return f(x + 1j * h * v).imag / h
 
 
 def wave(x: Array) -> Array:
-    """A wave on a high plateau: the difference of two such numbers has few digits left."""
+    """A wave with a large offset, which finite differences compute inaccurately."""
     return 1e6 + np.sin(20 * x)
 
 
 def norm(x: Array) -> Array:
-    """The length of a vector: one number."""
+    """The norm of a vector, a scalar."""
     return (x * x).sum() ** 0.5
 
 
 def expected(f: Callable[[Array], Array], x: Array, v: Array) -> Array:
-    """The derivative, from the rules of calculus."""
+    """Compute the derivative from its formula."""
     if f is norm:
         return np.float64(sum(x * v) / math.sqrt(sum(x * x)))
     y = np.empty(x.shape)
@@ -55,5 +55,5 @@ def expected(f: Callable[[Array], Array], x: Array, v: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on."""
+    """Return the inputs for grading."""
     return [(wave, *rng.normal(size=(2, 2, 3))), (norm, *rng.normal(size=(2, 5)))]

@@ -1,10 +1,10 @@
-"""Attention entropy: how many tokens a head looks at, as one number.
+"""Attention entropy: how evenly a head distributes its attention.
 
     H = mean over the queries i of  -Σ_j A_ij log A_ij
 
-It is 0 for a head in which each query looks at a single token, and log T for one that looks at
-all alike: exp(H) is, so to speak, the number of tokens looked at. Training has been seen to fail
-where it falls to 0 (Zhai et al., 2023); with its pullback it can be made part of a loss.
+H is 0 if each query attends to a single token, and log T if it attends to all tokens equally.
+exp(H) can be read as the number of tokens attended to. Training can become unstable if the entropy
+falls to 0 (Zhai et al., 2023). With its pullback, the entropy can be part of a loss.
 """
 
 import math
@@ -14,18 +14,19 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Take one query. The slope of -a log a has two terms, by the product rule. Every entry of A\n"
-    "stands for itself here: no need to think of the rows' sums.",
-    "The slope of -a log a is -(log a + 1), and the mean over T queries divides by T.",
-    "dH has one number for each head, shape (...). Give it two axes of length 1 and let it\n"
-    "broadcast:  -(np.log(A) + 1) * dH[..., None, None] / T",
+    "Consider one query. By the product rule, the derivative of -a log a has two terms. Treat\n"
+    "the entries of A as independent variables. The constraint that rows sum to one does not\n"
+    "matter.",
+    "The derivative of -a log a is -(log a + 1). The mean over T queries divides it by T.",
+    "dH has one entry per head, shape (...). Add two axes of length 1 for broadcasting:\n"
+    "    -(np.log(A) + 1) * dH[..., None, None] / T",
 )
 
 
 def attention_entropy(A: Array) -> tuple[Array, Pullback]:
-    """The entropy of each head's attention, in nats, the mean over its queries.
+    """Compute the entropy of each head's attention in nats, averaged over its queries.
 
-    A (..., T, T), all entries above zero  ->  H (...). The pullback returns dA.
+    A (..., T, T), all entries positive  ->  H (...). The pullback returns dA.
     """
     T = A.shape[-1]
     logs = np.log(A)  # (..., T, T)
@@ -37,7 +38,7 @@ def attention_entropy(A: Array) -> tuple[Array, Pullback]:
 
 
 def expected(A: Array) -> Array:
-    """The value, head by head."""
+    """Compute the value head by head."""
     T = A.shape[-1]
     H = np.zeros(A.shape[:-2])
     for head in np.ndindex(A.shape[:-2]):
@@ -48,6 +49,6 @@ def expected(A: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on."""
+    """Return the inputs for grading."""
     sizes = [((2, 3), 4), ((2,), 3)]
     return [(rng.dirichlet(np.full(T, 5), size=(*heads, T)),) for heads, T in sizes]

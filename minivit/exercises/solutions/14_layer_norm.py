@@ -1,10 +1,10 @@
-"""Layer norm, handed over with a mistake: find it and mend it.
+"""Debug a layer norm: find and correct the mistake in its pullback.
 
     y = scale * x_hat + bias,    x_hat = (x - mean(x)) / σ,    σ² = mean((x - mean(x))²) + ε
 
-With the parameters that a model begins with, scale 1 and bias 0, its gradients are right to the
-last digit; after the first step they are wrong. Have it graded before you read the code: what does
-it tell that x has a wrong gradient, and scale and bias a right one?
+With the initial parameters, scale 1 and bias 0, the gradients are exact. After the first training
+step they are wrong. Grade the file before you read the code. The gradient of x is wrong, and those
+of scale and bias are correct. What does this tell you?
 """
 
 import numpy as np
@@ -12,17 +12,16 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "The value is right, and so are the gradients of scale and bias: the mistake is in dx. With\n"
-    "scale = 1 it cannot be seen, and that is how a model begins.",
-    "y = scale * x_hat + bias. So what comes back to x_hat is g = dy * scale, and everything that\n"
-    "is done to dx is done to g. Chapter 4 takes two parts out of g; look at each.",
-    "The part along x_hat has the length mean(g x_hat). One of dy and g stands where the other\n"
-    "should.",
+    "The value and the gradients of scale and bias are correct, so the mistake is in dx. It has\n"
+    "no effect for scale = 1, the initial value.",
+    "y = scale * x_hat + bias, so the gradient of x_hat is g = dy * scale, and dx depends on dy\n"
+    "only through g. The pullback removes two components from g (chapter 4). Check each of them.",
+    "The component along x_hat is mean(g x_hat). One of dy and g is used in place of the other.",
 )
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> tuple[Array, Pullback]:
-    """Each token at zero mean and unit variance, then rescaled:  y = scale * x_hat + bias.
+    """Give each token zero mean and unit variance, then scale and shift it.
 
     x (..., D), scale (D,), bias (D,)  ->  y (..., D)
     The pullback returns (dx, {"scale": dscale, "bias": dbias}).
@@ -43,7 +42,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> tuple[
 
 
 def handed_over(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> tuple[Array, Pullback]:
-    """Layer norm with a mistake."""
+    """Compute layer norm with an incorrect gradient."""
     D = x.shape[-1]
     centred = x - x.mean(-1, keepdims=True)
     sigma = ((centred * centred).mean(-1, keepdims=True) + eps) ** 0.5
@@ -60,7 +59,7 @@ def handed_over(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> tuple
 
 
 def expected(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> Array:
-    """The value, token by token."""
+    """Compute the value token by token."""
     y = np.empty(x.shape)
     for token in np.ndindex(x.shape[:-1]):
         D = len(x[token])
@@ -71,6 +70,6 @@ def expected(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on."""
+    """Return the inputs for grading."""
     shapes = [(2, 3, 5), (4, 3)]
     return [(rng.normal(size=shape), *rng.normal(size=(2, shape[-1]))) for shape in shapes]

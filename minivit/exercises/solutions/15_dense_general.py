@@ -1,10 +1,10 @@
-"""Dense general: all heads' queries at once, by the authors' kernel as it lies in their file.
+"""Dense general: a projection into several heads, with the authors' kernel layout.
 
-    y[..., h, :] = x @ kernel[:, h, :] + bias[h]    for each head h
+    y[..., i, :] = x @ kernel[:, i, :] + bias[i]    for each head i
 
-Their files have a kernel (D, k, Dh) and a bias (k, Dh) for the queries, and others for the keys
-and the values. Their library calls such a layer DenseGeneral. It needs no loop over the heads, and
-no second copy of the kernel.
+The authors' files store the queries' kernel as (D, h, Dh) and their bias as (h, Dh), and likewise
+for keys and values. Their library calls such a layer DenseGeneral. It needs no loop over the heads
+and no copy of the kernel.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Seen as (D, k Dh), which is a reshape and no copy, the kernel is that of chapter 2's linear\n"
-    "layer. What is left is to give the result, and later the gradients, their axes again.",
-    "Going back, dy (B, T, k, Dh) becomes rows, dy.reshape(-1, k * Dh). Every token of every\n"
-    "image used the same kernel and bias, so their gradients are sums over all rows.",
-    "With flat = kernel.reshape(D, k * Dh) and rows = dy.reshape(-1, k * Dh):\n"
+    "Reshaped to (D, h Dh), which makes no copy, the kernel is that of the linear layer of\n"
+    "chapter 2. It remains to reshape the result and the gradients.",
+    "In the backward pass, reshape dy (B, T, h, Dh) to rows, dy.reshape(-1, h * Dh). All tokens\n"
+    "of all images share the kernel and the bias, so their gradients are sums over all rows.",
+    "With flat = kernel.reshape(D, h * Dh) and rows = dy.reshape(-1, h * Dh):\n"
     "    dx = (rows @ flat.T).reshape(x.shape)\n"
     "    dkernel = (x.reshape(-1, D).T @ rows).reshape(kernel.shape)\n"
     "    dbias = rows.sum(0).reshape(bias.shape)",
@@ -24,18 +24,18 @@ HINTS = (
 
 
 def dense_general(x: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback]:
-    """One linear layer into k heads of Dh numbers each.
+    """Project each token into h heads of Dh dimensions.
 
-    x (B, T, D), kernel (D, k, Dh), bias (k, Dh)  ->  y (B, T, k, Dh)
-    The pullback returns (dx, {"kernel": dkernel, "bias": dbias}), in the shapes of the arguments.
+    x (B, T, D), kernel (D, h, Dh), bias (h, Dh)  ->  y (B, T, h, Dh)
+    The pullback returns (dx, {"kernel": dkernel, "bias": dbias}), with the arguments' shapes.
     """
-    D, k, Dh = kernel.shape
-    flat = kernel.reshape(D, k * Dh)
+    D, h, Dh = kernel.shape
+    flat = kernel.reshape(D, h * Dh)
     tokens = x.reshape(-1, D)  # (B T, D)
-    y = (tokens @ flat).reshape(*x.shape[:-1], k, Dh) + bias
+    y = (tokens @ flat).reshape(*x.shape[:-1], h, Dh) + bias
 
     def pullback(dy):
-        rows = dy.reshape(-1, k * Dh)  # (B T, k Dh)
+        rows = dy.reshape(-1, h * Dh)  # (B T, h Dh)
         dkernel = (tokens.T @ rows).reshape(kernel.shape)
         dbias = rows.sum(0).reshape(bias.shape)
         return (rows @ flat.T).reshape(x.shape), {"kernel": dkernel, "bias": dbias}
@@ -44,18 +44,18 @@ def dense_general(x: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback
 
 
 def expected(x: Array, kernel: Array, bias: Array) -> Array:
-    """The value, number by number."""
-    D, k, Dh = kernel.shape
-    y = np.zeros((*x.shape[:-1], k, Dh))
-    for b, t, h, i in np.ndindex(y.shape):
-        y[b, t, h, i] = sum(x[b, t, d] * kernel[d, h, i] for d in range(D)) + bias[h, i]
+    """Compute the value entry by entry."""
+    D, h, Dh = kernel.shape
+    y = np.zeros((*x.shape[:-1], h, Dh))
+    for b, t, i, j in np.ndindex(y.shape):
+        y[b, t, i, j] = sum(x[b, t, d] * kernel[d, i, j] for d in range(D)) + bias[i, j]
     return y
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on."""
-    sizes = [((2, 5, 4), 3, 2), ((1, 4, 3), 2, 5)]  # (B, T, D), k, Dh: T is not k
+    """Return the inputs for grading."""
+    sizes = [((2, 5, 4), 3, 2), ((1, 4, 3), 2, 5)]  # (B, T, D), h, Dh with T != h
     return [
-        (rng.normal(size=shape), rng.normal(size=(shape[-1], k, Dh)), rng.normal(size=(k, Dh)))
-        for shape, k, Dh in sizes
+        (rng.normal(size=shape), rng.normal(size=(shape[-1], h, Dh)), rng.normal(size=(h, Dh)))
+        for shape, h, Dh in sizes
     ]

@@ -1,11 +1,11 @@
-"""Positions for another grid, by where the patches' centres lie.
+"""Resize position embeddings with half-pixel centres.
 
     new[i, j] = Σ_rc  max(0, 1 - |u - r|) · max(0, 1 - |v - c|) · old[r, c]
 
-Row i of g' has its centre at (i + 1/2) / g' of the side, and on the old grid of g rows that is
-u = (i + 1/2) g / g' - 1/2; likewise v for column j. A centre beyond the outermost old one reads
-that one: u is clipped to 0 ... g - 1. The class token's row, the first of the table, has no place
-and stays as it is.
+Row i of a grid with g' rows has its centre at (i + 1/2) / g' of the image height. In the old grid
+with g rows, this is the row coordinate u = (i + 1/2) g / g' - 1/2; the column coordinate v is
+computed in the same way. u is clipped to 0 ... g - 1, so a centre outside of the old grid takes the
+value at the border. The class token, the first row of the table, has no position and is unchanged.
 """
 
 import numpy as np
@@ -13,27 +13,28 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Write the matrix of one axis first, (new, old): its row i has the weights with which the new\n"
-    "place i reads the old ones. One such matrix goes along the rows, one along the columns.",
-    "Everything is linear in the table. So the pullback is two transposed matrices, and the class\n"
-    "token's gradient comes through as it is.",
-    "    places = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)\n"
-    "    weights = (1 - abs(np.arange(old) - places[:, None])).clip(0)\n"
-    "Along the rows, reshape the patches to (gh, gw D) and multiply from the left; then, as\n"
-    "(h, gw, D), multiply by the columns' matrix from the left.",
+    "First write a function that returns the matrix of one axis, (new, old). Its row i contains\n"
+    "the weights of the old positions for the new position i. Apply one matrix along the rows\n"
+    "and another along the columns.",
+    "The result is linear in the table, so the pullback consists of the two transposed matrices.\n"
+    "The gradient of the class token is passed on unchanged.",
+    "    positions = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)\n"
+    "    weights = (1 - abs(np.arange(old) - positions[:, None])).clip(0)\n"
+    "For the rows, reshape the patches to (gh, gw D) and multiply from the left. Then reshape to\n"
+    "(h, gw, D) and multiply by the matrix of the columns from the left.",
 )
 
 
 def half_pixel(old: int, new: int) -> Array:
-    """The weights with which `new` places on an axis read `old` ones, (new, old)."""
-    places = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
-    return (1 - abs(np.arange(old) - places[:, None])).clip(0)
+    """Return the interpolation weights from `old` to `new` positions on an axis, (new, old)."""
+    positions = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
+    return (1 - abs(np.arange(old) - positions[:, None])).clip(0)
 
 
 def resize_half_pixel(
     table: Array, old_grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> tuple[Array, Pullback]:
-    """Resize the positions of the patches; the class token keeps its own.
+    """Resize the position embeddings of the patches and keep that of the class token.
 
     table (1 + gh gw, D), old grid (gh, gw), new grid (h, w)  ->  (1 + h w, D)
     The pullback returns dtable.
@@ -52,7 +53,7 @@ def resize_half_pixel(
 
 
 def expected(table: Array, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Array:
-    """The value, place by place."""
+    """Compute the value position by position."""
     (gh, gw), (h, w) = old_grid, new_grid
     resized = np.zeros((1 + h * w, table.shape[-1]))
     resized[0] = table[0]
@@ -66,6 +67,6 @@ def expected(table: Array, old_grid: tuple[int, int], new_grid: tuple[int, int])
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on: larger, rectangular, and smaller along one side."""
+    """Return inputs for a larger grid, and for grids that grow along one axis only."""
     sets = [((2, 3), (3, 5), 4), ((3, 4), (5, 2), 3), ((2, 2), (2, 4), 3)]
     return [(rng.normal(size=(1 + old[0] * old[1], D)), old, new) for old, new, D in sets]

@@ -1,12 +1,13 @@
-"""Attention in blocks: all of Equations 6 and 7, of which A never exists as a whole.
+"""Blockwise attention: Equations 6 and 7 without storing the matrix A.
 
     total ← total · e^(old - new) + Σ_j e^(s_j - new)
     mixed ← mixed · e^(old - new) + Σ_j e^(s_j - new) v_j
 
-The keys come a block at a time. Softmax needs the largest score of a row, so it is kept as far as
-it is known; if a block has a larger one, what was summed up before shrinks by e^(old - new). At
-the end y = mixed / total. On the way back each block of A is made once more. Memory then grows
-with T and not with T² (Rabe and Staats, 2021; FlashAttention, Dao et al., 2022).
+The keys are processed in blocks. Softmax subtracts the maximum of a row, which is not known until
+the last block, so the running maximum is used. If a block increases it from `old` to `new`, the
+previous sums are multiplied by e^(old - new). At the end, y = mixed / total. The backward pass
+recomputes each block of A. The memory then grows with T instead of T² (Rabe and Staats, 2021;
+FlashAttention, Dao et al., 2022).
 """
 
 import math
@@ -16,35 +17,36 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Go over the keys and values in slices of `block`, the last of which may be shorter, with\n"
-    "three things in hand: the largest score so far, `total` and `mixed`. Begin with -inf, 0, 0.",
-    "For the way back keep y and log_total = largest + log(total): a block of A is then\n"
-    "exp(scores - log_total). Softmax's pullback, A * (dA - row sums of A * dA), asks for sums\n"
-    "over whole rows. These can be read off the value: they are the row sums of dy * y. Why?",
-    "    new = np.maximum(largest, scores.real.max(-1, keepdims=True))\n"
-    "    mixed = mixed * np.exp(largest - new) + np.exp(scores - new) @ values\n"
-    "and back, with A and dA of a block and `along` the row sums of dy * y:\n"
+    "Loop over the keys and values in slices of `block`; the last slice may be shorter. Update\n"
+    "three variables: the maximum score so far, `total` and `mixed`. Their initial values are\n"
+    "-inf, 0, 0.",
+    "For the backward pass, keep y and log_total = maximum + log(total). A block of A is then\n"
+    "exp(scores - log_total). The pullback of softmax, A * (dA - row sums of A * dA), needs sums\n"
+    "over whole rows. They are equal to the row sums of dy * y. Why?",
+    "    new = np.maximum(maximum, scores.real.max(-1, keepdims=True))\n"
+    "    mixed = mixed * np.exp(maximum - new) + np.exp(scores - new) @ values\n"
+    "In the backward pass, with A and dA of a block and `along`, the row sums of dy * y:\n"
     "    dscores = A * (dA - along)\n"
-    "dq is a sum over the blocks; dk and dv are put together from them.",
+    "dq is a sum over the blocks. dk and dv are concatenated from the blocks.",
 )
 
 
 def weighted_mean(q: Array, k: Array, v: Array, block: int) -> tuple[Array, Array]:
-    """The mean of v by softmax(q kᵀ), and the logarithm of each row's sum of exponentials."""
-    largest, total, mixed = -np.inf, 0, 0
+    """Return softmax(q kᵀ) v and the log-sum-exp of each row of scores."""
+    maximum, total, mixed = -np.inf, 0, 0
     for start in range(0, k.shape[-2], block):
         keys, values = k[..., start : start + block, :], v[..., start : start + block, :]
         scores = q @ keys.swapaxes(-1, -2)  # (..., T, block)
-        new = np.maximum(largest, scores.real.max(-1, keepdims=True))
-        shrink, exps = np.exp(largest - new), np.exp(scores - new)
+        new = np.maximum(maximum, scores.real.max(-1, keepdims=True))
+        shrink, exps = np.exp(maximum - new), np.exp(scores - new)
         total = total * shrink + exps.sum(-1, keepdims=True)  # (..., T, 1)
         mixed = mixed * shrink + exps @ values  # (..., T, Dh)
-        largest = new
-    return mixed / total, largest + np.log(total)
+        maximum = new
+    return mixed / total, maximum + np.log(total)
 
 
 def attention_in_blocks(q: Array, k: Array, v: Array, block: int) -> tuple[Array, Pullback]:
-    """A v with A = softmax(q kᵀ / √Dh), of which no more than `block` columns exist at a time.
+    """Compute A v with A = softmax(q kᵀ / √Dh) in blocks of at most `block` columns of A.
 
     q (..., T, Dh), k and v (..., S, Dh)  ->  (..., T, Dh)
     The pullback returns (dq, dk, dv).
@@ -53,7 +55,7 @@ def attention_in_blocks(q: Array, k: Array, v: Array, block: int) -> tuple[Array
     y, log_total = weighted_mean(q / root, k, v, block)
 
     def pullback(dy):
-        along = (dy * y).sum(-1, keepdims=True)  # Σ_j A_j dA_j, as dA_j = dy · v_j
+        along = (dy * y).sum(-1, keepdims=True)  # Σ_j A_j dA_j, because dA_j = dy · v_j
         dq, dk, dv = 0, [], []
         for start in range(0, k.shape[-2], block):
             keys, values = k[..., start : start + block, :], v[..., start : start + block, :]
@@ -68,7 +70,7 @@ def attention_in_blocks(q: Array, k: Array, v: Array, block: int) -> tuple[Array
 
 
 def expected(q: Array, k: Array, v: Array, block: int) -> Array:
-    """The value, token by token; in what blocks makes no difference."""
+    """Compute the value token by token. The block size does not affect it."""
     y = np.zeros(q.shape)
     for i in np.ndindex(q.shape[:-1]):
         keys, values = k[i[:-1]], v[i[:-1]]
@@ -80,7 +82,7 @@ def expected(q: Array, k: Array, v: Array, block: int) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on: blocks that fit or not, one for all, and scores too large for exp."""
+    """Return inputs with full and partial blocks, a single block, and scores that overflow exp."""
     sets = [
         ((2, 3, 4), (2, 5, 4), 1, 2),
         ((2, 2, 3, 2), (2, 2, 4, 2), 1, 2),

@@ -1,15 +1,15 @@
-"""The variance of a row that is read once.
+"""One-pass variance: compute the variance of a row while reading it once.
 
     n = a + b,   gap = mean_b - mean_a
     mean = mean_a + gap · b / n
     squares = squares_a + squares_b + gap² · a b / n
 
-Layer norm goes over a row three times: for its mean, for its squares around that mean, and to
-write. With the three numbers count, mean and squares (the sum of squared distances from the mean)
-one time less will do: two heaps of numbers are merged as above (Chan et al., 1979), and a single
-number is a heap as well. Each lane merges every `lanes`-th number into its heap; then the lanes
-merge in pairs, as far apart as half of them, a quarter, ..., 1. (mean(x²) - mean(x)² needs one
-reading too, but loses all digits that the two squares share.)
+Layer norm reads a row three times: for the mean, for the variance, and to write the
+result. One pass is saved if count, mean and squares are computed for partial sets and merged as
+above, where `squares` is the sum of the squared differences from the mean (Chan et al., 1979). A
+single number is also a set. Each of the `lanes` lanes merges every `lanes`-th number into its set.
+Then the lanes are merged in pairs, at distances lanes / 2, lanes / 4, ..., 1. (mean(x²) - mean(x)²
+also needs one pass, but the leading digits that both terms share cancel.)
 """
 
 import numpy as np
@@ -17,47 +17,48 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "Keep three arrays: count (lanes,), mean and squares (..., lanes), all zeros at first. Each\n"
-    "round a number comes to every lane: the heap with count 1, mean x and squares 0. In the last\n"
-    "round some lanes get none: a heap with count 0. Beware of 0 / 0 where both are empty.",
-    "When the row is read, lane j merges with lane j ^ far, for far = lanes / 2, ..., 2, 1: take\n"
-    "mean[..., np.arange(lanes) ^ far], and count and squares likewise. Then each lane has all.\n"
-    "For the way back forget the lanes: what is the slope of the variance by one number x_i? That\n"
-    "the mean moves as well makes no difference, as the distances from it sum to zero.",
+    "Use three arrays: count (lanes,), mean and squares (..., lanes), initially zero. In each\n"
+    "round, every lane merges one number: a set with count 1, mean x and squares 0. In the last\n"
+    "round, some lanes get none: a set with count 0. Avoid 0 / 0 if both sets are empty.",
+    "After the row is read, merge lane j with lane j ^ distance for distance = lanes / 2, ...,\n"
+    "2, 1: use mean[..., np.arange(lanes) ^ distance], and likewise for count and squares. Then\n"
+    "every lane has the result. The backward pass needs no lanes: what is the derivative of the\n"
+    "variance with respect to x_i? The mean also depends on x_i, but this has no effect, because\n"
+    "the differences from the mean sum to zero.",
     "    share = b / np.maximum(a + b, 1)\n"
     "    mean = mean_a + gap * share\n"
     "    squares = squares_a + squares_b + gap * gap * a * share\n"
-    "and back, with the mean that the lanes agreed on:\n"
+    "In the backward pass, with the final mean:\n"
     "    dx = dy * 2 * (x - mean) / n",
 )
 
 
-def merged(a: tuple, b: tuple) -> tuple:
-    """Count, mean and squares of two heaps of numbers together."""
-    (some, mean, squares), (more, other_mean, other_squares) = a, b
-    gap, share = other_mean - mean, more / np.maximum(some + more, 1)
-    squares = squares + other_squares + gap * gap * some * share
-    return some + more, mean + gap * share, squares
+def merge(a: tuple, b: tuple) -> tuple:
+    """Merge (count, mean, squares) of two sets of numbers."""
+    (count_a, mean_a, squares_a), (count_b, mean_b, squares_b) = a, b
+    gap, share = mean_b - mean_a, count_b / np.maximum(count_a + count_b, 1)
+    squares = squares_a + squares_b + gap * gap * count_a * share
+    return count_a + count_b, mean_a + gap * share, squares
 
 
 def variance_in_one_reading(x: Array, lanes: int) -> tuple[Array, Pullback]:
-    """mean((x - mean(x))²) of each row; lane j reads the numbers j, j + lanes, ..., each once.
+    """Compute the variance of each row. Lane j reads the numbers j, j + lanes, ... once.
 
     x (..., n), lanes a power of 2  ->  (..., 1). The pullback returns dx.
     """
     n, front = x.shape[-1], x.shape[:-1]
     rounds = -(-n // lanes)
-    there = (np.arange(rounds * lanes) < n).reshape(rounds, lanes)
+    present = (np.arange(rounds * lanes) < n).reshape(rounds, lanes)
     numbers = np.concatenate([x, np.zeros((*front, rounds * lanes - n))], -1)
     numbers = numbers.reshape(*front, rounds, lanes)
-    heap = np.zeros(lanes), np.zeros((*front, lanes)), np.zeros((*front, lanes))
+    state = np.zeros(lanes), np.zeros((*front, lanes)), np.zeros((*front, lanes))
     for i in range(rounds):
-        heap = merged(heap, (there[i], numbers[..., i, :], 0))
-    far = lanes // 2
-    while far:
-        heap = merged(heap, tuple(part[..., np.arange(lanes) ^ far] for part in heap))
-        far //= 2
-    _, mean, squares = heap
+        state = merge(state, (present[i], numbers[..., i, :], 0))
+    distance = lanes // 2
+    while distance:
+        state = merge(state, tuple(part[..., np.arange(lanes) ^ distance] for part in state))
+        distance //= 2
+    _, mean, squares = state
 
     def pullback(dy):
         return dy * 2 * (x - mean[..., :1]) / n
@@ -66,7 +67,7 @@ def variance_in_one_reading(x: Array, lanes: int) -> tuple[Array, Pullback]:
 
 
 def expected(x: Array, lanes: int) -> Array:
-    """The value, row by row; how many lanes makes no difference."""
+    """Compute the value row by row. The number of lanes does not affect it."""
     y = np.empty((*x.shape[:-1], 1))
     for row in np.ndindex(x.shape[:-1]):
         mean = sum(x[row]) / len(x[row])
@@ -75,6 +76,6 @@ def expected(x: Array, lanes: int) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Inputs to grade it on: more numbers than lanes, fewer, one lane, and a mean that is large."""
+    """Return inputs with more and fewer numbers than lanes, one lane, and a large mean."""
     sets = [((2, 3, 7), 0, 4), ((4, 3), 0, 8), ((5,), 0, 1), ((3, 40), 8000, 32)]
     return [(mean + rng.normal(size=shape), lanes) for shape, mean, lanes in sets]

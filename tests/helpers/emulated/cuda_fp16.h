@@ -1,8 +1,8 @@
-// CUDA C++, as far as minivit's kernels speak it, on the host: so that g++ compiles and a CPU runs
-// them. In the place of the header of this name, which every kernel includes.
+// CUDA C++ on the host, as far as minivit's kernels use it: g++ compiles them, and the CPU executes
+// them. This file takes the place of the header of the same name, which every kernel includes.
 //
-// One block runs at a time. Each of its threads has a stack of its own and runs until it has to wait
-// for others: at __syncthreads for the block's, at a shuffle for the 32 of its warp.
+// One block runs at a time. Each of its threads has its own stack and runs until it must wait: at
+// __syncthreads for the block, or at a shuffle for the 32 threads of its warp.
 
 #include <cmath>
 #include <cstdint>
@@ -26,70 +26,71 @@ enum State { READY, AT_BARRIER, AT_SHUFFLE, DONE };
 
 struct Thread {
     jmp_buf context;
-    bool begun;
+    bool started;
     char* stack;
     dim3 index;
     State state;
-    int turn;                 // of its shuffles: what it gave in the last one must stay to be read
-    uint64_t given[2];
+    int slot;                 // of the last shuffle; its value must remain readable in the next one
+    uint64_t values[2];
 };
 
 static Thread threads[1024], *running;
 static jmp_buf scheduler;
-static void (*body)();        // what all threads are to do
+static void (*body)();        // the kernel call that all threads execute
 
-static void wait_for(State state) {
+static void wait_in(State state) {
     running->state = state;
     if (!_setjmp(running->context)) _longjmp(scheduler, 1);
 }
 
-// A thread does what there is to do, and then waits for the next block.
-static void work() {
+// A thread executes the kernel, and then waits for the next block.
+static void thread_main() {
     for (;;) {
         body();
-        wait_for(DONE);
+        wait_in(DONE);
     }
 }
 
-static void go_on(Thread& t) {
+static void resume(Thread& t) {
     running = &t;
     threadIdx = t.index;
     if (_setjmp(scheduler)) return;
-    if (t.begun) _longjmp(t.context, 1);
-    t.begun = true;
+    if (t.started) _longjmp(t.context, 1);
+    t.started = true;
     const size_t size = 1 << 16;
-    ucontext_t beginning;
-    getcontext(&beginning);
-    beginning.uc_stack.ss_sp = t.stack = new char[size];
-    beginning.uc_stack.ss_size = size;
-    makecontext(&beginning, work, 0);
-    setcontext(&beginning);
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = t.stack = new char[size];
+    context.uc_stack.ss_size = size;
+    makecontext(&context, thread_main, 0);
+    setcontext(&context);
 }
 
-static void __syncthreads() { wait_for(AT_BARRIER); }
+static void __syncthreads() { wait_in(AT_BARRIER); }
 
-template <typename F> F __shfl_xor_sync(unsigned mask, F x, int far) {
-    static_assert(sizeof(F) <= 8, "a shuffle is of one number");
-    if (mask != 0xffffffff) throw "only whole warps are emulated";
-    Thread* mine = running;
-    const int turn = mine->turn ^= 1;
-    std::memcpy(&mine->given[turn], &x, sizeof(F));
-    wait_for(AT_SHUFFLE);
-    const size_t place = mine - threads;
-    F theirs;
-    std::memcpy(&theirs, &threads[place ^ far].given[turn], sizeof(F));
-    return theirs;
+template <typename F> F __shfl_xor_sync(unsigned mask, F x, int lane_mask) {
+    static_assert(sizeof(F) <= 8, "a shuffle exchanges one scalar");
+    if (mask != 0xffffffff) throw "only shuffles of whole warps are emulated";
+    Thread* self = running;
+    const int slot = self->slot ^= 1;
+    std::memcpy(&self->values[slot], &x, sizeof(F));
+    wait_in(AT_SHUFFLE);
+    const size_t index = self - threads;
+    F result;
+    std::memcpy(&result, &threads[index ^ lane_mask].values[slot], sizeof(F));
+    return result;
 }
 
-// Lets those go on that all of their group have reached. False: somebody is waited for in vain.
+// Releases a group of threads if all of them have arrived. Returns false if one of them has ended,
+// so that the others would wait for ever.
 static bool release(size_t first, size_t count, State state) {
-    size_t there = 0, left = 0;
+    size_t arrived = 0, ended = 0;
     for (size_t i = first; i < first + count; i++) {
-        there += threads[i].state == state;
-        left += threads[i].state == DONE;
+        arrived += threads[i].state == state;
+        ended += threads[i].state == DONE;
     }
-    if (there && left) return false;
-    for (size_t i = first; there == count && i < first + count; i++) threads[i].state = READY;
+    if (arrived && ended) return false;
+    for (size_t i = first; arrived == count && i < first + count; i++) threads[i].state = READY;
     return true;
 }
 
@@ -98,14 +99,14 @@ static bool run_block() {
     if (count % 32 || count > 1024) return false;
     for (size_t i = 0; i < count; i++) {
         threads[i].index = {unsigned(i % blockDim.x), unsigned(i / blockDim.x), 0};
-        threads[i].state = READY, threads[i].turn = 0;
+        threads[i].state = READY, threads[i].slot = 0;
     }
-    for (bool going = true; going;) {
-        going = false;
+    for (bool progress = true; progress;) {
+        progress = false;
         for (size_t i = 0; i < count; i++) {
             if (threads[i].state != READY) continue;
-            go_on(threads[i]);
-            going = true;
+            resume(threads[i]);
+            progress = true;
         }
         for (size_t i = 0; i < count; i += 32)
             if (!release(i, 32, AT_SHUFFLE)) return false;
@@ -121,13 +122,13 @@ template <auto kernel, typename... A> struct Call {
     template <size_t... I> static void with(std::index_sequence<I...>) {
         kernel(*static_cast<A*>(args[I])...);
     }
-    static void once() { with(std::index_sequence_for<A...>()); }
+    static void run() { with(std::index_sequence_for<A...>()); }
 };
 
 template <auto kernel, typename... A>
 bool launch(void (*)(A...), unsigned* grid, unsigned* block, void** args) {
     Call<kernel, A...>::args = args;
-    body = Call<kernel, A...>::once;
+    body = Call<kernel, A...>::run;
     gridDim = {grid[0], grid[1], 1}, blockDim = {block[0], block[1], 1};
     for (unsigned y = 0; y < grid[1]; y++)
         for (unsigned x = 0; x < grid[0]; x++) {

@@ -1,0 +1,51 @@
+"""The similarity of position embeddings, and the filters (Figure 7 left and centre, Figure 10)."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ...arrays import Array
+from .figure import BLANK, show_image
+
+COLUMNS = 7  # filters per row, as in Figure 7
+SIDE, SPACING = 6.0, 0.35  # inches: longer side of the grid of maps, and between two tick labels
+
+
+def plot_similarity(similarity: Array) -> Figure:
+    """Plot a grid of maps, one per patch: the similarity of its position to all positions.
+
+    similarity (gh, gw, gh, gw), from `position_similarity`
+    """
+    gh, gw = similarity.shape[:2]
+    gap = ((0, 0), (0, 0), (0, 1), (0, 1))  # an empty row and column after each map
+    maps = np.pad(similarity, gap, constant_values=np.nan)
+    mosaic = maps.swapaxes(1, 2).reshape(gh * (gh + 1), gw * (gw + 1))[:-1, :-1]
+    height, width = (max(2.0, SIDE * n / max(mosaic.shape)) for n in mosaic.shape)
+    figure = Figure(figsize=(width + 1.5, height + 0.6), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(mosaic, cmap="viridis", vmin=-1, vmax=1)
+    axis.spines[:].set_visible(False)
+    axis.set(xlabel="column of the patch", ylabel="row of the patch")
+    for ticks, n in ((axis.xaxis, gw), (axis.yaxis, gh)):
+        per_patch = SIDE * (n + 1) / max(mosaic.shape)  # inches
+        labelled = np.arange(0, n, math.ceil(SPACING / per_patch))
+        ticks.set_ticks(labelled * (n + 1) + (n - 1) / 2, labelled + 1)
+    axis.tick_params(length=0)
+    figure.colorbar(image, label="cosine similarity", ticks=[-1, -0.5, 0, 0.5, 1])
+    return figure
+
+
+def plot_filters(filters: Array, explained: Array) -> Figure:
+    """Plot the principal components of the filters, the first at the top left.
+
+    filters (count, P, P, C) from 0 to 1 and explained (count,), from `patch_filters`
+    """
+    rows = -(-len(filters) // COLUMNS)
+    figure = Figure(figsize=(COLUMNS, rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False, subplot_kw=BLANK)
+    for axis, component in zip(axes.flat, filters, strict=False):
+        show_image(axis, 2 * component - 1)
+    title = f"{len(filters)} principal components of the filters"
+    figure.suptitle(f"{title}: {explained.sum():.0%} of the variance", fontsize=10)
+    return figure

@@ -1,0 +1,111 @@
+"""Draw the attention maps of a model, or what it has learned.
+
+examples:
+  python -m minivit attention --kind distance --out distance.png
+  python -m minivit attention --kind gradients --layer 1
+  python -m minivit attention --weights runs/digits/model.npz digit.png
+  python -m minivit attention photo.jpg --weights vit.npz --labels imagenet.txt
+  python -m minivit attention --data digits --weights runs/digits-tuned/model.npz
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from .. import analysis, data
+from ..api import ViT
+from ..layers import softmax
+from . import common, options
+from .options import UsageError
+
+OPTIONS = {
+    "data": options.DATA,
+    "kind": (tuple(analysis.KINDS), "KIND", "kind of figure, see above (default: maps)", "maps"),
+    "layer": (int, "L", "layer, from 1, or from -1 backwards (default: -1, the last)", None),
+    "out": (Path, "FILE", "PNG file to write (default: attention.png)", Path("attention.png")),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `attention`."""
+    kinds = "\n".join(f"  {kind:12}{text}" for kind, text in analysis.KINDS.items())
+    parser.description = (
+        f"{parser.description}\n\nkinds of figures:\n{kinds}\n\nFor images with known bounding "
+        "boxes (--data scattered, not resized), the command also\nprints which fraction of three "
+        "attention maps lies in the box."
+    )
+    text = (
+        "image files (default: held-out images of --data; for a model of photographs, a portrait)"
+    )
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
+    options.add_options(parser, OPTIONS)
+    options.add_weights(parser, data.SCATTERED_MODEL, "an included model of scattered digits")
+    options.add_options(parser.add_argument_group("image files"), options.IMAGE_FILES)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw a figure."""
+    if not args.out.parent.is_dir():
+        raise FileNotFoundError(f"{args.out}: there is no folder {args.out.parent}. Create it")
+    model = common.load_model(args)
+    check_usage(args, model.config.depth)
+    takes_images = args.kind in analysis.IMAGE_KINDS
+    if takes_images and not (args.images or args.data) and common.has_photographs(model):
+        args.images = [data.sample_photograph()]
+    unused = [options.option_name(name) for name in options.IMAGE_FILES if getattr(args, name)]
+    if unused and not args.images:
+        raise UsageError(f"{', '.join(unused)}: these options require image files")
+    layer = args.layer or -1
+    layer -= layer > 0
+    dataset = None
+    if args.images or not takes_images:
+        images = common.read_images(model, args) if args.images else None
+        titles = () if images is None else read_titles(model, images, args)
+        figure = analysis.plot_model(model, args.kind, images, titles, layer)
+    else:
+        dataset = common.load_held_out(model, args)
+        figure = analysis.plot_held_out(model, dataset, args.kind, layer)
+    analysis.save_figure(figure, args.out)
+    if dataset is not None and args.kind in analysis.LAYER_KINDS:
+        print_localisation(model, dataset)
+    print(args.out)
+    return 0
+
+
+def check_usage(args: argparse.Namespace, depth: int) -> None:
+    """Raise UsageError for options that contradict each other, or a layer that does not exist."""
+    kind, layer = args.kind, args.layer
+    if args.images and args.data:
+        raise UsageError("image files and --data cannot be combined")
+    if (args.images or args.data) and kind not in analysis.IMAGE_KINDS:
+        raise UsageError(f"--kind {kind} shows parameters; it takes no images and no --data")
+    if layer is not None and kind not in analysis.LAYER_KINDS:
+        raise UsageError(f"--kind {kind} shows the whole model; it takes no --layer")
+    if layer is not None and not 1 <= abs(layer) <= depth:
+        raise UsageError(f"--layer must be 1 to {depth} or -1 to -{depth}, not {layer}")
+
+
+def print_localisation(model: ViT, dataset: data.Dataset) -> None:
+    """Print the mean fraction of three attention maps in the bounding boxes, if there are any."""
+    images, boxes = dataset.held_out_images, dataset.held_out_boxes
+    if boxes is None or isinstance(images, data.ResizedImages):  # enlarged images take minutes
+        return
+    scores = analysis.localisation_scores(model, images, boxes)
+    area = scores.pop("chance")
+    for name, score in scores.items():
+        print(
+            f"{name}: {score:.1%} of the map lies in the bounding box, which covers {area:.1%} of "
+            f"the image (mean over {len(images):,} held-out images)"
+        )
+
+
+def read_titles(model: ViT, images: np.ndarray, args: argparse.Namespace) -> list[str]:
+    """Return the file names and, if the classes have names, the predictions."""
+    titles = [path.name.encode(errors="backslashreplace").decode() for path in args.images]
+    names = common.read_class_names(model, args)
+    if names is None:
+        return titles
+    probabilities, _ = softmax(model(images))
+    pairs = zip(titles, probabilities, strict=True)
+    return [f"{title}\n{names[p.argmax()]} ({p.max():.1%})" for title, p in pairs]

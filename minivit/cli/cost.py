@@ -1,0 +1,81 @@
+"""Print the parameters, multiply-adds and memory of each layer of a model.
+
+examples:
+  python -m minivit cost ViT-Ti/4 --image-size 32 --classes 10 --batch-size 64
+  python -m minivit cost R50+ViT-B/16 --batch-size 1 --csv cost.csv
+  python -m minivit cost ViT-B/16 --depth 6 --width 192 --heads 3 --mlp-width 768
+"""
+
+import argparse
+from pathlib import Path
+
+from .. import cost
+from ..models import ViTConfig
+from ..training import OPTIMISERS
+from . import options
+from .options import positive
+
+DTYPES = ("float32", "float64", "float16")
+
+
+def parse_classes(text: str) -> int | None:
+    """Parse a number of classes; 0 is None."""
+    return None if text == "0" else positive(text)
+
+
+MODEL = options.MODEL | {
+    "classes": (parse_classes, "K", "number of classes; 0 for a model without a classifier"),
+    "channels": (positive, "C", "channels of the image"),
+    "qkv_bias": (bool, None, "bias of the queries, keys and values"),
+    "patch_bias": (bool, None, "bias of the patch embedding"),
+}
+OUTPUT = {
+    "batch_size": (positive, "N", "images per step (default: 64)", 64),
+    "dtype": (DTYPES, None, "type of all arrays (default: float32)", "float32"),
+    "csv": (Path, "FILE", "also write the table to a CSV file, in integers", None),
+}
+STEP = {
+    "optimiser": (tuple(OPTIMISERS), None, "optimiser (default: adamw)", "adamw"),
+    "shards": options.SHARDS,
+    "threads": options.THREADS,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `cost`."""
+    text = "ViT-{Ti,S,B,L,H}/PATCH, or a hybrid such as R50+ViT-B/16 (default: ViT-B/16)"
+    parser.add_argument("model", nargs="?", default="ViT-B/16", metavar="NAME", help=text)
+    options.add_options(parser, OUTPUT)
+    text = "The defaults are those of NAME, for images of 224 x 224 x 3 and 1,000 classes."
+    options.add_options(parser.add_argument_group("model", text), MODEL)
+    group = parser.add_argument_group("training step")
+    options.add_options(group, STEP)
+    text = "device; on a GPU, a batch is one shard (default: cpu)"
+    group.add_argument("--device", dest="target", choices=("cpu", "gpu"), help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the cost of each layer, of an image and of a training step."""
+    try:
+        config = ViTConfig.named(args.model, **options.given_fields(args, ViTConfig))
+    except ValueError as error:
+        raise options.to_usage_error(error) from None
+    B, gpu = args.batch_size, args.target == "gpu"
+    shards, threads = getattr(args, "shards", 1 if gpu else None), 1 if gpu else args.threads
+    costs = cost.layer_costs(config, B, args.dtype)
+    memory = cost.memory(
+        config, B, args.dtype, optimiser=args.optimiser, shards=shards, threads=threads
+    )
+    (H, W), total = config.image_size, cost.total_cost(costs)
+    head = f"{config.classes:,} classes" if config.classes else "no classifier"
+    images = f"{B:,} images of {H} x {W} x {config.channels}"
+    print(f"{args.model}, {head}, {args.dtype}; {images}, {config.tokens:,} tokens each\n")
+    print(cost.LEGEND, cost.format_table(costs), sep="\n\n", end="\n\n")
+    flop = cost.format_quantity(total.forward / B, "FLOP")
+    mac = cost.format_quantity(total.forward / B / 2, "MAC")
+    step = cost.format_quantity(total.forward + total.backward, "FLOP")
+    print(f"forward pass of one image: {flop} ({mac}); step of the batch: {step}\n")
+    print(cost.format_memory(memory, args.dtype, args.optimiser))
+    if args.csv:
+        cost.write_csv(args.csv, costs)
+    return 0

@@ -1,0 +1,49 @@
+"""Grade your solution of an exercise of the book; without a chapter, list the exercises.
+
+examples:
+  python -m minivit exercise 4 --start
+  python -m minivit exercise 4
+  python -m minivit exercise 4 --hint 2
+"""
+
+import argparse
+
+from ..exercises import catalog, grader
+from .options import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `exercise`."""
+    text = "chapter of the exercise: 0 to 18, or A"
+    parser.add_argument("chapter", nargs="?", metavar="CHAPTER", help=text)
+    add = parser.add_mutually_exclusive_group().add_argument
+    text = "create a file with the task and the signature in exercises/, and exit"
+    add("--start", action="store_true", help=text)
+    text = "print hint 1, 2 or 3, each more detailed than the one before (default: 1)"
+    add("--hint", type=int, choices=(1, 2, 3), nargs="?", const=1, help=text)
+    add("--solution", action="store_true", help="print a solution")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, start or grade exercises, or print a hint or a solution."""
+    if args.chapter is None:
+        if args.start or args.hint or args.solution:
+            raise UsageError("--start, --hint and --solution require a chapter")
+        print(catalog.listing())
+        return 0
+    try:
+        exercise = catalog.find(args.chapter)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if args.hint:
+        print(catalog.hint(exercise, args.hint))
+    elif args.solution:
+        print(catalog.solution(exercise))
+    elif args.start:
+        path = grader.start(exercise)
+        print(f"created {path}. Complete it, then grade it with `{exercise.command}`")
+    else:
+        verdict = grader.grade_in_subprocess(exercise)
+        print(grader.report(exercise, verdict))
+        return int(bool(verdict.failed))
+    return 0

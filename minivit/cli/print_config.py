@@ -1,0 +1,47 @@
+"""`minivit train --print-config`: the configuration as options that `train @FILE` accepts."""
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+from ..api import ViT
+from ..models import ViTConfig
+from ..training import Recipe
+from ..tree import count_parameters
+from .options import format_value, option_name
+
+
+def format_config(
+    args: argparse.Namespace, model: ViT, recipe: Recipe, configurable: Iterable[str]
+) -> str:
+    """Return one option per line. Lines that set nothing are comments.
+
+    These are values of None, options without effect, and fields of the model that are not
+    `configurable`, because the data set or the file of --from determines them.
+    """
+    fields, settings = dataclasses.asdict(model.config), dataclasses.asdict(recipe)
+    values = {name: getattr(args, name) for name in ("data", "out", "threads", "device")}
+    values["precision"] = args.precision
+    if args.origin:
+        values |= {"from": args.origin, "resize": getattr(args, "resize", None)}
+    unused = unused_fields(model.config, recipe)
+    values |= {name: fields[name] for name in fields if name in configurable} | settings
+    lines = ["# " * (name in unused) + format_option(name, x) for name, x in values.items()]
+    lines += [f"# {name} {fields[name]}" for name in fields if name not in configurable]
+    return "\n".join([*lines, f"# parameters {count_parameters(model.params):,}"])
+
+
+def format_option(name: str, value: Any) -> str:
+    """Return the option that sets a value."""
+    if isinstance(value, bool):
+        return option_name(name) if value else f"--no-{name}"
+    text = f"{option_name(name)} {shlex.quote(format_value(name, value))}"
+    return f"# {option_name(name)} None" if value is None and name != "stem" else text
+
+
+def unused_fields(config: ViTConfig, recipe: Recipe) -> dict[str, str]:
+    """Return the fields that have no effect, and the option that each requires."""
+    unused = {} if recipe.randaugment else {"randaugment_magnitude": "--randaugment"}
+    return unused if config.stem is not None else unused | {"stem_width": "--stem"}

@@ -1,0 +1,133 @@
+"""Conversion between the arrays of a file, in any layout, and minivit's tree of parameters."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, to_host
+from ..models import ViTConfig, parameter_specs
+from ..tree import Tree, flatten, unflatten
+from . import google, huggingface, own, timm
+from .files import CheckpointError
+from .layouts import ArrayError, Entry, Shapes, Spelling
+
+MODULES: Any = {"minivit": own, "google": google, "timm": timm, "huggingface": huggingface}
+LAYOUTS = tuple(MODULES)
+HINTS = {  # for models that lack an array
+    "positions/table": " (pass positions='sincos2d' or 'none' if the positions are not learned)",
+    "patch_embedding/bias": " (pass patch_bias=False if the patch embedding has none)",
+}
+
+
+def export(tree: Tree, config: ViTConfig, layout: str) -> dict[str, Array]:
+    """Convert parameters or gradients to the names, shapes and axes of a layout.
+
+    Parameters
+    ----------
+    tree : tree of arrays
+        Parameters or gradients of a model, or a part of them.
+    config : ViTConfig
+        Configuration of the model.
+    layout : str
+        "minivit", "google", "timm" or "huggingface".
+
+    Returns
+    -------
+    dict
+        {name: NumPy array}, ready for `np.savez` or `safetensors.numpy.save_file`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown layout, or one that has no name for an array of this model.
+
+    Examples
+    --------
+    >>> model = minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10)
+    >>> export(model.params, model.config, "timm")["blocks.0.attn.qkv.weight"].shape
+    (576, 192)
+    """
+    if layout not in MODULES:
+        raise ValueError(f"unknown layout {layout!r}: choose {', '.join(LAYOUTS)}")
+    spelling = Spelling()
+    if layout == "timm" and config.stem == ():
+        spelling = Spelling(parts=timm.ROOT_ALONE)
+    elif layout == "huggingface" and config.classes is not None:
+        spelling = Spelling("vit.")
+    entries = MODULES[layout].names(config)
+    return {
+        spelling.spell(name): part
+        for leaf, array in flatten(tree).items()
+        for name, part in entries[leaf].to_file(to_host(array)).items()
+    }
+
+
+class ModelFile:
+    """The arrays of a file under the names of its layout, without those outside the model.
+
+    Raises CheckpointError if the names belong to no layout, or if two arrays are the same.
+    """
+
+    def __init__(self, path: Path, arrays: dict[str, Array]) -> None:
+        spellings = {module: module.find_spelling(arrays) for module in MODULES.values()}
+        self.layout: Any = next((module for module, found in spellings.items() if found), own)
+        self.path, self.spelling = path, spellings[self.layout]
+        if self.spelling is None:
+            some = ", ".join(sorted(arrays)[:3])
+            raise CheckpointError(f"{path} is not a Vision Transformer: it contains {some}, ...")
+        self.arrays: dict[str, Array] = {}
+        self.sources: dict[str, str] = {}  # name in the layout: name in the file
+        prefix, _, ignored = self.spelling
+        for source, array in arrays.items():
+            if f"{source}/".startswith(ignored) and not source.startswith(prefix):
+                continue
+            parts = [(self.spelling.normalise(source), array)]
+            if self.layout is google:
+                parts = google.unpack(*parts[0], class_token=f"{prefix}cls" in arrays)
+            for name, part in parts:
+                if name in self.arrays:
+                    twin = self.sources[name]
+                    raise CheckpointError(f"{path}: '{source}' and '{twin}' are the same array")
+                self.arrays[name], self.sources[name] = part, source
+        self.shapes: Shapes = {name: array.shape for name, array in self.arrays.items()}
+
+    def error(self, reason: ValueError) -> CheckpointError:
+        """Return an error that names the file, and an array as the file does."""
+        text, *names = reason.args
+        if isinstance(reason, ArrayError):
+            spelled = [self.sources.get(name, self.spelling.spell(name)) for name in names]
+            text = text.format(*(f"'{name}'" for name in spelled))
+        return CheckpointError(f"{self.path}: {text}")
+
+    def entries(self, config: ViTConfig) -> dict[str, Entry]:
+        """Return the entries of all leaves. Raise ArrayError if their names are not the file's."""
+        entries = self.layout.names(config)
+        expected = {name: leaf for leaf, entry in entries.items() for name in entry.names}
+        for name in [name for name in expected if name not in self.arrays]:
+            raise ArrayError("the array {} is missing" + HINTS.get(expected[name], ""), name)
+        for name in [name for name in self.arrays if name not in expected]:
+            raise ArrayError("the array {} is unknown", name)
+        return entries
+
+    def read(self, config: ViTConfig) -> Tree:
+        """Return the tree of parameters. Raise ArrayError if an array is missing or not valid."""
+        entries = self.entries(config)
+        dtypes = Counter(array.dtype for array in self.arrays.values())
+        # minivit's arrays have one dtype. Of other mixtures, the widest; float16 becomes float32.
+        mixed, usual = self.layout is not own, dtypes.most_common(1)[0][0]
+        for name, shape in ((n, e.file_shape) for e in entries.values() for n in e.names):
+            array = self.arrays[name]
+            if array.shape != shape:
+                raise ArrayError(f"{{}} has shape {array.shape}, expected {shape}", name)
+            if array.dtype.kind != "f" or not (mixed or array.dtype == usual):
+                raise ArrayError(f"{{}} has dtype {array.dtype}, expected floats of one type", name)
+            if not np.isfinite(array).all():
+                raise ArrayError("{} contains NaN or infinity", name)
+        dtype = np.result_type(np.float32, *dtypes) if mixed else usual
+        leaves = {
+            leaf: entries[leaf].to_leaf(self.arrays, spec.shape).astype(dtype, copy=False)
+            for leaf, spec in flatten(parameter_specs(config)).items()
+        }
+        return unflatten(leaves)

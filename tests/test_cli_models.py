@@ -1,0 +1,269 @@
+"""The commands that use a trained model: `evaluate`, `predict` and `attention`."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.commands import error_of, output_of, save_model, use_few_scattered
+from PIL import Image
+
+from minivit import ViT, analysis, data, layers, training
+
+COLOUR = {"image_size": (16, 24), "channels": 3, "classes": 5, "preprocessing": "dino"}
+NAMES = ["tench", "great white shark", "crane", "tissue, toilet", "ox"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory, with two models, digits, a photograph and names of classes."""
+    monkeypatch.chdir(tmp_path)
+    save_model("model.npz")
+    save_model("colour.npz", **COLOUR)
+    ink = (data.load_digits().held_out_images[:2, ..., 0] + 1) * 127.5
+    for i, image in enumerate(ink.astype(np.uint8)):
+        Image.fromarray(image).save(f"light{i}.png")
+        Image.fromarray(255 - image).save(f"dark{i}.png")
+    pixels = np.random.default_rng(3).integers(0, 256, (30, 50, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("photo.png")
+    Path("labels.txt").write_text("\n".join(NAMES) + "\n")
+    return tmp_path
+
+
+# --- evaluate ---------------------------------------------------------------------------------
+
+
+def test_evaluate_resizes_the_data_set_for_the_model():
+    model = save_model("large.npz", image_size=16, channels=3)
+    words = ["evaluate", "--weights", "large.npz"]
+    message = error_of(*words)
+    assert message.startswith("large.npz takes images of 16 x 16 x 3")
+    assert message.endswith("Choose the data set with --data")
+    d = data.resize_dataset(data.load_digits(), (16, 16), 3)
+    score = training.evaluate(model, d.held_out_images, d.held_out_labels)
+    out = output_of(*words, "--data", "digits")
+    assert f"cross-entropy {score.loss:.4f} nats" in out
+    assert output_of(*words, "--data", "digits", "--image-size", 32) != out
+
+
+@pytest.mark.parametrize(
+    ("classes", "has"), [(None, "has no classifier"), (5, "has 5 classes")], ids=str
+)
+def test_a_model_without_the_classes_of_the_data_set_has_a_few_shot_accuracy(classes, has):
+    model = save_model("other.npz", classes=classes)
+    words = ["evaluate", "--weights", "other.npz"]
+    message = error_of(*words)
+    assert f"other.npz {has}, but the digits have 10 classes" in message
+    assert "train --from" in message
+    d = data.load_digits()
+    features, test = model.features(d.images), model.features(d.held_out_images)
+    found = training.evaluate_few_shot(features, d.labels, test, d.held_out_labels, shots=(1, 10))
+    assert output_of(*words, "--shots", 1, 10).splitlines() == [
+        f"{n} per class: {row.mean():.2%} held-out accuracy "
+        f"({row.min():.2%} to {row.max():.2%} in 3 draws)"
+        for n, row in zip((1, 10), found, strict=True)
+    ]
+
+
+# --- predict ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top", [1, 3, 99])
+def test_predict_prints_the_most_likely_classes(top):
+    files = ["light0.png", "light1.png"]
+    images = np.stack([data.read_image(file, (8, 8), 1) for file in files])
+    probabilities, _ = layers.softmax(ViT.load("model.npz")(images))
+    lines = []
+    for file, p in zip(files, probabilities, strict=True):
+        best = sorted(range(10), key=p.__getitem__, reverse=True)[:top]
+        lines.append(f"{file}: " + ", ".join(f"{c} ({p[c]:.1%})" for c in best))
+    words = ["predict", "--weights", "model.npz", *files]
+    assert output_of(*words, "--top", top).splitlines() == lines
+    assert lines[0].partition(":")[2] != lines[1].partition(":")[2]
+    assert top != 3 or output_of(*words).splitlines() == lines  # the default
+
+
+def test_invert_is_for_dark_digits_on_a_bright_background():
+    light, inverted, dark = (
+        output_of("predict", "--weights", "model.npz", *words).partition(":")[2]
+        for words in (["light0.png"], ["--invert", "dark0.png"], ["dark0.png"])
+    )
+    assert light == inverted != dark
+
+
+def test_predict_prints_the_names_of_the_classes():
+    image = data.read_image("photo.png", (16, 24), 3, "dino")
+    (p,), _ = layers.softmax(ViT.load("colour.npz")(image[None]))
+    best = sorted(range(5), key=p.__getitem__, reverse=True)
+    words = ["--weights", "colour.npz", "--labels", "labels.txt", "--top", 5, "photo.png"]
+    lines = ["photo.png", *(f"{p[c]:8.1%}  {NAMES[c]}" for c in best)]
+    assert output_of("predict", *words).splitlines() == lines
+
+
+def predict_call(monkeypatch, *words):
+    """Return the model and the images of a prediction."""
+    calls = []
+
+    def call(self, images):
+        calls.append((self, images))
+        return np.zeros((len(images), self.config.classes), np.float32)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ViT, "__call__", call)
+        output_of("predict", "--weights", "colour.npz", "photo.png", *words)
+    (only,) = calls
+    return only
+
+
+def test_images_are_preprocessed_as_for_the_model_or_as_requested(monkeypatch):
+    dino = data.get_preprocessing("dino", (16, 24))
+    for words, preprocessing in [
+        ([], dino),
+        (["--preprocess", "timm"], "timm"),
+        (["--short-side", 20], dataclasses.replace(dino, short_side=20)),
+        (["--preprocess=google", "--short-side=16"], data.Preprocessing(16, antialias=False)),
+    ]:
+        _, (image,) = predict_call(monkeypatch, *words)
+        expected = data.read_image("photo.png", (16, 24), 3, preprocessing)
+        assert np.array_equal(image, expected), words
+    _, (image,) = predict_call(monkeypatch, "--invert")
+    expected = dino.invert(data.read_image("photo.png", (16, 24), 3, dino))
+    assert np.array_equal(image, expected)
+    words = ["--weights", "colour.npz", "photo.png", "--short-side", 8]
+    assert error_of("predict", *words).startswith("photo.png")
+
+
+def test_options_replace_what_the_file_contains(monkeypatch):
+    words = ["--image-size=32x48", "--heads=4", "--gelu=erf", "--norm-eps=1e-3"]
+    model, images = predict_call(monkeypatch, *words)
+    c = model.config
+    assert images.shape == (1, 32, 48, 3)
+    assert (c.image_size, c.heads, c.gelu, c.norm_eps) == ((32, 48), 4, "erf", 1e-3)
+    for method in ("aligned", "bicubic"):
+        model, _ = predict_call(monkeypatch, "--image-size=32x48", "--resize", method)
+        expected = ViT.load("colour.npz", image_size=(32, 48), resize=method)
+        tables = [m.params["positions"]["table"] for m in (model, expected)]
+        assert np.array_equal(*tables)
+
+
+def test_a_model_without_a_classifier_has_attention_maps_but_no_predictions():
+    save_model("none.npz", image_size=16, channels=3, classes=None)
+    words = ["--weights", "none.npz", "photo.png"]
+    assert error_of("predict", *words).startswith("none.npz has no classifier")
+    assert output_of("attention", *words) == "attention.png\n"
+    for more in (["--labels", "labels.txt"], ["--kind", "gradients"]):
+        assert "no classifier" in error_of("attention", *words, *more)
+
+
+# --- attention --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plots(monkeypatch):
+    """The arguments of every figure of a model, which is not drawn."""
+    calls = []
+
+    def plot_model(model, kind, images=None, titles=(), layer=-1, boxes=None):
+        calls.append(SimpleNamespace(**locals()))
+
+    def plot_held_out(model, dataset, kind="maps", layer=-1):
+        calls.append(SimpleNamespace(**locals()))
+
+    monkeypatch.setattr(analysis, "plot_model", plot_model)
+    monkeypatch.setattr(analysis, "plot_held_out", plot_held_out)
+    monkeypatch.setattr(analysis, "save_figure", lambda figure, path: None)
+    return calls
+
+
+@pytest.mark.parametrize("kind", analysis.KINDS)
+def test_attention_writes_every_kind_of_figure_with_the_same_bytes(kind):
+    figures = []
+    for name in ("one.png", "two.png"):
+        words = ["attention", "--weights", "model.npz", "--kind", kind, "--out", name]
+        assert output_of(*words) == f"{name}\n"
+        figures.append(Path(name).read_bytes())
+    assert figures[0] == figures[1]
+    assert figures[0].startswith(b"\x89PNG")
+    if kind in analysis.IMAGE_KINDS:
+        assert output_of(*words, "light0.png") == "two.png\n"
+        assert Path("two.png").read_bytes() != figures[0]
+
+
+@pytest.mark.parametrize(("words", "layer"), [([], 1), (["--layer", 1], 0), (["--layer=-2"], 0)])
+def test_attention_draws_the_requested_layer(plots, words, layer):
+    output_of("attention", "--weights", "model.npz", "light0.png", *words)
+    output_of("attention", "--weights", "model.npz", "--kind", "gradients", *words)
+    assert [range(2)[plot.layer] for plot in plots] == [layer, layer]
+    assert plots[1].kind == "gradients"
+
+
+def test_attention_draws_image_files_with_their_predictions(plots):
+    output_of("attention", "--weights", "model.npz", "light0.png", "dark1.png")
+    output_of("attention", "--weights", "model.npz", "dark1.png", "--invert")
+    plot, inverted = plots
+    assert plot.titles == ["light0.png", "dark1.png"]
+    expected = [data.read_image(file, (8, 8), 1) for file in plot.titles]
+    assert np.array_equal(plot.images, expected)
+    assert np.array_equal(inverted.images, -plot.images[1:])
+
+
+def test_attention_draws_a_data_set_resized_for_the_model(plots):
+    save_model("large.npz", **COLOUR | {"classes": 10})
+    assert "Choose the data set with --data" in error_of(
+        "attention", "--weights", "model.npz", "--image-size", 40
+    )
+    output_of("attention", "--weights", "large.npz", "--data", "digits")
+    (plot,) = plots
+    d = data.resize_dataset(data.load_digits(), (16, 24), 3, "dino")
+    assert np.array_equal(plot.dataset.held_out_images[:9], d.held_out_images[:9])
+    message = error_of("attention", "--weights", "colour.npz", "--data", "digits")
+    assert "colour.npz has 5 classes, but the digits have 10 classes" in message
+
+
+def test_a_model_of_photographs_has_a_default_image(plots):
+    words = ["--weights", "colour.npz", "--labels", "labels.txt"]
+    portrait = data.sample_photograph()
+    path, first, *_ = output_of("predict", *words).splitlines()
+    assert path == str(portrait)
+    output_of("attention", "--weights", "colour.npz")
+    output_of("attention", *words)
+    plain, named = plots
+    expected = data.read_image(portrait, (16, 24), 3, "dino")
+    assert np.array_equal(plain.images, expected[None])
+    assert plain.titles == ["grace_hopper.jpg"]
+    share, name = first.split(maxsplit=1)
+    assert named.titles == [f"grace_hopper.jpg\n{name} ({share})"]
+
+
+def test_a_file_name_that_is_not_valid_text_is_drawn():
+    odd = Path("\udcff.png")  # the byte 255
+    try:
+        odd.write_bytes(Path("light0.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system does not allow such names")
+    assert output_of("attention", "--weights", "model.npz", odd) == "attention.png\n"
+
+
+@pytest.mark.parametrize("kind", ["maps", "gradients", "distance", "filters"])
+def test_attention_prints_the_localisation_on_scattered_digits_by_default(plots, monkeypatch, kind):
+    model = save_model("scattered.npz", image_size=24, patch_size=4)
+    assert data.SCATTERED_MODEL.is_file()
+    monkeypatch.setattr(data, "SCATTERED_MODEL", Path("scattered.npz"))
+    few = use_few_scattered(monkeypatch, held_out=40)
+    *lines, last = output_of("attention", "--kind", kind).splitlines()
+    assert last == "attention.png"
+    scores = analysis.localisation_scores(model, few.held_out_images, few.held_out_boxes)
+    expected = [
+        f"{name}: {scores[name]:.1%} of the map lies in the bounding box, which covers 11.1% of "
+        "the image (mean over 40 held-out images)"
+        for name in ("rollout", "gradient-weighted", "gradient sum")
+    ]
+    assert lines == (expected if kind in ("maps", "gradients") else [])
+
+
+def test_attention_prints_no_localisation_on_resized_images(plots, monkeypatch):
+    use_few_scattered(monkeypatch)
+    save_model("large.npz", image_size=16, channels=3)
+    words = ["attention", "--weights", "large.npz", "--data", "scattered"]
+    assert output_of(*words) == "attention.png\n"

@@ -1,0 +1,263 @@
+"""Complete and interrupted trainings: the same bits, checkpoints, logs, and damaged files."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.models import few_digits, same_bits
+from helpers.trainings import (
+    ALL_OPTIONS,
+    EPOCHS,
+    STEPS,
+    interrupt,
+    log_without_seconds,
+    make_recipe,
+    new_model,
+)
+
+from minivit import ViT, data, flatten, weights
+from minivit.training import (
+    ResumeError,
+    evaluate,
+    read_log,
+    read_progress,
+    resume,
+    schedule_learning_rate,
+    train,
+)
+
+DIGITS = few_digits()
+FIXTURES = Path(__file__).parent / "fixtures"
+RECIPES = {
+    "adamw": {},
+    "sgd": {"optimiser": "sgd"},
+    "frozen": {"optimiser": "sgd", "freeze": True},
+    "all options": ALL_OPTIONS,
+}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def complete(request, tmp_path_factory):
+    """Return the recipe and the folder of an uninterrupted training."""
+    folder = tmp_path_factory.mktemp("complete")
+    recipe = make_recipe(**RECIPES[request.param])
+    train(new_model(), DIGITS, recipe, folder)
+    return recipe, folder
+
+
+def train_until(folder, monkeypatch, name, call, **fields):
+    """Train a new model until a function of the loop is interrupted. Return the checkpoint."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, name, call)
+        with pytest.raises(KeyboardInterrupt):
+            train(new_model(), DIGITS, make_recipe(**fields), folder)
+    return folder / "model.npz"
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """Return the checkpoint of a training that was interrupted in its third epoch."""
+    return train_until(tmp_path, monkeypatch, "evaluate", 3)
+
+
+# --- the same bits -------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(complete, tmp_path):
+    recipe, folder = complete
+    for threads in (1, 2, 3):
+        train(new_model(), DIGITS, recipe, tmp_path, threads=threads)
+        assert (tmp_path / "model.npz").read_bytes() == (folder / "model.npz").read_bytes()
+        assert log_without_seconds(tmp_path) == log_without_seconds(folder)
+
+
+def test_a_complete_training_leaves_a_model_and_a_log(complete):
+    _, folder = complete
+    assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "model.npz"]
+    assert read_progress(folder) is None
+    assert weights.load_training(folder / "model.npz") == {}
+    rows = read_log(folder / "log.csv")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    assert [row["learning_rate"] for row in rows] == [
+        schedule_learning_rate(STEPS * epoch - 1, 4 * STEPS, 0.01, warmup=STEPS)
+        for epoch in (1, 2, 3, 4)
+    ]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    score = evaluate(ViT.load(folder / "model.npz"), *DIGITS[3:5])
+    assert (rows[-1]["held_out_loss"], rows[-1]["held_out_accuracy"]) == score
+
+
+PLACES = {  # all in the third epoch
+    "at the first step": ("batch_gradients", 2 * STEPS + 1),
+    "at the third step": ("_update", 2 * STEPS + 3),
+    "before the evaluation": ("evaluate", 3),
+    "between log and checkpoint": ("_save_checkpoint", 4),  # the first one precedes all epochs
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(
+    complete, tmp_path, monkeypatch, place
+):
+    recipe, folder = complete
+    path = train_until(tmp_path, monkeypatch, *PLACES[place], **recipe.to_dict())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "model.npz"]
+    progress = read_progress(tmp_path)
+    assert (progress.epoch, progress.t, progress.recipe) == (2, 2 * STEPS, recipe)
+    assert (progress.data, progress.source) == ("digits", DIGITS.source)
+    model, rows = ViT.load(path), read_log(tmp_path / "log.csv")
+    assert evaluate(model, *DIGITS[3:5]).loss == rows[1]["held_out_loss"]
+
+    resume(tmp_path, model, DIGITS, threads=1)
+    assert path.read_bytes() == (folder / "model.npz").read_bytes()
+    assert log_without_seconds(tmp_path) == log_without_seconds(folder)
+    assert same_bits(model.params, ViT.load(path).params)
+
+
+def test_a_training_may_be_interrupted_in_every_epoch(complete, tmp_path, monkeypatch):
+    recipe, folder = complete
+    path = train_until(tmp_path, monkeypatch, "batch_gradients", 3, **recipe.to_dict())
+    for _ in range(EPOCHS - 1):
+        with monkeypatch.context() as patch:
+            interrupt(patch, "batch_gradients", STEPS + 1)
+            with pytest.raises(KeyboardInterrupt):
+                resume(tmp_path, ViT.load(path), DIGITS)
+    resume(tmp_path, ViT.load(path), DIGITS)
+    assert path.read_bytes() == (folder / "model.npz").read_bytes()
+    assert log_without_seconds(tmp_path) == log_without_seconds(folder)
+
+
+def test_a_training_of_version_0_1_0_can_be_resumed(tmp_path):
+    # Its recipe and log have other field names, which RENAMED_FIELDS translates.
+    d, old = data.load_digits(n=64), FIXTURES / "version_0_1_0"
+    d = d._replace(held_out_images=d.held_out_images[:32], held_out_labels=d.held_out_labels[:32])
+    shutil.copytree(old / "unfinished", tmp_path / "run")
+    path = tmp_path / "run" / "model.npz"
+    resume(tmp_path / "run", ViT.load(path), d)
+    expected = flatten(ViT.load(old / "finished" / "model.npz").params)
+    for name, leaf in flatten(ViT.load(path).params).items():
+        np.testing.assert_allclose(leaf, expected[name], rtol=0, atol=1e-5, err_msg=name)
+    rows, old_rows = (read_log(f / "log.csv") for f in (tmp_path / "run", old / "finished"))
+    assert [row["step"] for row in rows] == [row["step"] for row in old_rows] == [2, 4, 6]
+    assert rows[-1]["learning_rate"] == old_rows[-1]["learning_rate"]
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+def test_a_row_of_the_log_is_on_the_disk_before_the_checkpoint_of_its_epoch(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def recorded(number):
+        fsync(number)
+        path = Path(os.readlink(f"/proc/self/fd/{number}"))
+        is_log = path.suffix == ".csv"
+        synced.append(len(path.read_text().splitlines()) if is_log else path.suffix)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    train(new_model(), DIGITS, make_recipe(epochs=2), tmp_path)
+    assert synced == [".tmp", ".tmp", 2, ".tmp", 3, ".tmp"]  # lines of the log, and checkpoints
+
+
+def test_a_resumed_training_that_is_killed_at_once_keeps_its_log(interrupted, monkeypatch):
+    before = (interrupted.parent / "log.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        interrupt(patch, "_train_epoch", 1)
+        with pytest.raises(KeyboardInterrupt):
+            resume(interrupted.parent, ViT.load(interrupted), DIGITS)
+    assert (interrupted.parent / "log.csv").read_bytes() == before
+
+
+def test_a_training_that_was_killed_before_its_log_existed_can_be_resumed(tmp_path, monkeypatch):
+    path = train_until(tmp_path, monkeypatch, "write_log", 1, epochs=2)
+    assert not (tmp_path / "log.csv").exists()
+    resume(tmp_path, ViT.load(path), DIGITS)
+    assert [row["epoch"] for row in read_log(tmp_path / "log.csv")] == [1, 2]
+
+
+def test_the_seconds_continue_from_the_log(interrupted):
+    path = interrupted.parent / "log.csv"
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].rpartition(",")[0] + ",1000.0"
+    path.write_text("\n".join(lines) + "\n")
+    resume(interrupted.parent, ViT.load(interrupted), DIGITS)
+    seconds = [row["seconds"] for row in read_log(path)]
+    assert 1000 == seconds[1] < seconds[2] <= seconds[3]
+
+
+@pytest.mark.parametrize("text", ["hello\nworld\n", "epoch,step\n1,2\n", "epoch,step\n1\n"])
+def test_a_file_that_is_not_a_log_is_rejected(text, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"log\.csv is not a training log"):
+        read_log(path)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_a_complete_training_cannot_be_resumed(complete):
+    _, folder = complete
+    before = (folder / "log.csv").read_bytes()
+    with pytest.raises(ResumeError, match=r"model\.npz is complete: there is nothing to resume"):
+        resume(folder, ViT.load(folder / "model.npz"), DIGITS)
+    assert (folder / "log.csv").read_bytes() == before
+
+
+def test_a_folder_without_a_checkpoint_cannot_be_resumed(tmp_path):
+    assert read_progress(tmp_path) is None
+    assert read_progress(tmp_path / "missing") is None
+    with pytest.raises(FileNotFoundError, match=r"model\.npz"):
+        resume(tmp_path, new_model(), DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "letters"}, r"model\.npz was trained on the digits, not on the letters"),
+        ({"labels": DIGITS.labels[::-1]}, "other files or labels than the digits have now"),
+        ({"classes": tuple("abcdefghij")}, "other files or labels than the digits have now"),
+    ],
+)
+def test_a_training_can_only_be_resumed_with_the_same_data(interrupted, fields, message):
+    before = interrupted.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        resume(interrupted.parent, ViT.load(interrupted), DIGITS._replace(**fields))
+    assert interrupted.read_bytes() == before
+
+
+def with_progress(text):
+    return lambda training: training | {"progress": np.array(text)}
+
+
+DAMAGES = {
+    "progress that is not JSON": with_progress("{"),
+    "progress that is a list": with_progress("[]"),
+    "progress without an epoch": with_progress('{"recipe": {}}'),
+    "an unknown recipe field": with_progress('{"recipe": {"colour": 3}, "epoch": 2, "t": 10}'),
+    "an invalid recipe": with_progress('{"recipe": {"learning_rate": -1}, "epoch": 2, "t": 10}'),
+    "an epoch too large": with_progress('{"recipe": {"epochs": 4}, "epoch": 5, "t": 10}'),
+    "no m": lambda training: {n: a for n, a in training.items() if n != "m"},
+    "v of another shape": lambda training: training | {"v": training["v"][:-1]},
+    "v that would be broadcast": lambda training: training | {"v": training["v"][:1]},
+    "m with NaN": lambda training: training | {"m": training["m"] * np.nan},
+    "no running weights": lambda training: {n: a for n, a in training.items() if n != "running"},
+    "running of another shape": lambda training: training | {"running": training["running"][:1]},
+    "running with NaN": lambda training: training | {"running": training["running"] * np.nan},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_checkpoint_is_rejected(tmp_path, monkeypatch, kind):
+    path = train_until(tmp_path, monkeypatch, "evaluate", 2, ema=0.9)
+    config, params = weights.load(path)
+    weights.save(path, config, params, DAMAGES[kind](weights.load_training(path)))
+    with pytest.raises(weights.CheckpointError) as error:
+        resume(tmp_path, ViT.load(path), DIGITS)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "running" not in kind or "'running'" in str(error.value)
