@@ -11,18 +11,6 @@ __version__ = "0.2.0"
 
 
 __all__ = [
-    "ViT",
-    "ViTConfig",
-    "__version__",
-    "analysis",
-    "data",
-    "devices",
-    "flatten",
-    "gradcheck",
-    "layers",
-    "list_retained",
-    "models",
-    "training",
-    "unflatten",
-    "weights",
-]
+    "ViT", "ViTConfig", "__version__", "analysis", "data", "devices", "flatten", "gradcheck",
+    "layers", "list_retained", "models", "training", "unflatten", "weights",
+]  # fmt: skip

@@ -1,6 +1,6 @@
 """The class ViT: a configuration, its parameters, and the operations on them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from . import weights
 from .arrays import Array, Pullback, Watch, array_module, device_of, to_host
 from .devices import resolve_device, to_device
 from .models import ViTConfig, forward_features, infer, initialise, vit
-from .parallel import batch_slices, choose_shard_count, map_shards
+from .parallel import batch_slices, choose_shard_count, map_parts, map_shards
 
 CACHE_BYTES = 3 << 20  # the largest array of a shard should stay below this size
 GPU_BATCH_SIZE = 256  # images per call on a GPU in inference
@@ -65,10 +65,6 @@ class ViT:
         **fields
             Fields of ViTConfig that replace those of the named configuration.
 
-        Returns
-        -------
-        ViT
-
         Raises
         ------
         ValueError
@@ -115,17 +111,13 @@ class ViT:
         **fields
             Fields of ViTConfig that the file does not contain, such as `heads`, `gelu`, `norm_eps`.
 
-        Returns
-        -------
-        ViT
-
         Raises
         ------
         FileNotFoundError
             If there is no such file.
-        ValueError
-            If the file is not a complete, valid model (`weights.CheckpointError`). The message is
-            one line that names the file and the array.
+        CheckpointError
+            A ValueError: the file is not a complete, valid model. The message is one line that
+            names the file and the array.
 
         Examples
         --------
@@ -226,8 +218,7 @@ class ViT:
 
         Returns
         -------
-        (B, D) NumPy array
-            y of Equation 4; (B, R) if there is a hidden layer of width R.
+        (B, D) NumPy array, or (B, R) if there is a hidden layer of width R
 
         Examples
         --------
@@ -321,27 +312,13 @@ class ViT:
         """Concatenate function(part) over parts of the batch, on the host."""
         images = self.prepare_images(images)
         if self.device == "gpu":
-            parts = self._map_on_gpu(function, images)
+            parts = map_parts(lambda part: to_host(function(part)), images, GPU_BATCH_SIZE)
         else:
             # No pullbacks are retained, so a shard may have enough rows for BLAS to be efficient.
             size = max(self._images_in_cache(), MIN_ROWS // self.config.tokens)
             shards = batch_slices(len(images), choose_shard_count(len(images), size))
             parts = map_shards(function, [images[shard] for shard in shards])
         return np.concatenate([to_host(part) for part in parts], axis=axis)
-
-    def _map_on_gpu(self, function: Callable[[Array], Array], images: Array) -> Iterator[Array]:
-        """Apply a function to parts of the batch; halve the size when GPU memory is exhausted."""
-        start, size = 0, GPU_BATCH_SIZE
-        while start < len(images):
-            try:
-                result = to_host(function(images[start : start + size]))
-            except MemoryError:
-                if size == 1:
-                    raise
-                size //= 2
-                continue
-            yield result
-            start += size
 
     def _attention(self, images: Array) -> Array:
         maps: dict[str, Array] = {}

@@ -72,6 +72,21 @@ def map_shards(
             wait(running)
 
 
+def map_parts(function: Callable[[Any], Any], batch: Any, size: int) -> Iterator[Any]:
+    """Apply a function to one part of a batch after the other. Halve `size` if memory runs out."""
+    start = 0
+    while start < len(batch):
+        try:
+            result = function(batch[start : start + size])
+        except MemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        yield result
+        start += size
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """A pool that is kept. Starting two threads per step takes 10% of a small model's step."""

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import tracemalloc
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -175,23 +174,6 @@ def test_the_largest_batch_that_fits():
         assert needs[size - 1] <= available < needs[size]
     assert cost.max_batch_size(needs[0] - 1, 64, required) == 0
     assert cost.max_batch_size(needs[40], 5, required) == 5
-
-
-def test_available_memory_respects_the_limit_of_a_container(tmp_path, monkeypatch):
-    meminfo, group = tmp_path / "meminfo", tmp_path / "group"
-    module = import_module("minivit.cost.memory")  # `cost.memory` is the function
-    monkeypatch.setattr(module, "MEMINFO", meminfo)
-    monkeypatch.setattr(module, "CGROUP", group)
-    assert cost.available_memory() is None
-    meminfo.write_text("MemTotal:  9 kB\nMemAvailable:  5 kB\nHugePages_Total:  0\n")
-    assert cost.available_memory() == 5 * 1024
-    group.mkdir()
-    (group / "memory.stat").write_text("anon 1\ninactive_file 700\n")
-    (group / "memory.current").write_text("3000\n")
-    (group / "memory.max").write_text("max\n")
-    assert cost.available_memory() == 5 * 1024
-    (group / "memory.max").write_text("4000\n")
-    assert cost.available_memory() == 4000 - 3000 + 700
 
 
 # Report and command

@@ -14,11 +14,9 @@ from PIL import Image
 import minivit
 from minivit.data import (
     ByteImages,
-    Dataset,
     load_digits,
     read_image,
     read_labels,
-    resize_dataset,
     sample_photograph,
 )
 from minivit.data.dataset import fingerprint, read, take
@@ -96,16 +94,6 @@ def test_byte_images_become_floats_when_they_are_indexed(indices):
     assert np.array_equal(images, pixels[indices].astype(np.float32) / 127.5 - 1)
     images[...] = 0
     assert np.array_equal(pixels, PIXELS)
-
-
-@pytest.mark.parametrize(("size", "channels"), [((8, 8), 1), ((16, 16), 3), ((4, 4), 1)])
-def test_byte_images_are_resized_like_arrays(size, channels):
-    results = []
-    for images in (ByteImages(PIXELS)[:], ByteImages(PIXELS)):
-        dataset = Dataset("x", images, np.zeros(4), images, np.zeros(4), ())
-        results.append(resize_dataset(dataset, size, channels).images[np.array([1, 3])])
-    assert results[0].shape == (2, *size, channels)
-    assert np.array_equal(*results)
 
 
 # --- image files -----------------------------------------------------------------------------

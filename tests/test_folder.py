@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minivit import ViT, ViTConfig
 from minivit.data import ResizedImages, load_digits, read_image, resize_dataset
 from minivit.data.dataset import fingerprint, take
 from minivit.data.folder import FolderImages, describe_unreadable, load_folder
 from minivit.models import PREPROCESSINGS
-from minivit.training.evaluate import BATCH_SIZE, evaluate, predict_batches
+from minivit.training.evaluate import BATCH_SIZE, predict_batches
 
 
 def paint(path, level=0, **options):
@@ -365,17 +364,6 @@ def test_readable_images_are_evaluated_batch_by_batch(n):
     assert labels.tolist() == [i + 1 for i in good]
     with pytest.raises(ValueError, match="none of the images could be read"):
         predict_batches(np.negative, NumberedImages(n, range(n)), np.arange(n))
-
-
-def test_a_score_does_not_depend_on_unreadable_images(zoo):
-    model = ViT.create(ViTConfig(8, 4, 3, classes=3, width=8, depth=1, heads=2, mlp_width=8))
-    model.params["head"]["kernel"][:] = np.random.default_rng(2).normal(size=(8, 3))
-    d = load_folder(zoo, (8, 8))
-    readable = ~np.isin(np.arange(len(d.images)), [0, 3, 40, 46])
-    expected = evaluate(model, d.images[readable], d.labels[readable])
-    for file in d.images.files[~readable]:
-        damage(file)
-    assert evaluate(model, d.images, d.labels) == expected
 
 
 # --- resizing --------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""A real ViT-Ti/16 and real photographs: the same logits, the same names, from file to figure.
+"""A real ViT-Ti/16 on real photographs: logits, names of classes and figures.
 
-The logits of the reference are an independent PyTorch model's, rounded to four digits.
+The reference logits were computed by an independent PyTorch model and rounded to four digits.
 """
 
 import dataclasses
@@ -10,61 +10,54 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import output_of as printed
+from helpers.commands import output_of
 from PIL import Image
 
 from minivit import ViT, data
 
 FOLDER = os.environ.get("MINIVIT_TEST_DATA")
-pytestmark = pytest.mark.skipif(
-    not FOLDER, reason="MINIVIT_TEST_DATA does not name the folder of test data"
-)
-DATA = Path(FOLDER or "")
-WEIGHTS = DATA / "vit-tiny-imagenet" / "vit_tiny_patch16_224.npz"
-LABELS = DATA / "vit-tiny-imagenet" / "imagenet_labels.txt"
+pytestmark = pytest.mark.skipif(not FOLDER, reason="MINIVIT_TEST_DATA is not set")
+PHOTOS = Path(FOLDER or "") / "photos"
+IMAGENET = Path(FOLDER or "") / "vit-tiny-imagenet"
+WEIGHTS, LABELS = IMAGENET / "vit_tiny_patch16_224.npz", IMAGENET / "imagenet_labels.txt"
+OPTIONS = ["--weights", WEIGHTS, "--labels", LABELS]
 NAMES = ["astronaut.png", "chelsea.png", "china.png", "coffee.png"]
 
 
 @pytest.fixture(scope="module")
 def reference():
-    text = (DATA / "vit-tiny-imagenet" / "reference_photos.json").read_text()
-    return json.loads(text)["photos"]
+    return json.loads((IMAGENET / "reference_photos.json").read_text())["photos"]
 
 
-@pytest.fixture(scope="module")
-def model():
-    return ViT.load(WEIGHTS)
+def test_logits_of_photographs(reference):
+    model = ViT.load(WEIGHTS)
+    preprocessing = data.get_preprocessing("timm", model.config.image_size)
+    preprocessing = dataclasses.replace(preprocessing, short_side=256)
+    for name in NAMES:
+        image = data.read_image(PHOTOS / name, model.config.image_size, 3, preprocessing)
+        (logits,) = model(image[None])
+        expected = reference[name]["logits_first8"]
+        np.testing.assert_allclose(logits[: len(expected)], expected, rtol=0, atol=1e-4)
+        best = np.argsort(-logits)[:5]
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        assert best.tolist() == [c for c, _, _ in reference[name]["top5"]]
+        probabilities = [probability for _, _, probability in reference[name]["top5"]]
+        np.testing.assert_allclose(p[best], probabilities, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_logits_of_a_photograph_are_those_of_another_implementation(model, reference, name):
-    how = data.get_preprocessing("timm", model.config.image_size)
-    how = dataclasses.replace(how, short_side=256)  # the middle of what has 256 x 256
-    image = data.read_image(DATA / "photos" / name, model.config.image_size, 3, how)
-    (logits,) = model(image[None])
-    expected = reference[name]["logits_first8"]
-    np.testing.assert_allclose(logits[: len(expected)], expected, rtol=0, atol=1e-4)
-    best = np.argsort(-logits)[:5]
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
-    assert best.tolist() == [c for c, _, _ in reference[name]["top5"]]
-    close = [share for _, _, share in reference[name]["top5"]]
-    np.testing.assert_allclose(p[best], close, rtol=0, atol=1e-5)
-
-
-def test_predict_names_the_five_classes_of_each_in_order(reference):
-    files = [DATA / "photos" / name for name in NAMES]
-    words = ["--weights", WEIGHTS, "--labels", LABELS, "--preprocess", "timm", "--short-side", 256]
-    lines = printed("predict", *files, *words, "--top", 5).splitlines()
+def test_predict_prints_the_five_most_probable_classes(reference):
+    files = [PHOTOS / name for name in NAMES]
+    options = [*OPTIONS, "--preprocess", "timm", "--short-side", 256, "--top", 5]
     expected = []
     for file in files:
         expected.append(str(file))
         expected += [f"{p:8.1%}  {name}" for _, name, p in reference[file.name]["top5"]]
-    assert lines == expected
+    assert output_of("predict", *files, *options).splitlines() == expected
 
 
-def test_the_default_photograph_shows_a_military_uniform():
-    path, first, *rest = printed("predict", "--weights", WEIGHTS, "--labels", LABELS).splitlines()
+def test_predict_classifies_the_sample_photograph():
+    path, first, *rest = output_of("predict", *OPTIONS).splitlines()
     assert path.endswith("grace_hopper.jpg")
     assert first.split(maxsplit=1)[1] == "military uniform"
     assert float(first.split("%")[0]) > 80
@@ -72,25 +65,20 @@ def test_the_default_photograph_shows_a_military_uniform():
 
 
 @pytest.mark.parametrize("size", ["384", "192x320"])
-def test_a_larger_or_longer_image_shows_the_same_things(size):
-    files = [DATA / "photos" / name for name in NAMES[1:]]
-    words = ["--weights", WEIGHTS, "--labels", LABELS, "--image-size", size, "--top", 1]
-    lines = printed("predict", *files, *words).splitlines()[1::2]
-    found = [line.split(maxsplit=1)[1] for line in lines]
+def test_predict_classifies_alike_at_another_image_size(size):
+    files = [PHOTOS / name for name in NAMES[1:]]
+    lines = output_of("predict", *files, *OPTIONS, "--image-size", size, "--top", 1).splitlines()
+    found = [line.split(maxsplit=1)[1] for line in lines[1::2]]
     assert found == ["Egyptian cat", "monastery", "espresso"]
 
 
-def test_attention_is_laid_over_the_photographs(tmp_path):
-    out = tmp_path / "figure.png"
-    files = [DATA / "photos" / name for name in NAMES[:2]]
-    words = ["--weights", WEIGHTS, "--labels", LABELS, "--out", out]
-    assert printed("attention", *files, *words) == f"{out}\n"
+def test_attention_is_drawn_over_the_photographs(tmp_path):
+    out, files = tmp_path / "figure.png", [PHOTOS / name for name in NAMES[:2]]
+    assert output_of("attention", *files, *OPTIONS, "--out", out) == f"{out}\n"
     with Image.open(out) as figure:
         pixels = np.asarray(figure.convert("RGB")).astype(float)
     H, W, _ = pixels.shape
+    assert 2.1 < W / H < 2.5  # two rows of six panels, titles and a caption
     astronaut, maps = pixels[:, : W // 6], pixels[:, W // 6 :]
-    assert 2.3 < W / H < 2.7  # two rows of six
-    suit = (astronaut[..., 0] > astronaut[..., 2] + 100).mean()
-    glow = (maps[..., 0] > maps[..., 2] + 100).mean()
-    assert suit > 0.05  # the orange of the suit, in colour
-    assert glow > 0.02  # the heat, over grey
+    assert (astronaut[..., 0] > astronaut[..., 2] + 100).mean() > 0.05  # the orange suit
+    assert (maps[..., 0] > maps[..., 2] + 100).mean() > 0.02  # large weights over grey

@@ -115,12 +115,6 @@ def test_invalid_arguments_are_rejected(old, new, method, message):
 # --- two axes --------------------------------------------------------------------------------
 
 
-def test_aligned_corners_of_a_grid_by_hand():
-    square = np.array([[0.0, 1.0], [2.0, 3.0]])[..., None]
-    close(resample(square, (3, 3), "aligned")[..., 0], [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]])
-    close(resample(square, (4, 4), "aligned")[0, :, 0], [0, 1 / 3, 2 / 3, 1])
-
-
 @methods
 def test_resampling_is_separable_keeps_the_dtype_and_runs_on_any_device(method):
     x = draw(2, 3, 7, 9, 4)
@@ -158,11 +152,6 @@ def test_positions_are_aligned_by_default():
     assert np.array_equal(resize_positions(table, (3, 3), (5, 5), "aligned"), resized)
     close(resized[1:][[0, 4, 20, 24]], table[1:][[0, 2, 6, 8]])  # the corners stay corners
     assert abs(resize_positions(table, (3, 3), (5, 5), "bilinear") - resized).max() > 0.1
-
-
-def test_positions_are_resized_to_another_grid_of_the_same_count():
-    table = draw(13, 2)
-    assert abs(resize_positions(table, (2, 6), (3, 4)) - table).max() > 0.1
 
 
 def test_positions_that_do_not_fit_their_grid_are_rejected():

@@ -1,10 +1,10 @@
-"""What attention costs on an image of 224 x 224 pixels, for patches of several sizes.
+"""Measure the cost of attention on an image of 224 x 224 pixels for several patch sizes.
 
     python chapters/measured/attention_cost.py
 
-writes attention_cost.csv next to itself, in under a minute: for each patch side P, the number of
-tokens N, the bytes of one head's N x N scores in float32, and the median time of one head's
-attention on this machine (64 numbers a token, forward only, CPU time of one core).
+It writes attention_cost.csv next to itself in under a minute: for each patch side P, the number of
+tokens N, the bytes of the N x N scores of one head in float32, and the median CPU time of the
+forward pass of one head of width 64 on one core.
 """
 
 import csv
@@ -21,10 +21,10 @@ FILE = Path(__file__).with_suffix(".csv")
 
 
 def median_ms(N: int, rounds: int) -> float:
-    """The median CPU time of one head's attention over N tokens, in milliseconds."""
+    """Return the median CPU time of one head's attention over N tokens, in milliseconds."""
     q, k, v = np.random.default_rng(0).normal(size=(3, N, Dh)).astype(np.float32)
     times = []
-    for _ in range(rounds + 1):  # the first warms up
+    for _ in range(rounds + 1):  # the first call is a warm-up
         start = time.process_time()
         attend(q, k, v)
         times.append(time.process_time() - start)

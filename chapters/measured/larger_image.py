@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from minivit import ViT, data
-from minivit.data.fit import resize_dataset
+from minivit.data import resize_dataset
 from minivit.training import FINE_TUNING, evaluate, read_log, replace_head, train
 from minivit.weights import resize_positions
 

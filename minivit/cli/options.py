@@ -110,7 +110,8 @@ MODEL = {
 PREPROCESSING = (PREPROCESSINGS, None, "resizing, cropping and normalisation of images")
 FILE = {  # fields that a file of weights may not contain
     "image_size": (parse_size, "N|HxW", "image size in pixels (default: from the file)"),
-    "heads": (positive, "N", "number of attention heads (default: from the file, or usual)"),
+    "heads": (positive, "N", "number of attention heads (default: from the file, or usual for the "
+        "width)"),
     "positions": (POSITIONS, None, "position embeddings, such as sincos2d for a file of big_vision "
         "(default: from the layout of the file)"),
     "gelu": (GELUS, None, "GELU: tanh approximation, or exact with erf (default: from the layout)"),
@@ -125,12 +126,13 @@ RESIZE = (
 SHARDS = (positive, "N", "parallel parts of a batch (default: from the CPU cache and threads)")
 THREADS = (positive, "N", "CPU threads per training step (default: all cores)", None)
 DEVICE = {
-    "device": (DEVICES, None, "gpu requires CuPy; auto is a GPU if present (default: cpu)", "cpu"),
-    "precision": (PRECISIONS, None, "inputs of matrix products on a GPU; sums are float32 "
-        "(default: float32)", None),
+    "device": (DEVICES, None, "device; gpu requires CuPy, auto uses a GPU if there is one "
+        "(default: cpu)", "cpu"),
+    "precision": (PRECISIONS, None, "precision of the inputs of matrix products on a GPU; sums are "
+        "float32 (default: float32)", None),
 }  # fmt: skip
-DATA = (parse_data, "NAME|FOLDER", f"data set, resized for the model: {DATA_HELP} (default: from "
-    "the image size)", None)  # fmt: skip
+DATA = (parse_data, "NAME|FOLDER", f"data set, resized for the model: {DATA_HELP} (default: the "
+    "one with the image size of the model)", None)  # fmt: skip
 IMAGE_FILES = {
     "labels": (Path, "FILE", "names of the classes, one per line (default: classes.txt next to the "
         "model)", None),
@@ -153,8 +155,8 @@ def add_options(group: Any, options: Options, defaults: Any = None) -> None:
             how = {"action": "store_true" if default else argparse.BooleanOptionalAction}
         elif not callable(kind):
             how = {"choices": kind, "metavar": metavar}
-        how |= {"dest": name, "default": default[0] if default else argparse.SUPPRESS}
-        group.add_argument(option_name(name), help=text, **how)
+        action = group.add_argument(option_name(name), dest=name, help=text, **how)
+        action.default = default[0] if default else argparse.SUPPRESS
 
 
 def add_weights(parser: argparse.ArgumentParser, default: Path | None, shown: str) -> None:

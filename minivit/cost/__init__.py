@@ -1,10 +1,10 @@
 """The cost of a model by formula: parameters, multiply-adds and memory. See `formulas.py`."""
 
 from .formulas import LayerCost, layer_costs, total_cost
-from .memory import Memory, available_memory, max_batch_size, memory
+from .memory import Memory, max_batch_size, memory
 from .report import LEGEND, format_memory, format_quantity, format_table, write_csv
 
 __all__ = [
-    "LEGEND", "LayerCost", "Memory", "available_memory", "format_memory", "format_quantity",
+    "LEGEND", "LayerCost", "Memory", "format_memory", "format_quantity",
     "format_table", "layer_costs", "max_batch_size", "memory", "total_cost", "write_csv",
 ]  # fmt: skip

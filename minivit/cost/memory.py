@@ -1,9 +1,7 @@
-"""The memory of training by formula, and the memory that is available."""
+"""The memory of training by formula."""
 
-import contextlib
 from bisect import bisect_right
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +13,6 @@ from ..parallel import cpu_count
 from .formulas import layer_costs, total_cost
 
 STATE_VECTORS = {"adamw": 2, "sgd": 1}  # each as long as the vector of parameters
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 class Memory(NamedTuple):
@@ -102,24 +99,3 @@ def max_batch_size(available: int, limit: int, required: Callable[[int], int]) -
     """
     sizes = range(1, min(limit, available) + 1)  # an image needs at least one byte
     return bisect_right(sizes, available, key=required)
-
-
-def available_memory() -> int | None:
-    """Return the bytes that can still be allocated, or None on a system other than Linux.
-
-    This is MemAvailable, or less if the limit of a control group (of a container) leaves less.
-    """
-    limits = []
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        limits.append(read_numbers(MEMINFO)["MemAvailable:"] << 10)
-    with contextlib.suppress(OSError, KeyError, ValueError):  # no control group, or no limit
-        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        cached = read_numbers(CGROUP / "memory.stat")["inactive_file"]  # can be freed
-        limits.append(limit - used + cached)
-    return min(limits, default=None)
-
-
-def read_numbers(path: Path) -> dict[str, int]:
-    """Read a file whose lines start with a name and an integer."""
-    lines = path.read_text(encoding="ascii").splitlines()
-    return {words[0]: int(words[1]) for words in map(str.split, lines)}

@@ -61,13 +61,13 @@ def layer_norm_cuda(
     shape, (rows, D) = x.shape, x_rows.shape
     y = cupy.empty_like(x_rows)
     mean, rstd = cupy.empty((2, rows), dtype=COMPUTED[x.dtype.name])
-    scale, bias = (check_operand(vector, x, (D,)) for vector in (scale, bias))
-    FORWARD.launch_rows(rows, x_rows, scale, bias, y, mean, rstd, rows, D, float(eps))
+    weights, offsets = (check_operand(vector, x, (D,)) for vector in (scale, bias))
+    FORWARD.launch_rows(rows, x_rows, weights, offsets, y, mean, rstd, rows, D, float(eps))
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
         dy_rows = check_operand(dy, x_rows, shape).reshape(rows, D)
         dx, product = cupy.empty_like(x_rows), cupy.empty_like(x_rows)
-        BACKWARD.launch_rows(rows, x_rows, scale, dy_rows, dx, product, mean, rstd, rows, D)
+        BACKWARD.launch_rows(rows, x_rows, weights, dy_rows, dx, product, mean, rstd, rows, D)
         dparams = {"scale": sum_leading(product), "bias": sum_leading(dy_rows)}
         return dx.reshape(shape), dparams
 

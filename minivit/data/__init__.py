@@ -5,8 +5,7 @@ from .cifar import load_cifar10, load_cifar100
 from .dataset import ByteImages, Dataset, take
 from .digits import load_digits
 from .folder import FolderImages, describe_unreadable, load_folder
-from .images import read_image, sample_photograph
-from .labels import read_labels
+from .images import read_image, read_labels, sample_photograph
 from .mnist import load_fashion_mnist, load_mnist
 from .preprocessing import Preprocessing, get_preprocessing
 from .resize import ResizedImages, resize_dataset

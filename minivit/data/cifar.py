@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array
-from .archives import unpack
-from .cache import DELETE, open_cache, temporary_folder
+from .cache import DELETE, open_cache, temporary_folder, unpack
 from .dataset import ByteImages, Dataset
 from .download import RemoteFile, compute_md5, download
 from .images import check_file
@@ -123,7 +122,7 @@ def unpack_into_cache(spec: RecordDataset, archive: Path, cache: Path) -> None:
         if (folder / spec.names).exists():
             if is_complete(spec, folder):
                 return
-            (folder / spec.names).unlink()
+            (folder / spec.names).unlink(missing_ok=True)
         for name in spec.sizes:
             os.replace(temporary / name, folder / name)
 

@@ -113,7 +113,7 @@ def load_folder(
     The layout is path/CLASS/IMAGE, or path/train/CLASS/IMAGE and path/val/CLASS/IMAGE. Instead of
     val, the held-out part may be called valid, validation or test. Without one, a tenth of each
     class is held out. Class folders may have subfolders. Hidden files and files without the suffix
-    of an image are ignored, and unreadable images are skipped.
+    of an image are ignored, and unreadable images are skipped. Both parts are `FolderImages`.
 
     Parameters
     ----------
@@ -128,11 +128,6 @@ def load_folder(
         Seed of the choice of held-out images.
     threads : int, optional
         Number of files decoded in parallel. By default, one per core.
-
-    Returns
-    -------
-    Dataset
-        Both parts are `FolderImages`. The classes are the names of the folders, sorted.
 
     Raises
     ------

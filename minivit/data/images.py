@@ -1,4 +1,4 @@
-"""Read image files."""
+"""Read image files and files of class names."""
 
 import errno
 import re
@@ -21,7 +21,7 @@ def read_image(
     channels: int,
     preprocessing: str | Preprocessing = "minivit",
 ) -> Array:
-    """Read an image file as the input of a model.
+    """Read an image file as the input of a model, a float32 array (H, W, channels).
 
     The EXIF orientation is applied, transparent pixels become white, and an animation is read up
     to its first frame.
@@ -36,10 +36,6 @@ def read_image(
     preprocessing : str or Preprocessing, optional
         Name of a family (see `get_preprocessing`), or the rules themselves. By default, the image
         is resized without keeping its aspect ratio, and its values are in [-1, 1].
-
-    Returns
-    -------
-    (H, W, channels) array of float32
 
     Raises
     ------
@@ -94,6 +90,23 @@ def check_file(path: str | Path) -> None:
         raise FileNotFoundError(f"{path} is a folder, not a file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
+
+
+def read_labels(path: str | Path, classes: int) -> list[str]:
+    """Read the names of a model's classes, in order.
+
+    Raises FileNotFoundError, or ValueError unless the file is text with one line per class.
+    """
+    check_file(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").rstrip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file with one class name per line") from None
+    names = [line.strip() for line in text.split("\n")] if text else []
+    if len(names) != classes:
+        lines = "1 line" if len(names) == 1 else f"{len(names)} lines"
+        raise ValueError(f"{path} has {lines}, but the model has {classes} classes")
+    return names
 
 
 def sample_photograph() -> Path:

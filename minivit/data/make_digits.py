@@ -18,7 +18,6 @@ def main(source: str) -> None:
     table = table[np.random.default_rng(0).permutation(len(table))]
     target = Path(__file__).with_name("digits.npz")
     np.savez_compressed(target, images=table[:, :64].reshape(-1, 8, 8), labels=table[:, 64])
-    print(f"{target}: {target.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

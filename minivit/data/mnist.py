@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array
-from .archives import DAMAGED_GZIP
-from .cache import DELETE, open_cache
+from .cache import DAMAGED_GZIP, DELETE, open_cache
 from .dataset import ByteImages, Dataset
 from .download import RemoteFile, download
 from .images import check_file
@@ -43,8 +42,7 @@ def remote_files(url: str, *sizes_and_md5s: tuple[int, str]) -> tuple[RemoteFile
 
 
 MNIST = IdxDataset(
-    "MNIST digits",
-    "MNIST/raw",
+    "MNIST digits", "MNIST/raw",
     remote_files(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
@@ -53,10 +51,9 @@ MNIST = IdxDataset(
         (4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
     ),
     tuple("0123456789"),
-)
+)  # fmt: skip
 FASHION = IdxDataset(
-    "Fashion-MNIST images",
-    "FashionMNIST/raw",
+    "Fashion-MNIST images", "FashionMNIST/raw",
     remote_files(
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
         (26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
@@ -83,10 +80,8 @@ def load_mnist(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
 
     Raises
     ------
-    ConnectionError
-        If the download fails.
     OSError
-        If the cache cannot be written or read.
+        If the download fails (ConnectionError), or if the cache cannot be written or read.
     ValueError
         If a file is damaged or is not the published one.
 

@@ -1,28 +1,21 @@
 """RandAugment: random operations on each image, all of the same magnitude.
 
-The fourteen operations are those of Cubuk et al., "RandAugment" (2020), section 3. Their strength
-is proportional to the magnitude and follows the table in Cubuk et al., "AutoAugment" (2019). At
-magnitude 10:
-
-    identity, autocontrast, equalise           independent of the magnitude
-    rotate                                     30 degrees
-    shear_x, shear_y                           0.3 pixels per pixel of distance from the centre
-    translate_x, translate_y                   10 pixels in 32, rounded to whole pixels
-    posterise                                  4 of 8 bits remain
-    solarise                                   all pixels are inverted; at 5, the brighter half
-    brightness, contrast, colour, sharpness    a factor of 1.9 or 0.1
-
-Signs are drawn with probability 1/2. Geometric operations keep the centre fixed, interpolate
-linearly and fill uncovered pixels with mid-grey. Operations on tones round only if they are
-defined by levels. Each operation takes images (B, H, W, C) in [-1, 1] and m (B, 1, 1, 1), the
-signed magnitude divided by 10, and returns images (B, H, W, C).
+The fourteen operations are those of Cubuk et al., "RandAugment" (2020), section 3. Their strengths
+are proportional to the magnitude, with a random sign, and follow Cubuk et al., "AutoAugment"
+(2019). Geometric operations keep the centre fixed, interpolate linearly and fill uncovered pixels
+with mid-grey. Each operation takes images (B, H, W, C) in [-1, 1] and m (B, 1, 1, 1), the signed
+magnitude divided by 10, and returns images (B, H, W, C).
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 from ..arrays import Array
 
-DEGREES, SHEAR, TRANSLATION, BITS, FACTOR = 30, 0.3, 10 / 32, 4, 0.9  # at magnitude 10
+# At magnitude 10: degrees, pixels per pixel of distance from the centre, fraction of the side, bits
+# set to zero, and relative change of an enhancement (a factor of 1.9 or 0.1).
+DEGREES, SHEAR, TRANSLATION, BITS, FACTOR = 30, 0.3, 10 / 32, 4, 0.9
 LEVELS = 256
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 
@@ -59,49 +52,39 @@ def identity(images: Array, m: Array) -> Array:
 
 def rotate(images: Array, m: Array) -> Array:
     """Rotate about the centre, counter-clockwise for m > 0."""
-    y, x = centred_coordinates(images)
     cos, sin = np.cos(np.radians(DEGREES * m)), np.sin(np.radians(DEGREES * m))
-    return sample_pixels(images, cos * y + sin * x, cos * x - sin * y)
+    return warp(images, lambda y, x: (cos * y + sin * x, cos * x - sin * y))
 
 
 def shear_x(images: Array, m: Array) -> Array:
     """Shear along the rows: the upper half moves right for m > 0."""
-    y, x = centred_coordinates(images)
-    return sample_pixels(images, y, x + SHEAR * m * y)
+    return warp(images, lambda y, x: (y, x + SHEAR * m * y))
 
 
 def shear_y(images: Array, m: Array) -> Array:
     """Shear along the columns: the left half moves down for m > 0."""
-    y, x = centred_coordinates(images)
-    return sample_pixels(images, y + SHEAR * m * x, x)
+    return warp(images, lambda y, x: (y + SHEAR * m * x, x))
 
 
 def translate_x(images: Array, m: Array) -> Array:
     """Translate by whole pixels, to the left for m > 0."""
-    y, x = centred_coordinates(images)
-    return sample_pixels(images, y, x + np.rint(TRANSLATION * m * images.shape[2]))
+    return warp(images, lambda y, x: (y, x + np.rint(TRANSLATION * m * images.shape[2])))
 
 
 def translate_y(images: Array, m: Array) -> Array:
     """Translate by whole pixels, up for m > 0."""
-    y, x = centred_coordinates(images)
-    return sample_pixels(images, y + np.rint(TRANSLATION * m * images.shape[1]), x)
+    return warp(images, lambda y, x: (y + np.rint(TRANSLATION * m * images.shape[1]), x))
 
 
-def centred_coordinates(images: Array) -> tuple[Array, Array]:
-    """Return the coordinates of the pixels relative to the centre: y (H, 1, 1) and x (W, 1)."""
-    _, H, W, _ = images.shape
-    y = np.arange(H, dtype=images.dtype) - (H - 1) / 2
-    x = np.arange(W, dtype=images.dtype) - (W - 1) / 2
-    return y[:, None, None], x[:, None]
+def warp(images: Array, source: Callable[[Array, Array], tuple[Array, Array]]) -> Array:
+    """Read each pixel (y, x) from the position source(y, x), relative to the centre.
 
-
-def sample_pixels(images: Array, y: Array, x: Array) -> Array:
-    """Read the images at coordinates relative to the centre, by bilinear interpolation.
-
-    y and x broadcast to (B, H, W, 1). Border pixels extend by half a pixel; beyond, it is mid-grey.
+    Interpolation is bilinear. Border pixels extend by half a pixel, and beyond them is mid-grey.
     """
     _, H, W, _ = images.shape
+    y = (np.arange(H, dtype=images.dtype) - (H - 1) / 2)[:, None, None]
+    x = (np.arange(W, dtype=images.dtype) - (W - 1) / 2)[:, None]
+    y, x = source(y, x)
     y, x = y + (H - 1) / 2, x + (W - 1) / 2
     inside = (y >= -0.5) & (y < H - 0.5) & (x >= -0.5) & (x < W - 0.5)
     y, x = y.clip(0, H - 1), x.clip(0, W - 1)

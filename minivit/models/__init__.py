@@ -6,19 +6,7 @@ from .resnet import bottleneck, resnet_stem
 from .vit import classify, embed, encoder_block, forward_features, infer, vit
 
 __all__ = [
-    "HYBRIDS",
-    "PREPROCESSINGS",
-    "SIZES",
-    "ViTConfig",
-    "bottleneck",
-    "classify",
-    "embed",
-    "encoder_block",
-    "forward_features",
-    "infer",
-    "initialise",
-    "parameter_count",
-    "parameter_specs",
-    "resnet_stem",
-    "vit",
-]
+    "HYBRIDS", "PREPROCESSINGS", "SIZES", "ViTConfig", "bottleneck", "classify", "embed",
+    "encoder_block", "forward_features", "infer", "initialise", "parameter_count",
+    "parameter_specs", "resnet_stem", "vit",
+]  # fmt: skip

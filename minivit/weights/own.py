@@ -34,13 +34,14 @@ def read_progress(path: str | Path) -> dict[str, Any] | None:
     Returns None if the training is complete. Raises CheckpointError if the file is damaged.
     """
     text = read_text(path, "training/progress")
+    if text is None:
+        return None
     try:
-        progress = None if text is None else json.loads(text)
-        if not isinstance(progress, dict | None):
-            raise ValueError(f"it is a {type(progress).__name__}")
-    except (ValueError, RecursionError) as reason:
-        message = f"{path}: 'training/progress' is not a JSON object: {reason}"
-        raise CheckpointError(message) from None
+        progress = json.loads(text)
+    except (ValueError, RecursionError):
+        progress = None
+    if not isinstance(progress, dict):
+        raise CheckpointError(f"{path}: 'training/progress' is not a JSON object")
     return progress
 
 

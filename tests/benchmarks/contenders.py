@@ -9,9 +9,7 @@ from harness import Task  # next to this file
 import minivit
 from minivit.arrays import Array, matmul, to_host
 from minivit.devices import device_module, set_matmul_precision
-from minivit.layers import gelu
 from minivit.models import infer
-from minivit.parallel import configure_malloc
 from minivit.training import AdamW, StepOptions, batch_gradients
 from minivit.tree import flatten, map_tree, pack
 
@@ -80,22 +78,6 @@ class Minivit:
             return Task(partial(optimiser.update, gradient, RATE), partial(flatten, model.params))
         first = results()  # before the weights change
         return Task(lambda: optimiser.update(gradients()[1].vector, RATE), lambda: first)
-
-
-class Gelu:
-    """GELU of a million normal numbers in float32, or SciPy's erf, which is part of such a GELU."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __call__(self) -> Task:
-        configure_malloc()  # as every step does
-        x = np.random.default_rng(0).standard_normal(1_000_000, dtype=np.float32)
-        if self.kind != "scipy":
-            return Task(lambda: gelu(x, self.kind))
-        from scipy.special import erf
-
-        return Task(lambda: erf(x))
 
 
 class MatrixProduct:

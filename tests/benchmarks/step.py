@@ -8,8 +8,7 @@ the same weights, images, GELU and number of threads. Losses and all gradients a
 lower bound is the time of the matrix products alone, at the rate of one large product. Memory is
 the peak of the process, on Linux.
 
-Two tasks are not steps: "update" is one AdamW update of the parameters of ViT-Ti/4, and "gelu" is
-the GELU of a million numbers, compared with SciPy's erf if SciPy is installed.
+The task "update" is not a step, but one AdamW update of the parameters of ViT-Ti/4.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ SMALL = ViTConfig(
 )  # fmt: skip
 TI_4 = ViTConfig.named("ViT-Ti/4", image_size=32, classes=10)
 MODELS = {"Ti/4": (TI_4, 64), "small": (SMALL, 128)}  # configuration, batch size
-TORCH, GELU = ("torch", "torch_vit.PyTorch"), "contenders.Gelu"
+TORCH = "torch", "torch_vit.PyTorch"
 STEP = {
     "minivit": Contender("minivit", "contenders.Minivit"),
     "PyTorch, fused attention": Contender(*TORCH),
@@ -43,32 +42,25 @@ UPDATE = {
     "PyTorch AdamW, foreach": Contender(*TORCH, {"foreach": True}),
     "PyTorch AdamW, fused": Contender(*TORCH, {"fused": True}),
 }
-GELUS = {
-    "minivit, erf": Contender("minivit", GELU, {"kind": "erf"}),
-    "minivit, tanh": Contender("minivit", GELU, {"kind": "tanh"}),
-    "SciPy erf": Contender("scipy", GELU, {"kind": "scipy"}),
-}
-TASKS = [*MODELS, "update", "gelu"]
+TASKS = [*MODELS, "update"]
 
 
 def cases(tasks: list[str], gelus: list[str]) -> Iterator[Case]:
     for task in tasks:
         if task == "update":
             yield Case({"model": task, "gelu": ""}, UPDATE, ("update", TI_4, 1))
-        elif task == "gelu":
-            yield Case({"model": task, "gelu": ""}, GELUS, ())
-        else:
-            config, batch_size = MODELS[task]
-            total = total_cost(layer_costs(config, batch_size))
-            flop = total.forward + total.backward
-            for gelu in gelus:
-                arguments = "gradients", dataclasses.replace(config, gelu=gelu), batch_size
-                yield Case({"model": task, "gelu": gelu}, STEP, arguments, work=flop)
+            continue
+        config, batch_size = MODELS[task]
+        total = total_cost(layer_costs(config, batch_size))
+        flop = total.forward + total.backward
+        for gelu in gelus:
+            arguments = "gradients", dataclasses.replace(config, gelu=gelu), batch_size
+            yield Case({"model": task, "gelu": gelu}, STEP, arguments, work=flop)
 
 
 if __name__ == "__main__":
     parser = harness.make_parser(__doc__, rounds=15)
     parser.add_argument("--model", choices=TASKS, nargs="+", default=TASKS)
     parser.add_argument("--gelu", choices=["tanh", "erf"], nargs="+", default=["tanh", "erf"])
-    args = harness.parse(parser, packages=("torch", "jax", "scipy"))
+    args = harness.parse(parser, packages=("torch", "jax"))
     harness.run(cases(args.model, args.gelu), args.rounds, args.csv)

@@ -1,4 +1,4 @@
-"""An array that refuses what CuPy refuses, so that code for a GPU can be tested without one.
+"""An array with the restrictions of a CuPy array, so that GPU code can be tested without a GPU.
 
 `StrictArray` wraps a NumPy array, and this module is its array module: `array_module(x)` returns it
 as it returns `cupy` for a CuPy array. The differences from NumPy are:

@@ -31,6 +31,8 @@ def plot_curves(log: Sequence[dict[str, float]], baseline: float | None = None) 
         right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         right.yaxis.set_major_formatter("{x:g}")
         right.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        right.set_ylim(0, 1.05 * right.get_ylim()[1])
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.legend()
