@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arrays import Array, array_module, device_of, to_host
+from .arrays import to_host
 from .tree import Tree, map_tree
 
 if TYPE_CHECKING:
@@ -103,12 +103,6 @@ def create_uploader() -> "Uploader":
     from .cuda.transfer import Uploader
 
     return Uploader()
-
-
-def synchronise(x: Array) -> None:
-    """Wait until the device of x has completed all queued work."""
-    if device_of(x) == "gpu":
-        array_module(x).cuda.get_current_stream().synchronize()
 
 
 def is_gpu_out_of_memory(error: MemoryError) -> bool:

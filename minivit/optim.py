@@ -158,6 +158,7 @@ def block_slices(size: int, decayed: int, step: int | None = None) -> list[slice
 def clip_by_global_norm(gradient: Array, max_norm: float) -> Array:
     """Scale a gradient vector in place to at most this Euclidean norm. Return its norm before."""
     xp = array_module(gradient)
-    norm = xp.sqrt(gradient @ gradient)
+    g = gradient.astype("float32") if gradient.dtype.char == "e" else gradient
+    norm = xp.sqrt(g @ g)
     gradient *= xp.minimum(1, max_norm / (norm + 1e-12))
     return norm

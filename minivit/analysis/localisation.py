@@ -39,8 +39,7 @@ def box_area_fraction(boxes: Array, image_size: tuple[int, int]) -> Array:
     boxes (B, 4): top, left, bottom, right in pixels  ->  (B,) from 0 to 1
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).astype(array_module(boxes).float64)
-    H, W = image_size
-    return sides[:, 0] * sides[:, 1] / (H * W)
+    return sides[:, 0] * sides[:, 1] / (image_size[0] * image_size[1])
 
 
 def localisation_scores(model: ViT, images: Array, boxes: Array) -> dict[str, float]:

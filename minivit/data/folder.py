@@ -153,9 +153,9 @@ def load_folder(
 
     def images_and_labels(files: Files) -> tuple[FolderImages, Array]:
         flat = list(chain.from_iterable(files.values()))
-        labels = [names.index(name) for name, of_class in files.items() for _ in of_class]
+        labels = np.array([names.index(name) for name in files], dtype=np.int64)
         images = FolderImages(flat, image_size, channels, preprocessing, threads)
-        return images, np.array(labels, dtype=np.int64)
+        return images, np.repeat(labels, [len(of_class) for of_class in files.values()])
 
     classes = tuple(name.encode(errors="backslashreplace").decode() for name in names)
     name = f"images in {path.resolve().name}"

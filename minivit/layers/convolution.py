@@ -5,6 +5,7 @@ from .linear import linear
 from .padding import crop_same, pad_same, window_views
 
 
+@widen_float16
 def convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullback]:
     """Apply one matrix to every window of the feature map, with SAME padding and no bias.
 

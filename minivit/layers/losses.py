@@ -68,6 +68,7 @@ def check_labels(labels: Array, K: int) -> None:
         raise ValueError(f"label {bad} is out of range: {K} classes have labels from 0 to {K - 1}")
 
 
+@widen_float16
 def mean_squared_error(y: Array, target: Array) -> tuple[Array, Pullback]:
     """Mean of (y - target)² over all entries.
 

@@ -79,7 +79,7 @@ def show_map(axis: Axes, M: Array, size: tuple[int, int], title: str = "", **sty
     """Draw a map over the area of an image of size (H, W), in pixel coordinates."""
     H, W = size
     axis.imshow(M, extent=(0, W, H, 0), **style)
-    axis.set(xticks=[], yticks=[], frame_on=True)
+    axis.set_frame_on(True)
     axis.set_title(title, fontsize=9, parse_math=False)  # a $ does not start a formula
 
 
@@ -88,6 +88,5 @@ def outline_box(axes: Sequence[Axes], box: Array) -> None:
     top, left, bottom, right = (float(edge) for edge in box)
     for axis in axes:
         frame = Rectangle((left, top), right - left, bottom - top, fill=False, ec="white", lw=1.2)
-        frame.set(path_effects=[withStroke(linewidth=3, foreground="black")])
-        frame.set(clip_on=False, in_layout=False)
+        frame.set(path_effects=[withStroke(linewidth=3, foreground="black")], clip_on=False)
         axis.add_patch(frame)

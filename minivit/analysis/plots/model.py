@@ -51,12 +51,11 @@ def plot_model(
         maps = model.attention(images), uniform
         distances, level = (mean_attention_distance(A, c.grid, c.stride) for A in maps)
         return plot_distances(distances, float(level[0, 0]))
+    no_gradient = kind == "maps" and c.classes is None
+    A, dA = (model.attention(images), None) if no_gradient else attention_gradients(model, images)
     pixels = get_preprocessing(c.preprocessing, c.image_size).denormalise(images)
     if kind == "gradients":
-        A, dA = attention_gradients(model, images)
         return plot_gradients(pixels, A, dA, c.grid, titles, layer, boxes)
-    headless = c.classes is None
-    A, dA = (model.attention(images), None) if headless else attention_gradients(model, images)
     return plot_attention(pixels, A, c.grid, titles, layer, dA, boxes, overlaid=c.channels == 3)
 
 

@@ -23,8 +23,8 @@ def plot_curves(log: Sequence[dict[str, float]], baseline: float | None = None) 
     errors = [100 * (1 - row["held_out_accuracy"]) for row in log]
     right.plot(epochs, errors, label="ViT, held out", **style)
     if baseline is not None:
-        label = "logistic regression on pixels"
-        right.axhline(100 * (1 - baseline), color="0.4", ls=":", label=label)
+        level = 100 * (1 - baseline)
+        right.axhline(level, color="0.4", ls=":", label="logistic regression on pixels")
     right.set(xlabel="epoch", ylabel="error rate (%)")
     if max(errors) > 4 * min(errors):
         right.set_yscale("log")
