@@ -181,8 +181,8 @@ steps = back(g)[0] * np.sqrt(tokens.var(1, keepdims=True) + 1e-6)  # σ dx
 dropped = tokens - tokens.mean(1, keepdims=True)
 turn = np.linspace(0, 2 * math.pi, 200)[:, None]
 circle = math.sqrt(3) * (np.cos(turn) * u + np.sin(turn) * v)  # (200, 3)
-assert abs((points**2).sum(1) - 3).max() < 1e-4  # on the circle, but for ε
-assert abs((steps * points).sum(1)).max() < 1e-4  # tangent to it, but for ε
+assert abs((points**2).sum(1) - 3).max() < 1e-4  # on the circle, up to ε
+assert abs((steps * points).sum(1)).max() < 1e-4  # tangent to it, up to ε
 assert abs(steps.sum(1)).max() < 1e-13  # in the plane
 
 

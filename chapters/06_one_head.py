@@ -223,7 +223,7 @@ assert largest > 0.9
 model_back(cross_entropy(logits, label)[1]())
 A, dA = seen["probabilities"][0, i], seen["dprobabilities"][0, i]  # each (16,)
 dS = A * (dA - (A * dA).sum())
-scores = np.log(A) - np.log(A).mean()  # but for a constant
+scores = np.log(A) - np.log(A).mean()  # up to a constant
 
 # %%
 figure, axes = plt.subplot_mosaic("iab;idc", figsize=(8.4, 5.6), layout="constrained")

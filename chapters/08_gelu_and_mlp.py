@@ -207,7 +207,7 @@ def model(images, params, layers):
         dz, dparams = pool_back(dpooled), {"head": dhead}
         for name in reversed(backs):
             dz, dparams[name] = backs[name](dz)
-        return dz, dparams  # all the way back: dimages
+        return dz, dparams  # the gradient of the images
 
     return logits, pullback
 

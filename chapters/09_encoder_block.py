@@ -39,8 +39,8 @@ def draw_block(rng, D, M):
 # In loops, for one image. Only attention has to see all of its tokens at once.
 def block_in_loops(z, params, heads):  # z (T, D)
     normed = np.array([layer_norm(token, **params["norm1"])[0] for token in z])
-    mixed = self_attention(normed[None], **params["attention"], heads=heads)[0][0]
-    mid = np.array([z[t] + mixed[t] for t in range(len(z))])  # (2)
+    attn_out = self_attention(normed[None], **params["attention"], heads=heads)[0][0]
+    mid = np.array([z[t] + attn_out[t] for t in range(len(z))])  # (2)
     normed = np.array([layer_norm(token, **params["norm2"])[0] for token in mid])
     return np.array([mid[t] + mlp(normed[t], **params["mlp"])[0] for t in range(len(z))])  # (3)
 

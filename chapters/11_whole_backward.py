@@ -78,7 +78,7 @@ for name in reversed(backs):
     gradient = backs[name](gradient)
     if isinstance(gradient, tuple):  # (dx, {name: gradient})
         gradient, found[name] = gradient
-    print(f"{name:12} hands back {gradient.shape}")
+    print(f"{name:12} returns {gradient.shape}")
 assert np.array_equal(gradient, dimages)
 assert np.array_equal(found["head"]["kernel"], dparams["head"]["kernel"])
 

@@ -69,10 +69,10 @@ def gelu_b(x, kind):
 # %%
 def encoder_block_c(z, params, config, *_):
     normed1, norm1_back = layer_norm(z, **params["norm1"])
-    mixed, attention_back = self_attention(normed1, **params["attention"], heads=config.heads)
-    mid = z + mixed  # (2)
+    attn_out, attention_back = self_attention(normed1, **params["attention"], heads=config.heads)
+    mid = z + attn_out  # (2)
     normed2, norm2_back = layer_norm(mid, **params["norm2"])
-    thought, mlp_back = mlp(normed2, **params["mlp"])
+    mlp_out, mlp_back = mlp(normed2, **params["mlp"])
 
     def pullback(dout):
         dnormed2, dmlp = mlp_back(dout)
@@ -81,7 +81,7 @@ def encoder_block_c(z, params, config, *_):
         dz, dnorm1 = norm1_back(dnormed1 + dmid)
         return dz, {"norm1": dnorm1, "attention": dattention, "norm2": dnorm2, "mlp": dmlp}
 
-    return mid + thought, pullback  # (3)
+    return mid + mlp_out, pullback  # (3)
 
 
 # %%
@@ -90,13 +90,13 @@ def mean(x):
 
 
 def layer_norm_with(formula):  # for D and F: formula gives dx
-    def changed(x, scale, bias, eps):
+    def modified_layer_norm(x, scale, bias, eps):
         y, norm_back = layer_norm(x, scale, bias, eps)
         c = x - mean(x)
         sigma = (mean(c * c) + eps) ** 0.5
         return y, lambda dy: (formula(dy * scale, c / sigma, sigma), norm_back(dy)[1])
 
-    return changed
+    return modified_layer_norm
 
 
 # %%

@@ -126,7 +126,7 @@ def swapped(a, b):  # one name taken for the other
     return {n: arrays[n.replace(a, "#").replace(b, a).replace("#", b)] for n in arrays}
 
 
-def turned(names, turn):  # the same numbers in another order
+def rearrange(names, turn):  # the same numbers in another order
     return {n: turn(a).reshape(a.shape) if re.search(names, n) else a for n, a in arrays.items()}
 
 
@@ -134,13 +134,13 @@ def turned(names, turn):  # the same numbers in another order
 wrong = {
     "ε 1e-12, Hugging Face's, not 1e-6": (arrays, {"norm_eps": 1e-12}),
     "GELU by erf, timm's, not by tanh": (arrays, {"gelu": "erf"}),
-    "the class token's position is last": (turned("pos_emb", lambda a: np.roll(a, 1, 1)), {}),
+    "the class token's position is last": (rearrange("pos_emb", lambda a: np.roll(a, 1, 1)), {}),
     "the block's two norms swapped": (swapped("LayerNorm_0", "LayerNorm_2"), {}),
     "8 heads, not 4": (arrays, {"heads": 8}),
-    "patches column by column": (turned("^emb.*kernel", lambda a: a.swapaxes(0, 1)), {}),
+    "patches column by column": (rearrange("^emb.*kernel", lambda a: a.swapaxes(0, 1)), {}),
     "query and key swapped": (swapped("query", "key"), {}),
-    "heads as (Dh, k)": (turned("que|key|val", lambda a: a.reshape(-1, 16, 4).swapaxes(1, 2)), {}),
-    "U_msa as (out, in)": (turned("out/kernel", lambda a: a.reshape(64, 64).T), {}),
+    "heads as (Dh, k)": (rearrange("que|key|val", lambda a: a.reshape(-1, 16, 4).swapaxes(1, 2)), {}),
+    "U_msa as (out, in)": (rearrange("out/kernel", lambda a: a.reshape(64, 64).T), {}),
 }
 
 
@@ -228,7 +228,7 @@ else:
 # %%
 if FILE:
     rules, dino = (data.get_preprocessing(n, r.image_size) for n in (r.preprocessing, "dino"))
-    zero_to_one = dataclasses.replace(rules, mean=(0, 0, 0), deviation=(1, 1, 1))
+    zero_to_one = dataclasses.replace(rules, mean=(0, 0, 0), std=(1, 1, 1))
     squashed = dataclasses.replace(rules, short_side=None)
     ways = {r.preprocessing: rules, "squashed": squashed, "[0, 1]": zero_to_one, "dino": dino}
     views = np.stack(
@@ -266,7 +266,7 @@ if FILE:
 # far off are the logits? And if only query, key and value are reversed?
 
 # %%
-qkv = turned("(query|key|value)/", lambda a: a[..., ::-1, :])
+qkv = rearrange("(query|key|value)/", lambda a: a[..., ::-1, :])
 both = {n: a[::-1] if "out/kernel" in n else a for n, a in qkv.items()}
 for misread in (both, qkv):
     print("off by {:.4f}, {:.1%} right".format(*cost(misread, {})))

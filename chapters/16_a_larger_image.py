@@ -132,7 +132,7 @@ for method in ("aligned", "bilinear", "bicubic"):
 # ## Right away
 #
 # The held-out images are brought from 24 to 36 pixels. What does the model read, untrained at this
-# size? As a control, the patches get positions drawn `anew`, as at the beginning of a training.
+# size? As a control, the patches get positions drawn `fresh`, as at the beginning of a training.
 
 # %%
 few = data.load_scattered(n=640, held_out=500)
@@ -147,10 +147,10 @@ def score(model, shown):
     return training.evaluate(model, shown.held_out_images, shown.held_out_labels).accuracy
 
 
-anew, right_24 = at_36("aligned"), score(model, few)
-drawn = np.random.default_rng(0).normal(size=(81, 64)) * anew.config.position_std
-anew.params["positions"]["table"][1:] = drawn
-models = {"aligned": at_36("aligned"), "bicubic": at_36("bicubic"), "anew": anew}
+fresh, right_24 = at_36("aligned"), score(model, few)
+drawn = np.random.default_rng(0).normal(size=(81, 64)) * fresh.config.position_std
+fresh.params["positions"]["table"][1:] = drawn
+models = {"aligned": at_36("aligned"), "bicubic": at_36("bicubic"), "fresh": fresh}
 assert len({each.params["positions"]["table"].tobytes() for each in models.values()}) == 3
 right = {name: score(each, enlarged) for name, each in models.items()}
 print(f"24 pixels: {right_24:.0%}; 36:", *(f"{name} {right[name]:.0%}" for name in right))
@@ -169,7 +169,7 @@ percent = {}  # by what was done: one for each seed
 for images, size, positions, trained, _, epoch, accuracy in rows.tolist():
     what = images, size, f"{positions} {trained}".strip(), epoch
     percent.setdefault(what, []).append(100 * accuracy)
-ways = ("aligned", "bilinear", "bicubic", "tiled", "mean", "shuffled", "anew")
+ways = ("aligned", "bilinear", "bicubic", "tiled", "mean", "shuffled", "fresh")
 
 
 def right_away(images, size):
@@ -212,14 +212,14 @@ assert loss + 0.2 < math.log(10) - 1e-6 < first < math.log(10) + 1e-6
 figure, axes = plt.subplot_mosaic("pc;ba", figsize=(9, 8.2), layout="constrained")
 axes["c"].axhline(at[36]["aligned"], color="0.4", ls="--", label="aligned, right away")
 steps, last = 50 * np.arange(1, 5), {}
-for name in ("aligned body", "bicubic body", "anew body", "aligned head"):
+for name in ("aligned body", "bicubic body", "fresh body", "aligned head"):
     curve = np.array([percent["enlarged", 36, name, epoch] for epoch in range(1, 5)])
     axes["c"].plot(steps, curve.mean(1), marker="ox^s"[len(last)], label=name.replace(" ", ", "))
     axes["c"].fill_between(steps, curve.min(1), curve.max(1), alpha=0.25, lw=0)
     last[name] = curve[-1]  # (3,), a seed each
     print(f"{name:12} {last[name].mean():.1f}, from {min(last[name]):.1f} to {max(last[name]):.1f}")
 axes["c"].set(xlabel="steps at 36 pixels", xticks=steps, ylabel="held out (%)", ylim=(20, 75))
-assert min(last["aligned body"]) - 3 > max(last["anew body"]) > 60 > 40 > max(last["aligned head"])
+assert min(last["aligned body"]) - 3 > max(last["fresh body"]) > 60 > 40 > max(last["aligned head"])
 
 # %%
 for place, g, rows_of, name in ("b", 6, table, "6 x 6"), ("a", 9, resized, "9 x 9, aligned"):

@@ -154,7 +154,7 @@ dy = np.zeros_like(q)
 dy[..., 0, 0, :] = 1  # ask one corner ...
 _, _, dv = axial(q, k, v)[1](dy)
 print(f"{(abs(dv) > 0).mean():.0%} of the values reach the corner")
-assert (abs(dv) > 0).all()  # ... and it has heard from all
+assert (abs(dv) > 0).all()  # ... and it receives a gradient from all
 
 # %% [markdown]
 # ## Operations saved, and time saved

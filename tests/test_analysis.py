@@ -824,7 +824,7 @@ def test_the_same_figure_is_the_same_bytes(name, tmp_path):
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_pyplot_figures_are_closed_and_a_missing_folder_is_named(tmp_path, exists):
-    folder = tmp_path if exists else tmp_path / "nowhere"
+    folder = tmp_path if exists else tmp_path / "missing"
     figure, _ = plt.subplots()
     assert plt.get_fignums()
     if exists:

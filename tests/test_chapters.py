@@ -381,7 +381,7 @@ class Chapter:
 
 def is_short_enough(chapter: Chapter) -> Iterator[str]:
     lines = chapter.text.splitlines()
-    if len(lines) > 300:
+    if len(lines) > 310:
         yield f"{len(lines)} lines"
     for number, line in enumerate(lines, 1):
         if len(line) > 100:

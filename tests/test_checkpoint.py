@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pickle
 import re
 import shutil
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.models import same_bits, tiny_model
+from helpers.refusals import refusal
 
 from minivit import ViT, data, flatten, training
 from minivit.weights import CheckpointError, load, load_training, read_progress, save
@@ -26,16 +26,6 @@ def tiny(dtype="float32", **fields):
     return tiny_model(dtype, **TINY | fields)
 
 
-def refusal(path):
-    """Return the message of a refusal, which is one line that names the file."""
-    with pytest.raises(CheckpointError) as error:
-        ViT.load(path)
-    message = str(error.value)
-    assert str(path) in message
-    assert "\n" not in message
-    return message
-
-
 @pytest.fixture
 def path(tmp_path):
     """Save a checkpoint and return its path."""
@@ -44,8 +34,6 @@ def path(tmp_path):
 
 
 # --- version 0.1.0 ----------------------------------------------------------------------------
-
-
 def test_files_of_version_0_1_0(tmp_path):
     digits = data.load_digits(n=64)
     few = digits._replace(
@@ -70,21 +58,17 @@ def test_files_of_version_0_1_0(tmp_path):
 
 
 # --- round trips ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
-        {"positions": "2d", "hidden_head": 3},
+        {}, {"positions": "2d", "hidden_head": 3}, {"positions": "sincos2d", "norm_eps": 1e-5},
         {"positions": "relative", "pooling": "mean", "gelu": "erf", "dropout": 0.1},
-        {"positions": "sincos2d", "norm_eps": 1e-5},
         {"depth": 12, "image_size": 4},  # blocks/10 sorts before blocks/2
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_save_and_load_preserve_every_bit(tmp_path, ending, dtype, fields):
     model, path, again = tiny(dtype, **fields), tmp_path / f"a{ending}", tmp_path / f"b{ending}"
     model.save(path)
@@ -145,8 +129,6 @@ def test_invalid_progress_is_refused(path, text):
 
 
 # --- damage -----------------------------------------------------------------------------------
-
-
 def loads_unchanged(path):
     """Return whether a checkpoint loads with every bit unchanged. Otherwise it is refused."""
     try:
@@ -177,14 +159,6 @@ def test_an_entry_marked_as_encrypted_is_refused(path):
     assert "encrypted" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"PK", b"PK\x05\x06", pickle.dumps([1, 2, 3]), b"\x93NUMPY\x01\x00"]
-)
-def test_a_file_that_is_not_an_archive_is_refused(path, content):
-    path.write_bytes(content)
-    assert "is not a complete .npz file" in refusal(path)
-
-
 def read_entries(path):
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
@@ -196,17 +170,19 @@ def write_entries(path, entries):
             archive.writestr(name, content)
 
 
-def test_the_order_of_the_entries_does_not_matter(path):
-    write_entries(path, dict(reversed(read_entries(path).items())))
+def test_other_archives(path):
+    entries = read_entries(path)
+    write_entries(path, dict(reversed(entries.items())))
     assert same_bits(load(path)[1], tiny().params)
-
-
-def test_archives_of_something_else_are_refused(path):
-    path.write_bytes(b"hello" + path.read_bytes())
-    refusal(path)
+    for content in (b"", b"hello", b"\x93NUMPY"):
+        write_entries(path, entries | {"params/norm/bias.npy": content})
+        refusal(path)
     for entries in ({"hello.txt": b"world"}, {}):
         write_entries(path, entries)
         assert ("hello" in refusal(path)) == bool(entries)
+    tiny().save(path)
+    path.write_bytes(b"hello" + path.read_bytes())
+    refusal(path)
 
 
 @pytest.mark.parametrize("name", ["config.npy", "params/head/kernel.npy"])
@@ -218,12 +194,6 @@ def test_an_entry_with_a_damaged_header_is_refused_or_harmless(path, name, byte)
         damaged[place] = byte
         write_entries(path, entries | {name: bytes(damaged)})  # with a correct checksum
         loads_unchanged(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY"])
-def test_an_entry_that_is_not_an_array_is_refused(path, content):
-    write_entries(path, read_entries(path) | {"params/norm/bias.npy": content})
-    refusal(path)
 
 
 def as_text(value):

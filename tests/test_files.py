@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors
 from helpers.models import same_bits, tiny_model
+from helpers.refusals import refusal
 from safetensors.numpy import load_file, save_file
 
 from minivit import ViT, flatten
@@ -49,19 +50,7 @@ def same(one, other):
     )
 
 
-def refusal(path):
-    """Return the message of a refusal, which is one line that names the file."""
-    with pytest.raises(CheckpointError) as error:
-        ViT.load(path)
-    message = str(error.value)
-    assert str(path) in message
-    assert len(message.splitlines()) == 1
-    return message
-
-
 # --- round trips ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_arrays_and_text_round_trip(tmp_path, ending):
     path = tmp_path / f"file{ending}"
@@ -107,8 +96,6 @@ def test_bfloat16_becomes_float32(tmp_path):
 
 
 # --- memory mapping ---------------------------------------------------------------------------
-
-
 def is_mapped(array):
     while isinstance(array, np.ndarray) and array.base is not None:
         array = array.base
@@ -147,8 +134,6 @@ def test_arrays_at_odd_offsets_are_aligned(tmp_path):
 
 
 # --- damaged .safetensors files ---------------------------------------------------------------
-
-
 def write_raw(path, header, data=b"", length=None):
     """Write a .safetensors file; `length` is what it states about its header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -206,8 +191,12 @@ def test_an_invalid_safetensors_file_is_refused(tmp_path, header, data, length, 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"1234567", bytes(8), b"\xff" * 8, b"\xff" * 99, bytes(1000)]
-)
+    "content",
+    [
+        b"", b"hello", b"1234567", bytes(8), b"\xff" * 8, b"\xff" * 99, bytes(1000), b"PK",
+        b"PK\x05\x06", pickle.dumps([1, 2, 3]), b"\x93NUMPY\x01\x00",
+    ],
+)  # fmt: skip
 def test_a_file_of_something_else_is_refused(tmp_path, ending, content):
     path = tmp_path / f"file{ending}"
     path.write_bytes(content)
@@ -254,8 +243,6 @@ def test_a_flipped_bit_in_a_header_is_refused_or_harmless(tmp_path):
 
 
 # --- damaged .npz files -----------------------------------------------------------------------
-
-
 def test_a_truncated_archive_is_refused(tmp_path):
     path = tmp_path / "model.npz"
     tiny().save(path)
@@ -282,16 +269,6 @@ def test_an_entry_with_a_wrong_header_is_refused(tmp_path, descr, shape):
     refusal(path)
 
 
-def test_a_highly_compressed_array_is_refused_for_its_shape(tmp_path):
-    path = tmp_path / "model.npz"
-    tiny().save(path, "google")
-    with np.load(path) as file:
-        arrays = dict(file)
-    np.savez_compressed(path, **arrays | {"head/bias": np.zeros(20_000_000, "f")})
-    assert path.stat().st_size < 200_000
-    assert "'head/bias' has shape (20000000,), expected (10,)" in refusal(path)
-
-
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_entries_of_one_name_are_refused(tmp_path):
     path = tmp_path / "model.npz"
@@ -302,24 +279,17 @@ def test_two_entries_of_one_name_are_refused(tmp_path):
 
 
 # --- missing and unreadable files -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_folder_instead_of_a_file_is_refused(tmp_path, ending):
-    path = tmp_path / f"model{ending}"
-    path.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"there is no model.safetensors in .*model"):
+@pytest.mark.parametrize("name", ["none.npz", "none.safetensors", "none.pth", "none"])
+def test_a_missing_file_or_a_folder_is_named(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(FileNotFoundError, match=f"^there is no file {path}$"):
         ViT.load(path)
-    with pytest.raises(OSError, match=str(path)):
+    path.mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"^there is no model\.safetensors in {path}$"):
+        ViT.load(path)
+    with pytest.raises((OSError, ValueError), match=rf"{path}|{path.suffix} is for pickled"):
         tiny().save(path)
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["none.npz", "none.safetensors", "none.pth", "none"])
-def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(FileNotFoundError) as error:
-        ViT.load(tmp_path / name)
-    assert str(error.value) == f"there is no file {tmp_path / name}"
 
 
 @pytest.fixture
@@ -416,8 +386,6 @@ def test_no_file_is_saved_with_the_ending_of_a_pickle(tmp_path, name, layout):
 
 
 # --- atomic writing ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
@@ -447,31 +415,20 @@ def test_a_failed_save_leaves_the_old_file_alone(
     assert path.read_bytes() == old
 
 
-def test_an_interrupt_after_the_rename_leaves_the_new_file(tmp_path, monkeypatch):
-    replace = os.replace
+def test_a_file_is_complete_before_the_rename_and_after_an_interrupt(tmp_path, monkeypatch):
+    path, replace = tmp_path / "model.npz", os.replace
 
-    def replace_and_interrupt(*args):
-        replace(*args)
+    def replace_and_interrupt(source, target):
+        assert ViT.load(source).config.depth == 3
+        assert Path(source).parent == Path(target).parent  # otherwise a rename is a copy
+        replace(source, target)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", replace_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tiny().save(tmp_path / "model.npz")
-    assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
-    assert same_bits(ViT.load(tmp_path / "model.npz").params, tiny().params)
-
-
-def test_a_file_is_complete_before_it_is_renamed(tmp_path, monkeypatch):
-    replace, depths = os.replace, []
-
-    def load_and_replace(source, target):
-        depths.append(ViT.load(source).config.depth)
-        assert Path(source).parent == Path(target).parent  # otherwise a rename is a copy
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", load_and_replace)
-    tiny(depth=3).save(tmp_path / "model.npz")
-    assert depths == [3]
+        tiny(depth=3).save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert same_bits(ViT.load(path).params, tiny(depth=3).params)
 
 
 @pytest.mark.parametrize("place", ["nowhere/model.npz", "model.npz/below", "."])

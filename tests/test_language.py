@@ -63,7 +63,7 @@ PHRASES = {
     r"\bsave (in|for|that|where) ": "except",
     r"\bbut for\b": "except for",
     r"\bbe it\b|\bbe they\b": "(rephrase)",
-    r"lives? (in|on) ": "is stored in",
+    r"\blives? (in|on) ": "is stored in",
     r"\bmade good\b|\bmakes? ready\b|\bput right\b": "fixed, prepared",
     r"falls? silent": "stops responding",
     r"leads? (away|outside|nowhere)": "redirects",

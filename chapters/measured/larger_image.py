@@ -7,7 +7,7 @@ says what it is shown: "enlarged" are the held-out images brought to `size` by b
 interpolation; "wider" are scenes made for that size, with the digit and six scraps as large as
 ever. `positions` says where those of the patches come from: the old table "aligned", "bilinear"
 or "bicubic", or "tiled" (repeated from the left and from the top); their "mean" alone, at every
-place; "shuffled", the aligned ones in a random order; "anew", drawn as before a training. The
+place; "shuffled", the aligned ones in a random order; "fresh", drawn as before a training. The
 class token keeps its own.
 
 Epoch 0 is the old model, right away. Then come the epochs of a fine-tuning of all ("body") or of
@@ -29,8 +29,8 @@ from minivit.weights import resize_positions
 
 SEEDS = (0, 1, 2)
 RESIZED = ("aligned", "bilinear", "bicubic")
-OTHERS = ("tiled", "mean", "shuffled", "anew")
-DRAWN = ("shuffled", "anew")  # with each of the seeds
+OTHERS = ("tiled", "mean", "shuffled", "fresh")
+DRAWN = ("shuffled", "fresh")  # with each of the seeds
 SHOWN = [
     ("enlarged", 24, (*RESIZED, *OTHERS)),
     ("enlarged", 28, (*RESIZED, *OTHERS)),
@@ -40,7 +40,7 @@ SHOWN = [
     ("wider", 28, ("aligned",)),
     ("wider", 36, (*RESIZED, *OTHERS)),
 ]
-TUNED = [("aligned", "body"), ("bicubic", "body"), ("anew", "body"), ("aligned", "head")]
+TUNED = [("aligned", "body"), ("bicubic", "body"), ("fresh", "body"), ("aligned", "head")]
 RECIPE = dataclasses.replace(
     FINE_TUNING, epochs=4, batch_size=64, learning_rate=0.03, warmup=0.2, shards=2
 )

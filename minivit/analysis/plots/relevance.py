@@ -31,11 +31,9 @@ def plot_gradients(
     figure, blocks = create_panels(images, titles, 2, len(names) + 1, CAPTION)
     for b, (upper, lower) in enumerate(blocks):
         for i, name in enumerate(names):
-            peak = abs(dA[b, i]).max() or 1
+            top = abs(dA[b, i]).max() or 1
             show_map(upper[i + 1], A[b, i], size, f"A, {name}", cmap="viridis", vmin=0)
-            show_map(
-                lower[i + 1], dA[b, i], size, f"dA, {name}", cmap="PuOr", vmin=-peak, vmax=peak
-            )
+            show_map(lower[i + 1], dA[b, i], size, f"dA, {name}", cmap="PuOr", vmin=-top, vmax=top)
         if boxes is not None:
             outline_box([*upper, *lower[1:]], boxes[b])
     return figure
