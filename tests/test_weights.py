@@ -17,7 +17,7 @@ from minivit import ViT, ViTConfig, flatten
 from minivit.models import parameter_specs
 from minivit.tree import map_tree, unflatten
 from minivit.weights import LAYOUTS, export, resize_positions
-from minivit.weights.convert import MODULES
+from minivit.weights.convert import MODULES, ModelFile
 from minivit.weights.load import make_model
 
 TINY = {
@@ -704,7 +704,8 @@ def test_widths_of_the_paper_determine_the_heads():
     for width, heads in {192: 3, 384: 6, 768: 12, 1280: 16}.items():
         config = ViTConfig(**TINY | {"width": width, "heads": heads, "depth": 1})
         zeros = map_tree(lambda spec: np.zeros(spec.shape, "f"), parameter_specs(config))
-        found, _ = make_model(Path("theirs.npz"), export(zeros, config, "timm"), None, {})
+        file = ModelFile(Path("theirs.npz"), export(zeros, config, "timm"))
+        found, _ = make_model(file, None, {})
         assert found.heads == heads
 
 
@@ -884,7 +885,7 @@ def test_the_error_names_the_damaged_array(layout, kind, damage):
     for name in [name for name in arrays if name not in common][:: 3 if kind == "hybrid" else 1]:
         bad = damage_array(arrays, name, damage)
         refusal(
-            lambda bad=bad: make_model(Path("theirs.npz"), bad, None, fields),
+            lambda bad=bad: make_model(ModelFile(Path("theirs.npz"), bad), None, fields),
             "theirs.npz: ",
             f"'{name}'",
         )

@@ -77,15 +77,18 @@ class ModelFile:
         if self.spelling is None:
             some = ", ".join(sorted(arrays)[:3])
             raise CheckpointError(f"{path} is not a Vision Transformer: it contains {some}, ...")
+        prefix, _, ignored = self.spelling
+        names = {
+            source: self.spelling.normalise(source)
+            for source in arrays
+            if source.startswith(prefix) or not f"{source}/".startswith(ignored)
+        }
         self.arrays: dict[str, Array] = {}
         self.sources: dict[str, str] = {}  # name in the layout: name in the file
-        prefix, _, ignored = self.spelling
-        for source, array in arrays.items():
-            if f"{source}/".startswith(ignored) and not source.startswith(prefix):
-                continue
-            parts = [(self.spelling.normalise(source), array)]
+        for source, name in names.items():
+            parts = [(name, arrays[source])]
             if self.layout is google:
-                parts = google.unpack(*parts[0], class_token=f"{prefix}cls" in arrays)
+                parts = google.unpack(name, arrays[source], "cls" in names.values())
             for name, part in parts:
                 if name in self.arrays:
                     twin = self.sources[name]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
 from ..data.resampling import RESAMPLING_METHODS
 from ..layers import add_positions_sincos2d
 from ..models import SIZES, ViTConfig
@@ -75,26 +74,22 @@ def load(
         raise ValueError(f"unknown resize {resize!r}: choose {', '.join(RESAMPLING_METHODS)}")
     path = Path(path)
     path = _find_weights(path) if path.is_dir() else path
-    config, params = make_model(path, *read_arrays(path), fields, image_size)
+    arrays, text = read_arrays(path)
+    config, params = make_model(ModelFile(path, arrays), text, fields, image_size)
     if image_size is None:
         return config, params
     return resize_model(config, params, image_size, resize)
 
 
 def make_model(
-    path: Path,
-    arrays: dict[str, Array],
-    text: str | None,
-    fields: dict[str, Any],
-    image_size: int | tuple[int, int] | None = None,
+    file: ModelFile, text: str | None, fields: dict[str, Any], image_size: Any = None
 ) -> tuple[ViTConfig, Tree]:
     """Make a model of the arrays of a file; `text` is the configuration that minivit wrote."""
-    file = ModelFile(path, arrays)
     try:
         if text is None:
             config = stored = _infer_config(file, fields, image_size)
         else:
-            config = stored = own.from_json(text, fields, len(arrays))
+            config = stored = own.from_json(text, fields, len(file.sources))
             if file.layout is not own and config.positions in UNLEARNED:
                 stored = dataclasses.replace(config, positions="1d")  # a table for other programs
         params = file.read(stored)
