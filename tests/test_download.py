@@ -349,13 +349,18 @@ def test_mnist_is_downloaded_once_and_only_missing_files_again(server, tmp_path)
     assert np.array_equal(dataset.labels, labels[:15])
     assert np.array_equal(dataset.held_out_images.pixels, test[..., None])
     assert np.array_equal(dataset.held_out_labels, test_labels)
-    raw = {f"MNIST/raw/{name}": content for name, content in files.items()}
-    assert tree(tmp_path) == {"MNIST": None, "MNIST/raw": None} | raw
+    assert tree(tmp_path / "MNIST" / "raw") == files
+    assert [name for name, _ in server.requests] == list(NAMES)
+    del server.files[NAMES[1]]
+    message = error_message(ConnectionError, load_idx, spec, 20, tmp_path / "other")
+    assert message.endswith(" ".join(file.url for file in spec.files[1:]))
+    server.publish(NAMES[1], files[NAMES[1]])
+    server.requests.clear()
     (tmp_path / "MNIST" / "raw" / NAMES[2]).unlink()
     for _ in range(2):
         assert len(load_idx(spec, 20, tmp_path).images) == 20
-    assert [name for name, _ in server.requests] == [*NAMES, NAMES[2]]
-    assert tree(tmp_path) == {"MNIST": None, "MNIST/raw": None} | raw
+    assert [name for name, _ in server.requests] == [NAMES[2]]
+    assert tree(tmp_path / "MNIST" / "raw") == files
 
 
 def test_cifar_is_downloaded_once_and_unpacked(server, tmp_path):

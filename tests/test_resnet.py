@@ -74,7 +74,7 @@ def test_the_hybrids_of_the_authors_have_their_sizes(name, stride, grid, counts)
         ((), 1, (15, 22), (4, 6)),
         ((1,), 1, (15, 22), (4, 6)),
         ((1, 1), 1, (15, 22), (2, 3)),
-        ((2, 1), 2, (16, 32), (2, 4)),
+        ((1, 2), 2, (16, 32), (2, 4)),
         ((1, 1, 1), 1, (33, 31), (3, 2)),
         ((1, 1, 1, 1), 1, (33, 64), (2, 2)),
     ],
@@ -108,12 +108,12 @@ def bottleneck_in_loops(x, params, stride):
 
 
 def test_the_stem_equals_the_loops():
-    config = tiny((2, 1), (13, 18))
+    config = tiny((2, 2), (13, 18))
     images, params = random_images(config), random_params(config)["stem"]
     x = max_pool_in_loops(np.maximum(conv_norm_in_loops(images, params, "", stride=2), 0), 3, 2)
-    (first, second), (third,) = params["stages"]
+    (first, second), (third, fourth) = params["stages"]
     x = bottleneck_in_loops(bottleneck_in_loops(x, first, 1), second, 1)
-    x = bottleneck_in_loops(x, third, 2)
+    x = bottleneck_in_loops(bottleneck_in_loops(x, third, 2), fourth, 1)
     features, _ = resnet_stem(images, params)
     assert features.shape == (2, 2, 3, 256)
     np.testing.assert_allclose(features, x, rtol=0, atol=1e-12 * abs(x).max())

@@ -35,8 +35,8 @@ class CheckpointError(ValueError):
         super().__init__(" ".join(message.splitlines()))  # names may contain line breaks
 
 
-def read_arrays(path: str | Path) -> tuple[dict[str, Array], str | None]:
-    """Read the arrays of a file by name, and the text of its configuration if it contains one.
+def read_arrays(path: str | Path, only: str | None = None) -> tuple[dict[str, Array], str | None]:
+    """Read the arrays of a file, or `only` one, and the text of its configuration if it has one.
 
     bfloat16, which NumPy does not have, becomes float32. Raises FileNotFoundError, or
     CheckpointError if the file is damaged or contains pickled objects, which are never loaded.
@@ -51,21 +51,13 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], str | None]:
             f"{path} is pickled, and loading it could run code. Convert it where PyTorch is "
             f'installed: python -c "{command}"'
         )
-    read = _read_safetensors if path.suffix.lower() == SAFETENSORS else _read_npz
-    arrays, config = read(path)
-    if not arrays:
+    if path.suffix.lower() == SAFETENSORS:
+        arrays, config = _read_safetensors(path)
+    else:
+        arrays, config = _read_npz(path, only)
+    if not arrays and only is None:
         raise CheckpointError(f"{path} contains no arrays")
     return {name: _to_native(array) for name, array in arrays.items()}, config
-
-
-def read_text(path: str | Path, name: str) -> str | None:
-    """Read one text of a .npz file without its other arrays; return None if there is none.
-
-    Raises CheckpointError if the file is damaged.
-    """
-    path = Path(path)
-    arrays = {} if path.suffix.lower() == SAFETENSORS else _read_npz(path, only=name)[0]
-    return str(arrays[name]) if name in arrays else None
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Array], config: str) -> None:
@@ -111,7 +103,7 @@ def _to_native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_npz(path: Path, only: str | None = None) -> tuple[dict[str, Array], str | None]:
+def _read_npz(path: Path, only: str | None) -> tuple[dict[str, Array], str | None]:
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
             hint = "" if path.suffix == ".npz" else f" (the other format ends in {SAFETENSORS})"

@@ -124,9 +124,8 @@ def make_config(config: ViTConfig) -> dict[str, Any]:
     if c.hidden_head is not None:
         written |= {"pooler_output_size": c.hidden_head, "pooler_act": "tanh"}
     if c.classes is not None:
-        labels = [f"LABEL_{i}" for i in range(c.classes)]
-        written["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        written["label2id"] = {label: i for i, label in enumerate(labels)}
+        written["id2label"] = {str(i): f"LABEL_{i}" for i in range(c.classes)}
+        written["label2id"] = {f"LABEL_{i}": i for i in range(c.classes)}
     return written
 
 

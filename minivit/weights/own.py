@@ -13,7 +13,7 @@ from typing import Any
 from ..arrays import Array, to_host
 from ..models import ViTConfig, parameter_specs
 from ..tree import Tree, flatten
-from .files import CheckpointError, read_arrays, read_text, write_arrays
+from .files import CheckpointError, read_arrays, write_arrays
 from .layouts import Entry, Shapes, Spelling
 
 DEFAULTS: dict[str, Any] = {}
@@ -33,15 +33,16 @@ def read_progress(path: str | Path) -> dict[str, Any] | None:
 
     Returns None if the training is complete. Raises CheckpointError if the file is damaged.
     """
-    text = read_text(path, "training/progress")
-    if text is None:
+    name = "training/progress"
+    arrays, _ = read_arrays(path, only=name)
+    if name not in arrays:
         return None
     try:
-        progress = json.loads(text)
+        progress = json.loads(str(arrays[name]))
     except (ValueError, RecursionError):
         progress = None
     if not isinstance(progress, dict):
-        raise CheckpointError(f"{path}: 'training/progress' is not a JSON object")
+        raise CheckpointError(f"{path}: '{name}' is not a JSON object")
     return progress
 
 
