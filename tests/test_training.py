@@ -43,9 +43,7 @@ INVALID = {
         ("mixup", -0.1), ("cutmix", math.inf), ("ema", -0.5),
     ],
     "must be below 1, not": [("label_smoothing", 1.0), ("ema", 1.0)],
-    "must be from 0 to 10, not": [
-        ("randaugment_magnitude", value) for value in (-1.0, 10.5, math.nan)
-    ],
+    "must be from 0 to 10, not": [("randaugment_magnitude", x) for x in (-1.0, 10.5, math.nan)],
     "must be from 0 to 1, not": [("random_erasing", -0.1), ("random_erasing", 1.5)],
 }  # fmt: skip
 

@@ -5,11 +5,6 @@ from .gradcheck import GradientReport, gradcheck
 from .retained import list_retained
 
 __all__ = [
-    "Case",
-    "GradientReport",
-    "all_cases",
-    "gradcheck",
-    "layer_cases",
-    "list_retained",
+    "Case", "GradientReport", "all_cases", "gradcheck", "layer_cases", "list_retained",
     "model_cases",
-]
+]  # fmt: skip

@@ -1,7 +1,7 @@
-"""The list of functions and arguments for which the gradients are verified.
+"""The functions whose gradients are verified, each with its arguments.
 
-`minivit gradcheck` and the tests of gradients, dtypes, GPU arrays and CUDA kernels all use this
-list. Layers are checked entry by entry on tiny, odd shapes, and whole models along random
+`minivit gradcheck` and the tests of gradients, dtypes, GPU arrays and CUDA kernels use this list.
+Layers are checked entry by entry on tiny arrays of odd shapes, and whole models along random
 directions. The parameters differ from their initial zeros and ones, which would hide mistakes.
 """
 
@@ -22,30 +22,30 @@ from ..tree import Tree, map_tree
 from .gradcheck import GradientReport, gradcheck
 
 BARE = {"classes": None, "qkv_bias": False, "patch_bias": False, "pooling": "mean"}
-# The smallest width that 32 groups divide, and sides that no stride divides; the map is 2 x 3.
+# The smallest width that 32 groups divide, and sides that no stride divides. The grid is 2 x 3.
 HYBRID = {"stem": (1, 1), "stem_width": 32, "image_size": (15, 22), "patch_size": 1, "depth": 1}
 
 
 class Case(NamedTuple):
-    """A function and arguments to check it at; `directions` as in `gradcheck`."""
+    """A function and the arguments at which its gradient is checked."""
 
     name: str  # starts with the name of the layer
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-    directions: int | None = None
+    directions: int | None = None  # as in `gradcheck`
 
     def check(self, device: str = "cpu") -> GradientReport:
         """Check the gradients of all arguments on a device.
 
         On a GPU, this compares the pullback of a CUDA kernel with the complex step of the readable
-        layer, because kernels are not used for complex arrays.
+        layer, because complex arrays do not use the kernels.
         """
         xp = device_module(device)
 
         def move(leaf: Any) -> Any:
             return xp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
-        arguments = [map_tree(move, argument) for argument in self.arguments]
+        arguments = map_tree(move, list(self.arguments))
         with single_threaded_blas():  # the matrices are tiny
             return gradcheck(self.function, *arguments, directions=self.directions)
 
@@ -56,7 +56,7 @@ def all_cases() -> list[Case]:
 
 
 def layer_cases() -> list[Case]:
-    """List each layer in each of its forms."""
+    """List the layers, with and without their optional parts."""
     rng = np.random.default_rng(0)
 
     def x(*shape: int) -> Array:
@@ -75,7 +75,9 @@ def layer_cases() -> list[Case]:
     features, filters = x(2, 5, 6, 3), x(3, 3, 3, 4)
     stem = _params(_config(**HYBRID | {"stem": (2, 1)}), rng)["stem"]
     (first, second), (next_stage,) = stem["stages"]
-    case = _name_case
+    # The seed drops each of the two branches once.
+    drop_path_block = seeded(encoder_block, config=config, drop_path_rate=0.28)
+    case = _layer_case
     return [
         case(layers.patchify, images, 2),
         case(layers.unpatchify, x(2, 6, 12), 2, 4, 6),
@@ -113,11 +115,7 @@ def layer_cases() -> list[Case]:
         case(layers.mean_squared_error, x(3, 5), x(3, 5)),
         case(encoder_block, *block_input, config),
         case(seeded(encoder_block, config=dropout_config), *block_input, form="dropout"),
-        case(  # drops each of the two branches once
-            seeded(encoder_block, config=config, drop_path_rate=0.28),
-            *block_input,
-            form="drop path",
-        ),
+        case(drop_path_block, *block_input, form="drop path"),
         *(
             case(layers.convolution, features, x(h, w, 3, 4), s, form=f"{h} x {w}, stride {s}")
             for h, w, s in ((3, 3, 1), (3, 3, 2), (7, 7, 2), (3, 2, 1), (1, 1, 1), (1, 1, 2))
@@ -136,7 +134,7 @@ def layer_cases() -> list[Case]:
     ]
 
 
-def _name_case(
+def _layer_case(
     function: Callable[..., Any], *arguments: Any, form: str = "", directions: int | None = None
 ) -> Case:
     name = f"{function.__name__}, {form}" if form else function.__name__
@@ -144,41 +142,40 @@ def _name_case(
 
 
 def model_cases() -> list[Case]:
-    """List whole models: all positions, poolings, heads and GELUs, and variants of single parts."""
-    cases = []
-    for positions, pooling, hidden, gelu in product(POSITIONS, POOLINGS, (None, 5), GELUS):
-        fields = {"positions": positions, "pooling": pooling, "hidden_head": hidden, "gelu": gelu}
-        head = "linear head" if hidden is None else "tanh head"
-        cases.append(_model_case(f"ViT, {positions}, {pooling}, {head}, {gelu}", **fields))
-    root = {"stem": (), "image_size": (15, 24), "patch_size": 2}
-    one_stage = {"stem": (2,), "image_size": (7, 10)}
-    return [
-        *cases,
-        _model_case("ViT, dropout", dropout=0.3),
-        _model_case("ViT, drop path", drop_path=0.5),
-        _model_case("ViT, no classes", classes=None),
-        _model_case("ViT, no classes, tanh", classes=None, hidden_head=5),
-        _model_case("ViT, no qkv bias", qkv_bias=False),
-        _model_case("ViT, relative, no qkv bias", positions="relative", qkv_bias=False),
-        _model_case("ViT, no patch bias", patch_bias=False),
-        _model_case("ViT, no optional parts", **BARE),
-        _model_case("hybrid", **HYBRID),
-        _model_case("hybrid, root alone", **HYBRID | root),
-        _model_case("hybrid, one stage", **HYBRID | BARE | one_stage),
-    ]
+    """List models with all positions, poolings, heads and GELUs, and other optional parts."""
+    models: dict[str, dict[str, Any]] = {
+        f"ViT, {positions}, {pooling}, {'tanh' if hidden else 'linear'} head, {gelu}": {
+            "positions": positions, "pooling": pooling, "hidden_head": hidden, "gelu": gelu,
+        }
+        for positions, pooling, hidden, gelu in product(POSITIONS, POOLINGS, (None, 5), GELUS)
+    }  # fmt: skip
+    models |= {
+        "ViT, dropout": {"dropout": 0.3},
+        "ViT, drop path": {"drop_path": 0.5},
+        "ViT, no classes": {"classes": None},
+        "ViT, no classes, tanh": {"classes": None, "hidden_head": 5},
+        "ViT, no qkv bias": {"qkv_bias": False},
+        "ViT, relative, no qkv bias": {"positions": "relative", "qkv_bias": False},
+        "ViT, no patch bias": {"patch_bias": False},
+        "ViT, no optional parts": BARE,
+        "hybrid": HYBRID,
+        "hybrid, root alone": HYBRID | {"stem": (), "image_size": (15, 24), "patch_size": 2},
+        "hybrid, one stage": HYBRID | BARE | {"stem": (2,), "image_size": (7, 10)},
+    }
+    return [_model_case(name, _config(**fields)) for name, fields in models.items()]
 
 
-def _model_case(name: str, **fields: Any) -> Case:
-    config, rng = _config(**fields), np.random.default_rng(1)
+def _model_case(name: str, config: ViTConfig) -> Case:
+    rng = np.random.default_rng(1)
     params = _params(config, rng)
     images = rng.normal(size=(3, *config.image_size, config.channels))
     return Case(name, seeded(vit, config=config), (images, params), directions=3)
 
 
 def _config(**fields: Any) -> ViTConfig:
-    known: dict[str, Any] = {"image_size": (4, 6), "patch_size": 2, "channels": 2, "classes": 3}
-    known |= {"width": 8, "depth": 2, "heads": 2, "mlp_width": 7}
-    return ViTConfig(**known | fields)
+    tiny: dict[str, Any] = {"image_size": (4, 6), "patch_size": 2, "channels": 2, "classes": 3}
+    tiny |= {"width": 8, "depth": 2, "heads": 2, "mlp_width": 7}
+    return ViTConfig(**tiny | fields)
 
 
 def _params(config: ViTConfig, rng: np.random.Generator) -> Tree:
@@ -186,7 +183,7 @@ def _params(config: ViTConfig, rng: np.random.Generator) -> Tree:
 
 
 def seeded(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    """Fix keyword arguments of a function, and create the same random generator for every call."""
+    """Bind keyword arguments to a function, and pass a new generator of the same seed each time."""
 
     @wraps(function)
     def wrapped(*args: Any) -> Any:

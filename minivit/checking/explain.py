@@ -1,4 +1,4 @@
-"""Explanations of incorrect gradients. They are derived from the numbers alone."""
+"""Explain incorrect gradients from their numbers alone, without the source of the function."""
 
 import math
 
@@ -11,16 +11,16 @@ def explain_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) ->
     """Explain a gradient whose shape differs from the shape of its argument."""
     text = f"{name}: the gradient has shape {got}, but the argument has shape {expected}."
     if got[::-1] == expected:
-        return text + " Is a transpose missing?"
+        return f"{text} Is a transpose missing?"
     if got[len(got) - len(expected) :] == expected:
-        return text + " Is a sum over the batch missing?"
+        return f"{text} Is a sum over the batch missing?"
     return text
 
 
 def explain(name: str, a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -> str:
     """Explain the difference between an analytic gradient a and a numeric gradient n.
 
-    a, n (entries or directions,); shape of the argument, or None for directions; dy cotangent
+    a, n (entries,) or (directions,); shape of the argument, None for directions; cotangent dy
     """
     worst = int(np.argmax(np.where(np.isfinite(a), abs(a - n), math.inf)))
     where = f"along direction {worst}"
@@ -59,20 +59,18 @@ def _guess_cause(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -
 
 
 def _explain_ratio(ratio: float) -> str:
-    def is_integer(x: float, tolerance: float = 1e-6) -> bool:
-        return abs(x - round(x)) < tolerance
-
     if abs(ratio - 1) < 1e-6:
         return "Every entry is nearly correct. Is an epsilon different, or a step in float32?"
     text = f"Every entry is {ratio:.6g} times the correct value"
-    square = ratio * ratio if abs(ratio) > 1 else 1 / (ratio * ratio)
     if abs(ratio + 1) < 1e-6:
         return f"{text}. Check the sign."
-    if is_integer(ratio):
-        return f"{text}. Is it counted more than once, or is a mean computed as a sum?"
-    if is_integer(1 / ratio):
+    large = abs(ratio) > 1
+    factor = abs(ratio) if large else 1 / abs(ratio)
+    if abs(factor - round(factor)) < 1e-6:
+        if large:
+            return f"{text}. Is it counted more than once, or is a mean computed as a sum?"
         return f"{text}. Is a part missing, or is a sum computed as a mean?"
-    if is_integer(square, 1e-5):
-        power = "√" if abs(ratio) > 1 else "1/√"
-        return f"{text}, {power}{round(square)}. Check factors such as 1/√Dh."
+    if abs(factor**2 - round(factor**2)) < 1e-5:
+        root = f"√{round(factor**2)}" if large else f"1/√{round(factor**2)}"
+        return f"{text}, {root}. Check factors such as 1/√Dh."
     return f"{text}."

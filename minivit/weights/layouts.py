@@ -140,7 +140,8 @@ class Names(NamedTuple):
         if name not in shapes:
             raise ArrayError("the array {} is missing", name)
         if len(shapes[name]) != dimensions:
-            raise ArrayError(f"{{}} has shape {shapes[name]}, expected {dimensions} axes", name)
+            text = f"{{}} has shape {shapes[name]}, expected a shape of length {dimensions}"
+            raise ArrayError(text, name)
         axes = np.argsort(self.axes.get(dimensions, range(dimensions)))
         return tuple(shapes[name][axis] for axis in axes)
 

@@ -109,11 +109,9 @@ def _infer_config(file: ModelFile, fields: dict[str, Any], image_size: Any) -> V
     """
     inferred = file.layout.infer_config(file.shapes)
     stated = _read_json(file.path, fields) if file.layout is huggingface else {}
-    for name in inferred.keys() & stated.keys():
-        if inferred[name] != stated[name]:
-            raise ValueError(
-                f"config.json says {name} is {stated[name]}, the arrays say {inferred[name]}"
-            )
+    for name, value in stated.items():
+        if name in inferred and inferred[name] != value:
+            raise ValueError(f"config.json says {name} is {value}, the arrays say {inferred[name]}")
     known: dict[str, Any] = {"heads": HEADS.get(inferred["width"])} | file.layout.DEFAULTS
     known |= stated | inferred | fields  # later values have priority
     if known["heads"] is None:
@@ -157,10 +155,8 @@ def _read_json(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     The second one is not read if the caller's `fields` contain the preprocessing.
     """
     stated: dict[str, Any] = {}
-    for name, read in {
-        CONFIG: huggingface.read_config,
-        PROCESSOR: huggingface.read_processor,
-    }.items():
+    readers = {CONFIG: huggingface.read_config, PROCESSOR: huggingface.read_processor}
+    for name, read in readers.items():
         file = path.with_name(name)
         if file.is_file() and not (name == PROCESSOR and "preprocessing" in fields):
             try:
