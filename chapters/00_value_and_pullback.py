@@ -107,7 +107,7 @@ print(minivit.list_retained(sigmoid_back))
 layer = Sigmoid()
 layer.forward(x)
 layer.forward(x + 1)  # a second input passes through the same layer
-wrong = layer.backward(dy)  # meant for the first
+wrong = layer.backward(dy)  # computed from the first input
 sigmoid(x + 1)
 print(np.array_equal(wrong, dx), np.array_equal(sigmoid_back(dy), dx))
 assert not np.allclose(wrong, dx)
@@ -234,13 +234,13 @@ def one_plus_exp(x):
     def back(dy):
         return dy * y
 
-    y = y + 1  # the trap: give it another name
+    y = y + 1  # bug: `back` reads this y; bind a new name instead
     return y, back
 
 
 def centred_sigmoid(x):
     s, back = sigmoid(x)
-    s -= 0.5  # the trap: `return s - 0.5, back` is right
+    s -= 0.5  # bug: `back` reads s; `return s - 0.5, back` is correct
     return s, back
 
 

@@ -27,7 +27,7 @@ from minivit.training import fit_logistic_regression, train_sgd
 
 
 # %%
-def linear_by_hand(x, E, b):  # x (N, I), E (I, D), b (D,): I in, D out
+def linear_by_hand(x, E, b):  # x (N, I), E (I, D), b (D,): I inputs, D outputs
     y = np.zeros((len(x), E.shape[1]))
     for n in range(len(x)):
         for d in range(E.shape[1]):
@@ -58,7 +58,7 @@ assert abs(y - linear_by_hand(x, E, b)).max() < 1e-13
 # %%
 dy = rng.normal(size=y.shape)
 dx, dparams = linear_back(dy)
-dE = sum(np.outer(x[n], dy[n]) for n in range(len(x)))  # each row adds x_ni dy_nd
+dE = sum(np.outer(x[n], dy[n]) for n in range(len(x)))  # row n contributes x_ni dy_nd
 assert abs(dparams["kernel"] - dE).max() < 1e-13
 assert abs(dparams["bias"] - dy.sum(0)).max() < 1e-13
 assert abs(dx - dy @ E.T).max() < 1e-13
@@ -110,9 +110,9 @@ assert abs(tokens - stops).max() < 1e-13
 logits, labels = rng.normal(size=(4, 3)), np.array([0, 2, 1, 2])
 loss, loss_back = cross_entropy(logits, labels)
 p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)  # (B, K)
-target = np.eye(3)[labels]  # 1 at the right class, else 0
+target = np.eye(3)[labels]  # one-hot labels, (B, K)
 assert abs(loss + np.log(p[range(4), labels]).mean()) < 1e-13
-assert abs(loss_back() - (p - target) / 4).max() < 1e-13  # without a dy, it takes dloss = 1
+assert abs(loss_back() - (p - target) / 4).max() < 1e-13  # dloss defaults to 1
 assert minivit.gradcheck(cross_entropy, logits, labels).worst < 1e-12
 
 # %% [markdown]
@@ -215,7 +215,7 @@ def draw(P, D=32, K=10):
 
 
 params = draw(P=2)
-head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}  # zeros would hide dE
+head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}  # a zero head would make dE zero
 assert minivit.gradcheck(model, images[:1, :4, :4, :1], params | {"head": head}).worst < 1e-12
 
 accuracy = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
@@ -239,7 +239,7 @@ assert 0.11 < accuracy < 0.25
 patches, _ = patchify(digits.images[:1], 2)
 shuffled, _ = unpatchify(patches[:, np.random.default_rng(5).permutation(16)], 2, 8, 8)
 logits, _ = model(np.concatenate([digits.images[:1], shuffled]), params)
-assert abs(logits[0] - logits[1]).max() < 1e-5  # it cannot tell them apart
+assert abs(logits[0] - logits[1]).max() < 1e-5  # invariant to the order of the patches
 
 # %% [markdown]
 # ## Yours

@@ -59,7 +59,7 @@ dz = rng.normal(size=z.shape)
 dtokens, dpositions = positions_back(dz)
 dx, dclass = class_back(dtokens)
 assert np.array_equal(dtokens, dz)
-assert np.array_equal(dx, dz[:, 1:])  # the patches', unchanged
+assert np.array_equal(dx, dz[:, 1:])  # the patches' gradient is unchanged
 assert abs(dpositions["table"] - (dz[0] + dz[1] + dz[2])).max() < 1e-13
 assert np.array_equal(dclass["class_token"], dpositions["table"][0])
 
@@ -110,7 +110,7 @@ for errors in (
 from minivit.layers import linear, mean_pool, patch_embedding, patchify, unpatchify
 from minivit.training import fit_logistic_regression, train_sgd
 
-NONE = {"table": np.zeros((16, 32), "float32")}  # no positions: zeros, not trained
+NONE = {"table": np.zeros((16, 32), "float32")}  # no position embeddings: zeros, not trained
 
 
 def draw(rng):
@@ -210,8 +210,8 @@ for params in (bag, placed):
     leaves = minivit.flatten(params)
     exact = {name: np.round(256 * leaf).astype(float) / 256 for name, leaf in leaves.items()}
     logits.append([classify(v.astype(float), minivit.unflatten(exact), 2)[0] for v in views])
-assert np.array_equal(*logits[0])  # 360 images, not a bit differs
-assert abs(np.array(logits)).max() * 2**34 < 2**45  # far below 2^53
+assert np.array_equal(*logits[0])  # bitwise equal for all 360 images
+assert abs(np.array(logits)).max() * 2**34 < 2**45  # below 2^53: all float64 sums are exact
 
 # %%
 shape = {"figsize": (9, 4), "width_ratios": [1, 2, 2], "layout": "constrained"}

@@ -157,7 +157,7 @@ for f in (layer_norm, layer_norm_in_steps):
 # $$ \mathrm{mean}(dx · \hat x) = \mathrm{mean}(g · \hat x) · ε / σ^3 $$
 
 # %%
-g = np.random.default_rng(4).normal(size=(1, 6))  # the scale is 1, so g is dy
+g = np.random.default_rng(4).normal(size=(1, 6))  # g = dy, because the scale is 1
 dtoken, _ = token_back(g)
 rest = (dtoken * x_hat).mean()
 print(f"along x_hat: {rest:.1e}; along 1, nothing: {abs(dtoken.sum()) < 1e-13}")
@@ -176,7 +176,7 @@ assert abs(rest - (g * x_hat).mean() * 1e-6 / (token.var() + 1e-6) ** 1.5) < 1e-
 u, v, n = [1, -1, 0] / np.sqrt(2), [1, 1, -2] / np.sqrt(6), [1, 1, 1] / np.sqrt(3)
 tokens = np.array([[3.4, -0.1, 0.5], [0.6, 1.6, 0.6], [-1.7, -1.4, 1.5]])
 g = np.array([[1.1, 0.7, -1.0], [-0.9, 1.1, 0.8], [-1.9, 0.3, 0.2]])
-points, back = layer_norm(tokens, np.ones(3), np.zeros(3))  # three tokens, now on the circle
+points, back = layer_norm(tokens, np.ones(3), np.zeros(3))  # projected onto the circle
 steps = back(g)[0] * np.sqrt(tokens.var(1, keepdims=True) + 1e-6)  # σ dx
 dropped = tokens - tokens.mean(1, keepdims=True)
 turn = np.linspace(0, 2 * math.pi, 200)[:, None]
@@ -188,14 +188,14 @@ assert abs(steps.sum(1)).max() < 1e-13  # in the plane
 
 # %%
 def draw(axis, view):
-    """Look so that the two rows of `view`, (2, 3), point to the right and up."""
+    """Draw all points, projected onto the two rows of `view` (2, 3): right and up."""
     axis.fill(*view @ (1.75 * circle.T), color="0.94")
     axis.plot(*view @ circle.T, color="0.3", lw=1)
     stops = np.stack([tokens, dropped, points, points + g, points + steps]) @ view.T
     names = {"x": (6, 3), "x - μ": (6, 3), r"$\hat{x}$": (-4, -18), "g": (5, 0), "σ dx": (-32, 3)}
     for (name, offset), at in zip(names.items(), stops[:, 0], strict=True):
         axis.annotate(name, at, offset, textcoords="offset points", fontsize=11)
-    for x3, c, x_hat, g_tip, tip in stops.swapaxes(0, 1):  # each (2,), on the paper
+    for x3, c, x_hat, g_tip, tip in stops.swapaxes(0, 1):  # each (2,), in the plane of the figure
         axis.plot(*zip(x3, c, strict=True), "oC0:", markevery=[0])
         axis.plot(*zip(c, x_hat, strict=True), "sC1-", markevery=[1])
         axis.plot(*zip(g_tip, tip, strict=True), ":", color="0.4")
@@ -206,8 +206,8 @@ def draw(axis, view):
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
-draw(left, np.stack([u, 0.47 * v + math.sqrt(1 - 0.47**2) * n]))  # at a slant
-draw(right, np.stack([u, v]))  # along 1
+draw(left, np.stack([u, 0.47 * v + math.sqrt(1 - 0.47**2) * n]))  # oblique view
+draw(right, np.stack([u, v]))  # view along 1
 left.annotate("1", (0, 0), (0, 1.7), ha="center", arrowprops={"arrowstyle": "<|-"})
 left.set(aspect="equal", xticks=[], yticks=[], frame_on=False)
 right.set(aspect="equal", xlabel="along u", ylabel="along v")

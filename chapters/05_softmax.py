@@ -87,7 +87,7 @@ assert np.array_equal(softmax(large)[0], softmax(large - 1000)[0])
 
 # %%
 def jacobian(p):
-    """p (..., n)  ->  J (..., n, n)"""
+    """Return the Jacobian of softmax.  p (..., n)  ->  J (..., n, n)"""
     return p[..., :, None] * (np.eye(p.shape[-1]) - p[..., None, :])
 
 
@@ -111,7 +111,7 @@ dp = np.random.default_rng(1).normal(size=p.shape)
 dx = pullback(dp)
 assert abs(dx - p * (dp - (p * dp).sum(-1, keepdims=True))).max() < 1e-13
 assert abs(dx - (dp[:, None, :] @ J)[:, 0]).max() < 1e-13
-assert abs(dx.sum(-1)).max() < 1e-13  # as the rows of J do
+assert abs(dx.sum(-1)).max() < 1e-13  # like the rows of J
 errors = minivit.gradcheck(softmax, x)
 assert errors.worst < 1e-12
 
@@ -126,7 +126,7 @@ def forgetful(x):
     return softmax(x)[0], lambda dp: 0 * dp
 
 
-assert abs(pullback(np.ones((4, 5)))).max() < 1e-13  # the right answer to a sum: zeros
+assert abs(pullback(np.ones((4, 5)))).max() < 1e-13  # the gradient of sum(p) is zero
 worst = minivit.gradcheck(forgetful, x).worst
 print(f"error of a pullback that returns zeros: {worst:.1f}")
 assert worst > 0.5
@@ -156,7 +156,7 @@ rng = np.random.default_rng(2)
 widths, rows = [1, 4, 16, 64, 256, 1024], []
 for Dh in widths:
     q, k = rng.normal(size=(1000, 1, Dh)), rng.normal(size=(1000, 16, Dh))
-    scores = (q * k).sum(-1)  # (1000, 16): 1000 rows
+    scores = (q * k).sum(-1)  # (1000, 16)
     plain, scaled = reaction(scores), reaction(scores / math.sqrt(Dh))
     rows.append([scores.var() / Dh, plain.mean(), np.median(plain), scaled.mean()])
     print(f"Dh = {Dh:4}: variance of q · k {scores.var():6.1f}, mean norm of J", end=" ")
@@ -196,7 +196,7 @@ save_figure(figure, "figures/05_softmax.png")
 gradients = []
 for divisor in (1, 8):
     _, back = softmax(np.array([[50.0, 0.0]]) / divisor)
-    gradients.append(back(np.array([[0.0, -1.0]]))[0] / divisor)  # the division's own pullback
+    gradients.append(back(np.array([[0.0, -1.0]]))[0] / divisor)  # pullback of the division
     print(f"divided by {divisor}: {gradients[-1][0]:.1e} and {gradients[-1][1]:.1e}")
 assert abs(gradients[0]).max() < 1e-20
 assert abs(gradients[1]).min() > 1e-4

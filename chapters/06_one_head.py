@@ -34,12 +34,12 @@ from minivit.layers import attend, linear, single_head_attention, softmax
 # %%
 z = np.array(
     [
-        [+1.0, 0.0, 10.0],  # wants +1
-        [-1.0, 0.0, 20.0],  # wants -1
-        [0.0, +1.0, 30.0],  # offers +1
-        [0.0, -1.0, 40.0],
+        [+1.0, 0.0, 10.0],  # query +1
+        [-1.0, 0.0, 20.0],  # query -1
+        [0.0, +1.0, 30.0],  # key +1
+        [0.0, -1.0, 40.0],  # key -1
     ]
-)  # offers -1
+)
 y, _ = single_head_attention(z, np.diag([8.0, 1.0, 1.0]))  # Dh = 1: the columns are q, k, v
 print(y[:, 0].round(2))
 assert abs(y[:, 0] - [30, 40, 25, 25]).max() < 0.03
@@ -58,9 +58,9 @@ def one_head_in_loops(z, kernel, bias):
     q, k, v = np.split(kernel, 3, axis=1)  # each (D, Dh)
     q_bias, k_bias, v_bias = np.split(bias, 3)  # each (Dh,)
     y = np.zeros((T, Dh))
-    for i in range(T):  # token i asks
+    for i in range(T):  # query i
         scores = np.zeros(T)
-        for j in range(T):  # token j answers
+        for j in range(T):  # key j
             scores[j] = (z[i] @ q + q_bias) @ (z[j] @ k + k_bias) / math.sqrt(Dh)
         A = np.exp(scores) / np.exp(scores).sum()  # row i of A
         for j in range(T):

@@ -29,9 +29,9 @@ from minivit.layers import attend, linear, self_attention, single_head_attention
 # Other weights give another mixture, but still one number. Two heads keep them apart.
 
 # %%
-values = np.array([3.0, 5.0])  # of the left and the right token
+values = np.array([3.0, 5.0])  # values of the left and the right token
 one_head = np.array([[0.5, 0.5]])  # a row of A
-two_heads = np.array([[1.0, 0.0], [0.0, 1.0]])  # a row of each head's A
+two_heads = np.array([[1.0, 0.0], [0.0, 1.0]])  # one row of A per head
 print(one_head @ values, one_head @ values[::-1], two_heads @ values, two_heads @ values[::-1])
 assert one_head @ values == one_head @ values[::-1] == 4
 
@@ -47,7 +47,7 @@ D, heads = 6, 2
 Dh = D // heads
 names = [f"{part}{h + 1}" for part in "qkv" for h in range(heads) for _ in range(Dh)]
 print(*names)
-columns = np.arange(3 * D).reshape(3, heads, Dh)  # columns[:, h] are those of head h
+columns = np.arange(3 * D).reshape(3, heads, Dh)  # columns[:, h] belong to head h
 print(*(names[c] for c in columns[:, 1].ravel()))
 
 
@@ -80,8 +80,8 @@ assert abs(y - one_after_the_other(z, qkv, out, heads)).max() < 1e-13
 # %%
 packed, _ = linear(z, **qkv)  # (B, T, 3 D)
 q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)
-answers, _ = attend(q / math.sqrt(Dh), k, v)  # q, k, v too: (B, k, T, Dh)
-joined = answers.swapaxes(1, 2).reshape(B, T, D)  # side by side again
+answers, _ = attend(q / math.sqrt(Dh), k, v)  # like q, k and v, (B, h, T, Dh)
+joined = answers.swapaxes(1, 2).reshape(B, T, D)  # the heads side by side
 assert abs(joined @ out["kernel"] + out["bias"] - y).max() < 1e-13
 
 # %% [markdown]
@@ -114,7 +114,7 @@ for k in (1, 2, 3, 64, 768):
 # rows wherever in the token it is of use. Two heads can write to the same entries.
 
 # %%
-rows = out["kernel"].reshape(heads, Dh, D)  # those that each head meets
+rows = out["kernel"].reshape(heads, Dh, D)  # (h, Dh, D), the rows of each head
 shares = [answers[:, h] @ rows[h] for h in range(heads)]  # each (B, T, D)
 assert abs(sum(shares) + out["bias"] - y).max() < 1e-13
 
@@ -215,7 +215,7 @@ assert accuracy[4] > 0.84
 # %%
 seen, i = {}, 5  # the query: row 2, column 2
 model(digits.held_out_images, params, heads=4, watch=seen.__setitem__)
-A = seen["probabilities"][:, :, i]  # (360, k, T), row i of each A
+A = seen["probabilities"][:, :, i]  # (360, h, T), row i of each A
 share = [np.bincount(A[:, h].argmax(-1)).max() / len(A) for h in range(4)]
 print("at the favourite patch:", *(f"~{s:.0%}" for s in share))
 

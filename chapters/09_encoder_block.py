@@ -36,7 +36,7 @@ def draw_block(rng, D, M):
 
 
 # %%
-# In loops, for one image. Only attention has to see all of its tokens at once.
+# One image, token by token. Only attention needs all tokens at once.
 def block_in_loops(z, params, heads):  # z (T, D)
     normed = np.array([layer_norm(token, **params["norm1"])[0] for token in z])
     attn_out = self_attention(normed[None], **params["attention"], heads=heads)[0][0]
@@ -71,7 +71,7 @@ assert abs(out - [block_in_loops(one, params, heads=2) for one in z]).max() < 1e
 
 
 # %%
-def pre_norm(z, norm, branch, residual=1):  # residual=0 leaves out the + z
+def pre_norm(z, norm, branch, residual=1):  # residual=0 omits the skip connection
     normed, norm_back = layer_norm(z, **norm)
     y, branch_back = branch(normed)
 
@@ -115,7 +115,7 @@ assert errors.worst < 1e-12
 def too_early(z):
     normed, norm_back = layer_norm(z, **params["norm2"])
     y, mlp_back = mlp(normed, **params["mlp"])
-    return z + y, lambda dy: norm_back(dy + mlp_back(dy)[0])[0]  # right: dy + norm_back(...)
+    return z + y, lambda dy: norm_back(dy + mlp_back(dy)[0])[0]  # correct: dy + norm_back(...)
 
 
 assert minivit.gradcheck(too_early, z).worst > 0.1

@@ -162,7 +162,7 @@ model.params["head"]["kernel"][:] = rng.normal(size=(32, K)) / 32**0.5
 images = digits.held_out_images[:64]
 logits, pullback = model.forward(images)
 assert abs(forward(images, model.params, model.config) - logits).max() < 1e-4
-assert pullback(logits)[0].shape == images.shape  # backward pass to the pixels
+assert pullback(logits)[0].shape == images.shape  # gradient of the pixels
 
 # %% [markdown]
 # **How many parameters?** For ViT-B/16 on images of 224 x 224 x 3: 12 blocks, $D$ = 768, $M$ =
@@ -260,7 +260,7 @@ assert right > 0.95
 
 # %%
 z, block = rng.normal(size=(1, 17, 32)), model.params["blocks"][3]
-dz = layers.class_pool(z)[1](rng.normal(size=(1, 32)))  # what arrives from above
+dz = layers.class_pool(z)[1](rng.normal(size=(1, 32)))  # gradient of the block's output
 seen = {}
 _, back = models.encoder_block(z, block, model.config, watch=seen.__setitem__)
 back(dz)

@@ -24,7 +24,7 @@ rng = np.random.default_rng(11)
 config = minivit.ViTConfig(4, 2, channels=1, classes=3, width=8, depth=2, heads=2, mlp_width=12)
 params = minivit.ViT.create(config, dtype="float64").params
 for leaf in minivit.flatten(params).values():
-    leaf += 0.5 * rng.normal(size=leaf.shape)  # away from zeros and ones
+    leaf += 0.5 * rng.normal(size=leaf.shape)  # away from the initial zeros and ones
 images = rng.normal(size=(2, 4, 4, 1))
 
 # %% [markdown]
@@ -46,7 +46,7 @@ for index in np.ndindex(images.shape):
     naive[index] = (dlogits * (ahead - behind)).sum() / (2 * h)
 
 dimages, dparams = pullback(dlogits)
-assert abs(naive - dimages).max() < 1e-8 * abs(dimages).max()  # agreed, to eight digits or nine
+assert abs(naive - dimages).max() < 1e-8 * abs(dimages).max()  # at least eight equal digits
 
 # %% [markdown]
 # The pullback gave all of them at once: every pixel's, and those of all parameters. It costs about
@@ -176,7 +176,7 @@ assert errors.worst < 1e-12
 # argument, over the larger of its own largest |numeric| and 1e-3 of the largest of all arguments.
 
 # %%
-key_bias = dparams["blocks"][0]["attention"]["qkv"]["bias"][8:16]  # D = 8: after the queries'
+key_bias = dparams["blocks"][0]["attention"]["qkv"]["bias"][8:16]  # entries D to 2D of the bias
 assert abs(key_bias).max() < 1e-13 * max(abs(leaf).max() for leaf in slopes.values())
 
 # %% [markdown]
@@ -200,7 +200,7 @@ for L in (2, 4, 8):
         _, back = create(L).forward(digits.images[:B])
         kept[B] = minivit.list_retained(back).bytes
     print(f"L = {L}: " + ", ".join(f"B = {B}: {size / 1e6:.1f} MB" for B, size in kept.items()))
-    assert kept[64] - kept[32] == 2 * (kept[32] - kept[16])  # a straight line in B
+    assert kept[64] - kept[32] == 2 * (kept[32] - kept[16])  # linear in B
 
 # %% [markdown]
 # Inference calls the same functions and drops each pullback at once (`z, _ = encoder_block(...)`),
@@ -224,7 +224,7 @@ assert peaks[1] < 1.1 * peaks[0]
 
 # %%
 model, batch = create(4, "float64"), (digits.images[:64], digits.labels[:64])
-model.params["head"]["kernel"][:] = rng.normal(size=(32, 10))  # else only the head has a gradient
+model.params["head"]["kernel"][:] = rng.normal(size=(32, 10))  # a zero head stops the gradient
 whole_loss, whole = minivit.training.loss_and_gradients(model, *batch, StepOptions(shards=1))
 loss, parts = minivit.training.loss_and_gradients(model, *batch, StepOptions(shards=5))
 parts = minivit.flatten(parts)

@@ -86,7 +86,7 @@ assert abs(both[0] - both[1]).max() < 1e-6
 # $$ \mathrm{rate} = \mathrm{peak} · (1 + \mathrm{cos}(π (s - w) / (S - w))) / 2 $$
 
 # %%
-S, w, peak = 460, 46, 0.01  # 20 epochs of 23 steps, 2 to warm up
+S, w, peak = 460, 46, 0.01  # 20 epochs of 23 steps, 2 of them warm-up
 for s in range(S):
     naive = peak * (s + 1) / w if s < w else peak * (1 + math.cos(math.pi * (s - w) / (S - w))) / 2
     assert abs(training.schedule_learning_rate(s, S, peak, warmup=w) - naive) < 1e-15
@@ -102,7 +102,7 @@ for s in range(S):
 # $\mathrm{log}(0.91 / 0.01)$ = 4.5 above the others, and nothing pulls it further:
 
 # %%
-logits = math.log(0.91 / 0.01) * np.eye(10)[[3]]  # (1, 10), class 3 being right
+logits = math.log(0.91 / 0.01) * np.eye(10)[[3]]  # (1, 10), for the label 3
 assert abs(cross_entropy(logits, np.array([3]), label_smoothing=0.1)[1]()).max() < 1e-13
 
 # %% [markdown]
@@ -129,7 +129,7 @@ optimiser = training.AdamW(pack(model.params), weight_decay=0.1)
 options = training.StepOptions(label_smoothing=0.1, shards=2)
 for t in range(1, 47):
     chosen = generator.choice(1437, 64, replace=False)
-    images = minivit.data.augment(digits.images[chosen], generator, shift=1)  # more below
+    images = minivit.data.augment(digits.images[chosen], generator, shift=1)  # explained below
     _, gradients = training.batch_gradients(model, images, digits.labels[chosen], options)
     norm = training.clip_by_global_norm(gradients.vector, 1.0)
     optimiser.update(gradients.vector, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
@@ -151,7 +151,7 @@ moves = [np.roll(sheet, pixels, axis=2) for pixels in (0, 1, 2)]  # to the right
 kernel, bias = rng.normal(size=(4, 32)), np.zeros(32)
 at_rest, by_one, by_two = (patch_embedding(x, kernel, bias, 2)[0][0] for x in moves)  # (64, 32)
 for pixels, tokens in (1, by_one), (2, by_two):
-    inked = [token for token in tokens if abs(token - at_rest[0]).max() > 1e-12]  # 0 is blank
+    inked = [token for token in tokens if abs(token - at_rest[0]).max() > 1e-12]  # token 0 is blank
     again = sum(abs(token - at_rest).max(1).min() < 1e-12 for token in inked)
     print(f"moved by {pixels}: {len(inked)} patches with ink, {again} of them seen before")
     assert again == (0 if pixels == 1 else len(inked))
@@ -226,9 +226,8 @@ save_figure(figure, "figures/12_training.png")
 # By the full recipe. (These digits are easy for a linear model on the pixels: see its score.)
 
 # %%
-recipe = training.Recipe(
-    epochs=20, batch_size=64, learning_rate=0.01, warmup=2, shards=2
-)  # the rest as above
+# The defaults of the other fields are the values used above.
+recipe = training.Recipe(epochs=20, batch_size=64, learning_rate=0.01, warmup=2, shards=2)
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 with tempfile.TemporaryDirectory() as folder:
     right = training.train(model, digits, recipe, folder, threads=1).accuracy
@@ -248,7 +247,7 @@ assert table["no shifts"][1] < 60 < 90 < table["full recipe"][1]
 # %%
 for pixels in (1, 2):
     images = np.roll(digits.held_out_images, pixels, axis=2)
-    images[:, :, :pixels] = -1  # white paper comes in from the left
+    images[:, :, :pixels] = -1  # fill the left border with background
     lost = 1 - (images + 1).sum() / (digits.held_out_images + 1).sum()
     right = np.mean(model(images).argmax(-1) == digits.held_out_labels)
     print(f"moved by {pixels}: {right:.0%} right, {lost:.1%} of the ink lost")

@@ -28,7 +28,7 @@ from minivit.training import evaluate, fit_logistic_regression
 # scattered` made it. It has a grid of 6 x 6 patches, a class token, four blocks and four heads.
 
 # %%
-scattered = data.load_scattered(n=5000)  # of the images for training, a few
+scattered = data.load_scattered(n=5000)  # only a part of the training images
 images, labels = scattered.held_out_images, scattered.held_out_labels
 boxes = scattered.held_out_boxes  # (B, 4): top, left, bottom, right
 model = minivit.ViT.load(data.SCATTERED_MODEL)
@@ -46,9 +46,9 @@ assert accuracy > 0.85 > 0.25 > baseline
 # map over the patches, one for each layer, image and head.
 
 # %%
-A = model.attention(images)  # (L, B, k, T, T)
+A = model.attention(images)  # (L, B, h, T, T)
 L, _, k, T, _ = A.shape
-maps = patch_maps(A, grid)  # (L, B, k, 6, 6)
+maps = patch_maps(A, grid)  # (L, B, h, 6, 6)
 assert np.array_equal(maps[2, 5, 1], A[2, 5, 1, 0, 1:].reshape(grid))
 
 # %% [markdown]
@@ -68,7 +68,7 @@ assert np.array_equal(maps[2, 5, 1], A[2, 5, 1, 0, 1:].reshape(grid))
 # %%
 def naive_rollout(A):
     R = np.eye(T)
-    for A_l in A.mean(1):  # (T, T), the mean of the heads
+    for A_l in A.mean(1):  # (T, T), mean over the heads
         flow = np.zeros((T, T))
         for i in range(T):
             for j in range(T):
@@ -78,7 +78,7 @@ def naive_rollout(A):
 
 
 flow = attention_rollout(A)  # (B, T, T)
-one = A[:, :1].astype("float64")  # of one image
+one = A[:, :1].astype("float64")  # one image
 assert abs(attention_rollout(one)[0] - naive_rollout(one[:, 0])).max() < 1e-13
 assert abs(flow.sum(-1) - 1).max() < 1e-5
 
@@ -97,10 +97,10 @@ assert abs(flow.sum(-1) - 1).max() < 1e-5
 # The library returns $R_L - I$: what a token owes to itself for being itself is left out.
 
 # %%
-A_few, dA = analysis.attention_gradients(model, images[:200])  # (L, 200, k, T, T) each
+A_few, dA = analysis.attention_gradients(model, images[:200])  # (L, 200, h, T, T) each
 weighted = analysis.gradient_weighted_rollout(A_few, dA)  # (200, T, T)
 R = np.eye(T)
-for A_l, dA_l in zip(A_few[:, 7], dA[:, 7], strict=True):  # (k, T, T), of one image
+for A_l, dA_l in zip(A_few[:, 7], dA[:, 7], strict=True):  # (h, T, T), one image
     R = R + np.maximum(A_l * dA_l, 0).mean(0) @ R
 assert abs(weighted[7] - (R - np.eye(T))).max() < 1e-5
 
@@ -112,8 +112,8 @@ assert abs(weighted[7] - (R - np.eye(T))).max() < 1e-5
 # of 576 pixels; one that only tells ink from paper, as much as the box has of the ink:
 
 # %%
-shares = analysis.localisation_scores(model, images, boxes)  # of all held-out images
-patches, fold = minivit.layers.patchify(images, P)  # (B, 36, 16), paper being -1
+shares = analysis.localisation_scores(model, images, boxes)  # mean over all held-out images
+patches, fold = minivit.layers.patchify(images, P)  # (B, 36, 16), with background -1
 ink = (patches + 1).sum(-1).reshape(-1, *grid)  # (B, 6, 6)
 shares["ink"] = analysis.fraction_in_box(ink, boxes, P).mean()
 for name, share in shares.items():
@@ -147,7 +147,7 @@ def naive_distance(A, gw, P):
     return total / (T - 1)
 
 
-distances = analysis.mean_attention_distance(A, grid, P)  # (L, k) in pixels
+distances = analysis.mean_attention_distance(A, grid, P)  # (L, h), in pixels
 one = analysis.mean_attention_distance(A[:, :1], grid, P)[3, 2]
 assert abs(one - naive_distance(A[3, 0, 2].astype("float64"), grid[1], P)) < 1e-4
 
@@ -180,7 +180,7 @@ similarity = analysis.position_similarity(model.params["positions"]["table"], gr
 E = model.params["patch_embedding"]["kernel"]  # (16, D)
 filters, _ = analysis.patch_filters(E, P, count=14)  # (14, P, P, 1), as images
 rows, columns = np.indices(grid).reshape(2, 36)
-steps = abs(rows[:, None] - rows) + abs(columns[:, None] - columns)  # (36, 36), between places
+steps = abs(rows[:, None] - rows) + abs(columns[:, None] - columns)  # (36, 36), in patches
 near, far = (similarity.reshape(36, 36)[chosen].mean() for chosen in (steps == 1, steps > 4))
 print(f"cosine of neighbours {near:.2f}, of places far apart {far:.2f}")
 assert near > far + 0.1
@@ -237,14 +237,14 @@ analysis.save_figure(figure, "figures/13_looking_inside.png")
 
 # %%
 def still_read(maps):
-    """The accuracy after the four highest patches of each map (200, 6, 6) are painted black."""
+    """Return the accuracy after erasing the four highest patches of each map (200, 6, 6)."""
     highest = maps.reshape(200, 36).argsort(1)[:, -4:]  # (200, 4)
     left = patches[:200].copy()  # (200, 36, 16)
     left[np.arange(200)[:, None], highest] = -1
     return evaluate(model, fold(left), labels[:200]).accuracy
 
 
-random = np.random.default_rng(0).random((200, 6, 6)) + (ink[:200] > 0)  # ink above paper
+random = np.random.default_rng(0).random((200, 6, 6)) + (ink[:200] > 0)  # patches with ink first
 by_rollout, by_gradient = (patch_maps(one, grid) for one in (flow[:200], weighted))
 read = [still_read(one) for one in (random, by_rollout, by_gradient)]
 print("random {:.0%}, rollout {:.0%}, gradient-weighted {:.0%}".format(*read))

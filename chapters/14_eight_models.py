@@ -89,7 +89,7 @@ def mean(x):
     return x.mean(-1, keepdims=True)
 
 
-def layer_norm_with(formula):  # for D and F: formula gives dx
+def layer_norm_with(formula):  # for D and F; `formula` computes dx
     def modified_layer_norm(x, scale, bias, eps):
         y, norm_back = layer_norm(x, scale, bias, eps)
         c = x - mean(x)
@@ -100,7 +100,7 @@ def layer_norm_with(formula):  # for D and F: formula gives dx
 
 
 # %%
-def attend_e(q, k, v, bias=None, watch=None):  # q has been divided by √Dh
+def attend_e(q, k, v, bias=None, watch=None):  # q is already divided by √Dh
     y, attend_back = layers.attend(q, k, v, bias, watch)
 
     def pullback(dy, out=(None, None, None)):
@@ -123,7 +123,7 @@ def class_token_h(x, class_token):
 
 
 # %%
-VIT, ATTENTION, MLP = map(inspect.getmodule, (vit, self_attention, mlp))  # the library's files
+VIT, ATTENTION, MLP = map(inspect.getmodule, (vit, self_attention, mlp))  # modules of the library
 MODELS = {
     "A": (VIT, "add_positions", add_positions_a),
     "B": (MLP, "gelu", gelu_b),

@@ -49,7 +49,7 @@ for name, array in arrays.items():
 
 
 # %%
-def naive_qkv(query, key, value):  # (D, k, Dh) each, or biases (k, Dh)
+def naive_qkv(query, key, value):  # (D, h, Dh) each, or biases (h, Dh)
     *front, k, Dh = query.shape
     U = np.empty((*front, 3 * k * Dh), query.dtype)  # (D, 3 D), or (3 D,)
     for part, array in enumerate((query, key, value)):
@@ -80,12 +80,12 @@ def by_hand(arrays):
         ours = name
         for pattern, word in OURS.items():
             ours = re.sub(pattern, word, ours)
-        if "query" in name:  # it takes key and value along
+        if "query" in name:  # handle key and value together with it
             three = [arrays[name.replace("query", part)] for part in ("query", "key", "value")]
             flat[ours.replace("query", "qkv")] = naive_qkv(*three)
         elif not re.search("key|value", name):
             flat[ours] = array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array
-    flat["class_token"] = flat["class_token"][0]  # (1, D): the batch's axis
+    flat["class_token"] = flat["class_token"][0]  # remove the batch axis of (1, D)
     return minivit.unflatten(flat)
 
 
@@ -116,17 +116,17 @@ assert bits(loaded.params) == bits(by_hand(arrays)) == bits(model.params)
 # **Guess before you run on.** Which would you overlook?
 
 # %%
-scattered = data.load_scattered(n=1)  # one image for training: none is used
+scattered = data.load_scattered(n=1)  # the training images are not used
 images, labels = scattered.held_out_images[:400], scattered.held_out_labels[:400]
 right = model(images)  # (400, 10)
 assert np.array_equal(loaded(images), right)
 
 
-def swapped(a, b):  # one name taken for the other
+def swapped(a, b):  # swap two names
     return {n: arrays[n.replace(a, "#").replace(b, a).replace("#", b)] for n in arrays}
 
 
-def rearrange(names, turn):  # the same numbers in another order
+def rearrange(names, turn):  # reorder the entries of an array
     return {n: turn(a).reshape(a.shape) if re.search(names, n) else a for n, a in arrays.items()}
 
 
@@ -139,7 +139,7 @@ wrong = {
     "8 heads, not 4": (arrays, {"heads": 8}),
     "patches column by column": (rearrange("^emb.*kernel", lambda a: a.swapaxes(0, 1)), {}),
     "query and key swapped": (swapped("query", "key"), {}),
-    "heads as (Dh, k)": (rearrange("que|key|val", lambda a: a.reshape(-1, 16, 4).swapaxes(1, 2)), {}),
+    "heads as (Dh, k)": (rearrange("que|key|val", lambda a: a.reshape(-1, 16, 4).mT), {}),
     "U_msa as (out, in)": (rearrange("out/kernel", lambda a: a.reshape(64, 64).T), {}),
 }
 
@@ -198,7 +198,7 @@ np.savez(timm, **weights.export(model.params, model.config, "timm"))
 model.save(hf, layout="huggingface")  # a folder
 for one in (minivit.ViT.load(timm, heads=4, gelu="tanh"), minivit.ViT.load(hf)):
     assert bits(one.params) == bits(model.params)
-    assert abs(one(images) - right).max() < 1e-4  # the sums are taken in another order
+    assert abs(one(images) - right).max() < 1e-4  # the order of summation differs
 hybrid = minivit.ViT.create("R26+ViT-S/32", image_size=32, depth=1, stem=(1,))  # 1 of 8 units
 for name, array in weights.export(hybrid.params, hybrid.config, "google").items():
     if re.search("(conv.*|embedding)/kernel", name):
@@ -241,14 +241,14 @@ if FILE:
 
 # %%
 if FILE:
-    A, dA = analysis.attention_gradients(real, views[:1])  # (L, 1, k, T, T) each
+    A, dA = analysis.attention_gradients(real, views[:1])  # (L, 1, h, T, T) each
     top = [f"{names[i]} {p[0, i]:.1%}" for i in p[0].argsort()[:-6:-1]]
     print("; ".join(top))
     path, picture = "figures/15_the_authors_own_weights.png", rules.denormalise(views[:1])
     figure = analysis.plot_attention(picture, A, r.grid, top[:1], gradients=dA, overlaid=True)
     analysis.save_figure(figure, path)
     for name, looks in {"the portrait": A, "even grey": real.attention(0 * views[:1])}.items():
-        maps = analysis.patch_maps(looks[-1], r.grid)  # (1, k, gh, gw): last layer, row 0
+        maps = analysis.patch_maps(looks[-1], r.grid)  # (1, h, gh, gw), class token, last layer
         share = maps[..., [0, 0, -1, -1], [0, -1, 0, -1]].sum() / maps.sum()
         print(f"{name}: {share:.0%} of the last layer's looks go to the four corners")
 

@@ -35,8 +35,8 @@ larger = minivit.ViT.load(data.SCATTERED_MODEL, image_size=36)
 old, new = minivit.flatten(model.params), minivit.flatten(larger.params)
 assert [name for name in old if not np.array_equal(old[name], new[name])] == ["positions/table"]
 for name, D, sides in ("here", 64, (6, 9)), ("ViT-B/16", 768, (14, 24)):
-    T = np.array([side**2 + 1 for side in sides])  # before and after
-    linear, attention = 12 * T * D**2, 2 * T**2 * D  # multiplications in a block
+    T = np.array([side**2 + 1 for side in sides])  # before and after resizing
+    linear, attention = 12 * T * D**2, 2 * T**2 * D  # multiplications per block
     cost, share = linear + attention, attention / (linear + attention)
     print(
         f"{name}: {T[0]} tokens, then {T[1]}; scores times {(T[1] / T[0]) ** 2:.1f},",
@@ -165,7 +165,7 @@ assert 0.2 < min(right.values()) < max(right.values()) < 0.35 < 0.85 < right_24
 rows = np.genfromtxt(
     "chapters/measured/larger_image.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"
 )
-percent = {}  # by what was done: one for each seed
+percent = {}  # condition -> accuracies, one per seed
 for images, size, positions, trained, _, epoch, accuracy in rows.tolist():
     what = images, size, f"{positions} {trained}".strip(), epoch
     percent.setdefault(what, []).append(100 * accuracy)
@@ -216,7 +216,7 @@ for name in ("aligned body", "bicubic body", "fresh body", "aligned head"):
     curve = np.array([percent["enlarged", 36, name, epoch] for epoch in range(1, 5)])
     axes["c"].plot(steps, curve.mean(1), marker="ox^s"[len(last)], label=name.replace(" ", ", "))
     axes["c"].fill_between(steps, curve.min(1), curve.max(1), alpha=0.25, lw=0)
-    last[name] = curve[-1]  # (3,), a seed each
+    last[name] = curve[-1]  # (3,), one per seed
     print(f"{name:12} {last[name].mean():.1f}, from {min(last[name]):.1f} to {max(last[name]):.1f}")
 axes["c"].set(xlabel="steps at 36 pixels", xticks=steps, ylabel="held out (%)", ylim=(20, 75))
 assert min(last["aligned body"]) - 3 > max(last["fresh body"]) > 60 > 40 > max(last["aligned head"])

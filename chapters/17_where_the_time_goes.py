@@ -28,7 +28,7 @@ B, T, D, L = 32, 65, 192, 2  # images, tokens, width, blocks
 def compare(seconds, calls):
     times, end = {name: [] for name in calls}, time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 3:
-        for name, f in calls.items():  # BLAS's threads doze off meanwhile
+        for name, f in calls.items():  # let the BLAS threads go to sleep
             times[name].append(1000 * timeit(f, lambda f=f: [time.sleep(0.03), f()], number=1))
     ms = {name: np.median(each) for name, each in times.items()}
     print("~ms:", ", ".join(f"{n} {t:.2f} ({t / ms[name]:.1f})" for n, t in ms.items()))
@@ -61,20 +61,15 @@ def problem(width=192, image_size=32, patch_size=4, dropout=0.0):
         dropout=dropout,
     )
     model, rng = minivit.ViT.create(config), np.random.default_rng(17)
-    model.params["head"]["kernel"][:] = 0.1 * rng.normal(size=(width, 10))  # zeros stop gradients
+    model.params["head"]["kernel"][:] = 0.1 * rng.normal(size=(width, 10))  # not zero
     images = rng.standard_normal((32, *config.image_size, 3), dtype="float32")
     return model, images, rng.integers(10, size=32)
 
 
 model, images, labels = problem()
 square = np.random.default_rng(0).standard_normal((1024, 1024), dtype="float32")
-large = {
-    "large product": lambda: list(
-        parallel.map_shards(
-            lambda rows: rows @ square, np.array_split(square, parallel.cpu_count())
-        )
-    )
-}
+parts = np.array_split(square, parallel.cpu_count())
+large = {"large product": lambda: list(parallel.map_shards(lambda rows: rows @ square, parts))}
 products = 3 * B * (64 * 48 * D + L * (12 * T * D**2 + 2 * T**2 * D) + 10 * D) / 1024**3
 assert products == 1.5 * cost.total_cost(cost.layer_costs(model.config, B)).forward / 1024**3
 print(f"floor: {products:.2f} large products")
@@ -90,7 +85,7 @@ print(f"floor: {products:.2f} large products")
 def naive_linear(x, kernel, bias):  # x (B, T, D), kernel (D, E)
     def pullback(dy):
         axes = tuple(range(dy.ndim - 1))
-        dkernel = (x.swapaxes(-1, -2) @ dy).sum(axes[:-1])  # B of (D, E), added up
+        dkernel = (x.swapaxes(-1, -2) @ dy).sum(axes[:-1])  # sum of B matrices (D, E)
         return dy @ kernel.T, {"kernel": dkernel, "bias": dy.sum(axes)}
 
     return x @ kernel + bias, pullback
@@ -142,7 +137,7 @@ parallel.configure_malloc()
 kept = compare(1, calls)
 print("~given back, over kept:", ", ".join(f"{given_back[n] / kept[n]:.1f} ({n})" for n in calls))
 one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))
-assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)  # naive gradients are right
+assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)  # naive gradients are correct
 
 # %% [markdown]
 # ## Rows, and ones
@@ -155,7 +150,7 @@ assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)  # naive gra
 x, dy = (np.random.default_rng(2).standard_normal((B, T, n), dtype="float32") for n in (D, 4 * D))
 kernel = model.params["blocks"][0]["mlp"]["hidden"]["kernel"]  # (D, M)
 rows, drows, ones = x.reshape(-1, D), dy.reshape(-1, 4 * D), np.ones(D, "float32")
-with parallel.single_threaded_blas():  # so that only shapes differ
+with parallel.single_threaded_blas():  # so that only the shapes differ
     compare(0.4, {"x @ kernel": lambda: x @ kernel, "rows @ kernel": lambda: rows @ kernel})
     compare(0.4, {"x.T @ dy": lambda: (x.mT @ dy).sum(0), "rows": lambda: rows.T @ drows})
     compare(0.4, {"mean(-1)": lambda: rows.mean(-1), "@ ones": lambda: rows @ ones / D})
@@ -173,7 +168,7 @@ with parallel.single_threaded_blas():  # so that only shapes differ
 compare(
     1,
     {
-        "pass by pass": lambda: naive_gelu(dy)[1](dy),  # dy (B, T, M): any numbers will do
+        "pass by pass": lambda: naive_gelu(dy)[1](dy),  # any array (B, T, M)
         "in place": mock.patch.object(arrays, "BLOCK_SIZE", dy.size)(
             lambda: layers.gelu(dy)[1](dy)
         ),
@@ -191,7 +186,7 @@ compare(
 # add up. AdamW's update goes over threads too, in blocks of the one vector of all parameters.
 
 # %%
-own = max(2, model.choose_shard_count(B))  # as `train` does, but on one core
+own = max(2, model.choose_shard_count(B))  # the default of `train`, but at least 2
 compare(1, {f"shards: {n}": lambda n=n: step(shards=n) for n in dict.fromkeys([1, 32, 8, own])})
 larger = minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10)
 adamw = training.AdamW(minivit.tree.pack(larger.params))
@@ -213,9 +208,8 @@ compare(
 # generator that all share. Then two or more shards give the same bits on any number of threads.
 
 # %%
-losses = [
-    step(of=(model, images[p], labels[p]))[0] for p in parallel.batch_slices(10, 3)
-]  # 3, 3 and 4
+thirds = parallel.batch_slices(10, 3)  # 3, 3 and 4 images
+losses = [step(of=(model, images[p], labels[p]))[0] for p in thirds]
 whole, _ = step(of=(model, images[:10], labels[:10]))
 assert abs(np.average(losses, weights=[3, 3, 4]) - whole) < 1e-5 < abs(np.mean(losses) - whole)
 how = {"of": problem(dropout=0.1), "shards": 5, "seed": (0, 1)}

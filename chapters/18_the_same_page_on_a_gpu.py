@@ -33,7 +33,7 @@ from minivit import arrays, layers, optim, training
 log = []
 
 
-def bare(x):  # the same memory, uncounted
+def bare(x):  # the same memory, without counting
     if isinstance(x, (list, tuple)):
         return type(x)(map(bare, x))
     return x.view(np.ndarray) if isinstance(x, Tally) else x
@@ -57,7 +57,7 @@ class Tally(np.ndarray):
         return launch(getattr(ufunc, method), *given, **how)
 
     def __setitem__(self, at, value):
-        launch(np.add, value, 0, out=self[at])  # it costs what a copy costs
+        launch(np.add, value, 0, out=self[at])  # costs the same as a copy
 
     def reshape(self, *shape):
         return launch(np.ndarray.reshape, self, *shape)
@@ -65,7 +65,7 @@ class Tally(np.ndarray):
     def astype(self, *dtype, **how):
         return launch(np.ndarray.astype, self, *dtype, **how)
 
-    def get(self):  # in CuPy, a copy for the host
+    def get(self):  # in CuPy, a copy to the host
         raise RuntimeError("Python would wait for the GPU")
 
 
@@ -104,7 +104,7 @@ images, labels = numbers(B, 32, 32, 3), rng.integers(10, size=B)
 def asked(name, layer, *given):
     given, _ = counting(list(given)), log.clear()
     y, pullback = layer(*given)
-    pullback(y)  # any numbers will do
+    pullback(y)  # any gradient
     moved, floor = sum(map(sum, log)), 4 * (3 * minivit.tree.count_parameters(given) + 2 * y.size)
     print(f"{name:10} {len(log):2} launches, {moved / 1e6:5.1f} MB, {moved / floor:4.1f} floors")
     return len(log), moved / floor
@@ -114,10 +114,10 @@ plain = {name: asked(name, *case) for name, case in cases.items()}
 
 
 # %%
-def step(B=B):  # as `train` takes it
+def step(B=B):  # one training step
     model, batch = minivit.ViT(config, params), (images[:B], labels[:B])
     options = training.StepOptions()
-    _, right = training.batch_gradients(model, *batch, options)  # by NumPy
+    _, right = training.batch_gradients(model, *batch, options)  # with NumPy
     model.params = counting(params)
     adamw, _ = training.AdamW(minivit.tree.pack(model.params)), log.clear()
     _, gradients = training.batch_gradients(model, *batch, options)
@@ -143,7 +143,7 @@ step()
 
 
 # %%
-def warp(x, combine):  # (..., 32): what each lane holds
+def warp(x, combine):  # x (..., 32), one value per lane
     for far in 16, 8, 4, 2, 1:
         x = combine(x, x[..., np.arange(32) ^ far])
     return x
@@ -152,7 +152,7 @@ def warp(x, combine):  # (..., 32): what each lane holds
 def softmax_by_warps(x):  # (rows, n)
     rows, n = x.shape
 
-    def shared(x, pad):  # lane j has numbers j, j + 32, ...
+    def shared(x, pad):  # lane j holds entries j, j + 32, ...
         return np.pad(x, ((0, 0), (0, -n % 32)), constant_values=pad).reshape(rows, -1, 32)
 
     mine = shared(x, -np.inf)
@@ -166,7 +166,7 @@ def softmax_by_warps(x):  # (rows, n)
 source = (Path(minivit.__path__[0]) / "cuda" / "softmax.py").read_text(encoding="utf-8")
 print(source[source.index("    F largest") : source.index("}\n")])
 held, scores = rng.normal(size=32), rng.normal(size=(2, 65))
-assert abs(warp(held, np.add) - held.sum()).max() < 1e-14  # all 32 of them
+assert abs(warp(held, np.add) - held.sum()).max() < 1e-14  # in all 32 lanes
 assert abs(softmax_by_warps(scores)[0] - layers.softmax(scores)[0]).max() < 1e-14
 assert minivit.gradcheck(softmax_by_warps, scores).worst < 1e-12
 
@@ -184,7 +184,7 @@ assert minivit.gradcheck(softmax_by_warps, scores).worst < 1e-12
 
 
 # %%
-def by_kernels(function, norm=False):  # (μ, σ, scale and bias: not counted)
+def by_kernels(function, norm=False):  # without μ, σ, scale and bias
     plain = function.dispatch(object)
 
     def faster(x, *given, **how):
@@ -194,7 +194,7 @@ def by_kernels(function, norm=False):  # (μ, σ, scale and bias: not counted)
         def back(dy):
             gradients = pullback(bare(dy))
             log.append((x.nbytes + dy.nbytes, x.nbytes * (1 + norm)))
-            [arrays.sum_leading(each) for each in [x, dy] * norm]  # x for dy · x_hat
+            [arrays.sum_leading(each) for each in [x, dy] * norm]  # x instead of dy · x_hat
             return tuple(map(counting, gradients)) if norm else counting(gradients)
 
         return tally.asarray(y), back
@@ -213,7 +213,7 @@ def by_kernels(function, norm=False):  # (μ, σ, scale and bias: not counted)
 
 # %%
 keys = numbers(B, T, 3, heads, D // heads).transpose(2, 0, 3, 1, 4)[1]
-assert keys.strides == (4 * T * 3 * D, 4 * D // heads, 4 * 3 * D, 4)  # images, heads, rows, numbers
+assert keys.strides == (4 * T * 3 * D, 4 * D // heads, 4 * 3 * D, 4)  # image, head, row, entry
 
 
 def product(a, b, out=None):
@@ -222,12 +222,12 @@ def product(a, b, out=None):
     return tally.asarray(y)
 
 
-def sums(x):  # by stripes, then those of stripes
+def sums(x):  # sums of chunks, then their sum
     log.extend([(x.nbytes, 0), (0, 0)][: 1 + (x.size > 128 * x.shape[-1])])
     return tally.asarray(bare(x).reshape(-1, x.shape[-1]).sum(0))
 
 
-def adamw(p, g, m, v, **how):  # nothing moves here
+def adamw(p, g, m, v, **how):  # counts the bytes only
     log.append((4 * p.nbytes, 3 * p.nbytes))
 
 
@@ -246,7 +246,7 @@ fused, _ = {name: asked(name, *case) for name, case in cases.items()}, step()
 
 
 def rounded(x, digits):
-    fraction, exponent = np.frexp(x)  # fraction from 1/2 to 1
+    fraction, exponent = np.frexp(x)  # 1/2 <= |fraction| < 1
     return np.ldexp(np.round(fraction * 2 ** (digits + 1)), exponent - digits - 1)
 
 

@@ -43,7 +43,7 @@ def naive_waves(gh, gw, D):
     return np.array(table)  # (N, D)
 
 
-N, D = 12, 16  # a grid of 3 rows, 4 columns
+N, D = 12, 16  # a grid of 3 rows and 4 columns
 table = add_positions_sincos2d(np.zeros((1, N, D)), (3, 4))[0][0]
 assert abs(table - naive_waves(3, 4, D)).max() < 1e-13
 errors = minivit.gradcheck(add_positions_sincos2d, np.ones((2, N, D)), (3, 4))
@@ -58,7 +58,7 @@ assert errors.worst < 1e-12
 # %%
 grid = table.reshape(3, 4, D)
 here = grid[0, 0] @ grid[1, 2]  # down 1, right 2
-there = grid[1, 1] @ grid[2, 3]  # the same offset, elsewhere
+there = grid[1, 1] @ grid[2, 3]  # the same offset at another position
 elsewhere = grid[0, 0] @ grid[2, 2]  # another offset
 print(f"{here:.3f} {there:.3f} {elsewhere:.3f}")
 assert abs(here - there) < 1e-13 < abs(here - elsewhere)
@@ -91,7 +91,7 @@ def naive_offsets(q, table):
 
 
 rng = np.random.default_rng(0)
-q, table = rng.normal(size=(1, 2, 5, 3)), rng.normal(size=(9, 6))  # k = 2, N = 5, Dh = 3
+q, table = rng.normal(size=(1, 2, 5, 3)), rng.normal(size=(9, 6))  # h = 2, N = 5, Dh = 3
 bias, _ = relative_positions(q, table, class_token=False)  # (1, 2, 5, 5)
 assert abs(bias[0] - naive_offsets(q[0], table)).max() < 1e-13
 
@@ -128,9 +128,9 @@ assert errors.worst < 1e-12
 
 # %%
 def axial(q, k, v):
-    """Along rows, then along columns: q, k, v (B, heads, G, G, Dh), what was found serving as v."""
+    """Attend along rows, then along columns of the result.  q, k, v (B, h, G, G, Dh)"""
     by_row, row_back = attend(q, k, v)
-    flip = (x.swapaxes(2, 3) for x in (q, k, by_row))  # columns stand where rows stood
+    flip = (x.swapaxes(2, 3) for x in (q, k, by_row))  # swap rows and columns
     y, column_back = attend(*flip)
 
     def pullback(dy):
@@ -147,14 +147,14 @@ def axial(q, k, v):
 # every other, by way of the one that stands in its column and the other's row:
 
 # %%
-q, k, v = rng.normal(size=(3, 1, 2, 4, 4, 3))  # each (B, heads, G, G, Dh)
+q, k, v = rng.normal(size=(3, 1, 2, 4, 4, 3))  # each (B, h, G, G, Dh)
 errors = minivit.gradcheck(axial, q, k, v)
 assert errors.worst < 1e-12
 dy = np.zeros_like(q)
-dy[..., 0, 0, :] = 1  # ask one corner ...
+dy[..., 0, 0, :] = 1  # the gradient of one corner only
 _, _, dv = axial(q, k, v)[1](dy)
 print(f"{(abs(dv) > 0).mean():.0%} of the values reach the corner")
-assert (abs(dv) > 0).all()  # ... and it receives a gradient from all
+assert (abs(dv) > 0).all()  # every value receives a gradient
 
 # %% [markdown]
 # ## Operations saved, and time saved
@@ -230,7 +230,7 @@ gw = 4
 pairs = [(divmod(j, gw), divmod(j + 1, gw)) for j in range(2 * gw - 1)]  # two rows of four
 print("in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] == b[0]))
 print("not in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] != b[0]))
-assert sum(a[0] == b[0] for a, b in pairs) == 6  # true neighbours
+assert sum(a[0] == b[0] for a, b in pairs) == 6  # horizontal neighbours in the image
 
 # %% [markdown]
 # All neighbours within a row. An offset in the raster cannot tell a neighbour from a line break.

@@ -1,16 +1,16 @@
-"""Build the pages of the book: run every chapter and write its text, code, output and figure.
+"""Build the pages of the book: run each chapter, and write its text, code and output.
 
-    python chapters/build.py               every chapter, and the equations in chapters/README.md
-    python chapters/build.py 04 A          these chapters, and the equations
-    python chapters/build.py --equations   only the equations
+    python chapters/build.py               all chapters, and the table of equations
+    python chapters/build.py 04 A          two chapters, and the table of equations
+    python chapters/build.py --equations   the table of equations alone
 
-A chapter is a script in Jupytext's percent format. Its page, chapters/pages/NN_name.md, contains
-its text, its code and the output of each code cell. The table of equations is collected from the
-docstrings of minivit and from the chapters, wherever one contains "Equation 5" or "Equations 5 to
-7". `tests/test_chapters.py` finds outdated pages. Needs jupytext: `pip install -e .[book]`.
+A chapter is a script in Jupytext's percent format. Its page is chapters/pages/NN_name.md. The table
+in chapters/README.md lists, for each equation of the paper, the docstrings and chapters that
+contain "Equation 5" or "Equations 5 to 7". `tests/test_chapters.py` detects outdated pages. This
+script requires jupytext: `pip install -e .[book]`.
 
-Cells that start with `if FILE:` use a real model that is not included. The page of such a chapter
-is built only if the environment variable MINIVIT_WEIGHTS names the model's file.
+Cells that start with `if FILE:` use a pretrained model that is not included. Building the page of
+such a chapter requires the environment variable MINIVIT_WEIGHTS, the path of the model's file.
 """
 
 import argparse
@@ -43,10 +43,12 @@ class ChapterError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("chapters", nargs="*", help="numbers such as 04 or A (default: all)")
-    parser.add_argument("--equations", action="store_true", help="only the table of equations")
+    parser.add_argument(
+        "--equations", action="store_true", help="build the table of equations alone"
+    )
     parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.outputs:
@@ -54,13 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     by_number = {path.stem.partition("_")[0]: path for path in chapters(CHAPTERS)}
     if unknown := set(args.chapters) - set(by_number):
-        parser.error(f"no chapter {', '.join(sorted(unknown))}: choose from {' '.join(by_number)}")
-    wanted = [] if args.equations else args.chapters or by_number
-    for number in wanted:
+        names = ", ".join(sorted(unknown))
+        parser.error(f"unknown chapter {names}; choose from {' '.join(by_number)}")
+    numbers = [] if args.equations else args.chapters or by_number
+    for number in numbers:
         if uses_file(by_number[number]) and not os.environ.get(WEIGHTS):
-            sys.exit(f"chapter {number} uses a real model: set {WEIGHTS} to its file")
+            sys.exit(
+                f"chapter {number} uses a pretrained model; set {WEIGHTS} to the path of its file"
+            )
     PAGES.mkdir(exist_ok=True)
-    for number in wanted:
+    for number in numbers:
         path = by_number[number]
         try:
             (PAGES / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
@@ -99,14 +104,15 @@ def run(path: Path) -> list[str] | str:
             continue
         start = max(text.find(f"# %%\n{cell.source}", end), end) + len("# %%\n")
         end = start + len(cell.source)
-        above = text.count("\n", 0, start)  # blank lines for correct line numbers
+        line = text.count("\n", 0, start)
         try:
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile("\n" * above + cell.source, str(path), "exec"), namespace)
+                # The blank lines make the line numbers of a traceback correct.
+                exec(compile("\n" * line + cell.source, str(path), "exec"), namespace)
         except (Exception, SystemExit) as error:
             error.__traceback__ = error.__traceback__.tb_next  # omit this file's frame
-            where = f"{path.name}, cell {number}, line {above + 1}: failed\n\n"
-            return where + "".join(traceback.format_exception(error))
+            message = f"{path.name}, cell {number}, line {line + 1}: failed\n\n"
+            return message + "".join(traceback.format_exception(error))
         printed.append(out.getvalue())
     return printed
 
@@ -117,17 +123,21 @@ def outputs(path: Path, timeout: float | None = None) -> list[str]:
     Raises ChapterError if a cell fails, or after `timeout` seconds.
     """
     command = [sys.executable, "-X", "utf8", __file__, "--outputs", str(path)]
-    how = {"env": {**os.environ, "MPLBACKEND": "Agg"}, "capture_output": True, "encoding": "utf-8"}
+    environment = {**os.environ, "MPLBACKEND": "Agg"}
     try:
-        done = subprocess.run(command, cwd=path.parent.parent, timeout=timeout, **how)
+        process = subprocess.run(
+            command, cwd=path.parent.parent, env=environment, timeout=timeout,
+            capture_output=True, encoding="utf-8",
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise ChapterError(f"{path.name}: not finished after {timeout:g} seconds") from None
-    if done.returncode:
-        raise ChapterError(f"{path.name}: ended with {done.returncode}\n\n{done.stderr.strip()}")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    if isinstance(answer, str):
-        raise ChapterError(answer)
-    return answer
+    if process.returncode:
+        message = f"{path.name}: exit status {process.returncode}\n\n{process.stderr.strip()}"
+        raise ChapterError(message)
+    result = json.loads(process.stdout.splitlines()[-1])
+    if isinstance(result, str):
+        raise ChapterError(result)
+    return result
 
 
 def page(path: Path, timeout: float | None = None) -> str:
@@ -146,7 +156,7 @@ def page(path: Path, timeout: float | None = None) -> str:
 
 
 def adapt_links(text: str) -> str:
-    """Adapt the links of a cell to the folder `pages`. Links to chapters become links to pages."""
+    """Adapt the links of a cell to the folder `pages`. A link to a chapter links to its page."""
     text = re.sub(r"(?<!\w)(\[[^]]*\]\()(?!\w+:|#)", r"\1../", text)
     return re.sub(r"\]\(\.\./((?:\d\d|[A-Z])_\w+)\.py\)", r"](\1.md)", text)
 
@@ -167,43 +177,43 @@ def with_equations(readme: str, table: str) -> str:
 
 
 def equations(root: Path) -> str:
-    """Return a table: for each equation of the paper, the files and chapters that mention it."""
+    """Return a table of the equations, with the files and chapters that mention each."""
     rows = ["| equation | in the library | in the book |", "|---|---|---|"]
     labels = list(library_labels(root)), list(book_labels(root))
     for n in EQUATIONS:
-        named = [", ".join(link for number, link in where if number == n) for where in labels]
-        rows.append(f"| ({n}) | {named[0]} | {named[1]} |")
+        links = [", ".join(link for number, link in found if number == n) for found in labels]
+        rows.append(f"| ({n}) | {links[0]} | {links[1]} |")
     return "\n".join(rows)
 
 
 def equations_named(text: str) -> set[int]:
     """Return the numbers in "Equation 1", "Eq. 4", "Equations 6 and 7" and "Equations 5 to 8"."""
-    named = set()
+    equations = set()
     for label in LABEL.findall(" ".join(text.split())):
         numbers = [int(n) for n in re.findall(r"\d", label)]
-        named |= set(range(numbers[0], numbers[-1] + 1) if " to " in label else numbers)
-    return named
+        equations |= set(range(numbers[0], numbers[-1] + 1) if " to " in label else numbers)
+    return equations
 
 
 def library_labels(root: Path) -> Iterator[tuple[int, str]]:
     """Yield (equation, link) for each file of minivit whose docstrings mention it."""
     library = root / "minivit"
     for path in sorted(set(library.rglob("*.py")) - set(library.glob("exercises/**/*"))):
-        where = path.relative_to(library).as_posix()
-        every = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        nodes = [n for n in every if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+        file = path.relative_to(library).as_posix()
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        nodes = [n for n in tree if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))]
         docs = [(getattr(n, "name", ""), ast.get_docstring(n) or "") for n in nodes]
         for n in EQUATIONS:
             if names := [name for name, doc in docs if n in equations_named(doc)]:
                 functions = ", ".join(f"`{name}`" for name in names if name)
-                yield n, f"[`{where}`](../minivit/{where})" + f" ({functions})" * bool(functions)
+                yield n, f"[`{file}`](../minivit/{file})" + f" ({functions})" * bool(functions)
 
 
 def book_labels(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield (equation, link) for each chapter that mentions it or displays it: $$ ... (5) $$"""
+    """Yield (equation, link) for each chapter that mentions or displays it, as $$ ... (5) $$."""
     for path in chapters(root / "chapters"):
-        every = cells(path.read_text(encoding="utf-8"))
-        text = "\n".join(cell.source for cell in every if cell.cell_type == "markdown")
+        markdown = [c for c in cells(path.read_text(encoding="utf-8")) if c.cell_type == "markdown"]
+        text = "\n".join(cell.source for cell in markdown)
         for n in equations_named(text) | set(map(int, re.findall(r"\(([1-8])\) \$\$", text))):
             yield n, f"[{title(path)}](pages/{path.stem}.md)"
 

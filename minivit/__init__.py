@@ -1,4 +1,4 @@
-"""minivit: the Vision Transformer from scratch, with every forward and backward pass by hand."""
+"""minivit: the Vision Transformer from scratch, with every backward pass written by hand."""
 
 from . import analysis, data, devices, layers, models, training, weights
 from .api import ViT

@@ -12,9 +12,9 @@ from .devices import resolve_device, to_device
 from .models import ViTConfig, forward_features, infer, initialise, vit
 from .parallel import batch_slices, choose_shard_count, map_parts, map_shards
 
-CACHE_BYTES = 3 << 20  # the largest array of a shard should stay below this size
-GPU_BATCH_SIZE = 256  # images per call on a GPU in inference
-MIN_ROWS = 800  # tokens per shard in inference: BLAS repacks the kernels for each product
+CACHE_BYTES = 3 << 20  # maximum size of the largest array of a shard
+GPU_BATCH_SIZE = 256  # images per call in inference on a GPU
+MIN_ROWS = 800  # tokens per shard in inference, because BLAS repacks the kernels for each product
 
 
 class ViT:
@@ -25,7 +25,7 @@ class ViT:
     config : ViTConfig
         The configuration.
     params : dict
-        Tree of parameters. `minivit.flatten(model.params)` names the arrays; writing into them
+        Tree of parameters, listed by `minivit.flatten(model.params)`. Changing an array in place
         changes the model.
 
     Examples
@@ -42,14 +42,9 @@ class ViT:
 
     @classmethod
     def create(
-        cls,
-        config: str | ViTConfig,
-        *,
-        seed: int = 0,
-        dtype: str = "float32",
-        device: str = "cpu",
-        **fields: Any,
-    ) -> "ViT":
+        cls, config: str | ViTConfig, *, seed: int = 0, dtype: str = "float32",
+        device: str = "cpu", **fields: Any,
+    ) -> "ViT":  # fmt: skip
         """Create a model with new parameters, initialised as in the authors' code.
 
         Parameters
@@ -68,9 +63,9 @@ class ViT:
         Raises
         ------
         ValueError
-            For an unknown name or values that do not fit together.
+            For an unknown name, or if the values do not fit together.
         NoGPUError
-            For "gpu" if there is no working GPU.
+            If `device` is "gpu" and there is no working GPU.
 
         Examples
         --------
@@ -85,14 +80,9 @@ class ViT:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        *,
-        image_size: int | tuple[int, int] | None = None,
-        resize: str = "aligned",
-        device: str = "cpu",
-        **fields: Any,
-    ) -> "ViT":
+        cls, path: str | Path, *, image_size: int | tuple[int, int] | None = None,
+        resize: str = "aligned", device: str = "cpu", **fields: Any,
+    ) -> "ViT":  # fmt: skip
         """Load a model saved by minivit, the authors (big_vision), timm or Hugging Face.
 
         Parameters
@@ -101,11 +91,10 @@ class ViT:
             A .npz or .safetensors file, or a folder with config.json and model.safetensors. The
             configuration is inferred from the names and shapes of the arrays.
         image_size : int or (int, int), optional
-            New image size. The position embeddings are resized to it (section 3.2). If the file
-            does not contain its image size, but has as many positions as this size has patches,
-            they are used as they are.
+            New image size. The position embeddings are resized to it (section 3.2), unless the file
+            contains no image size and has as many positions as this size has patches.
         resize : str
-            Interpolation method for the positions, one of `minivit.data.resampling`.
+            Interpolation method for the position embeddings, see `minivit.data.resampling`.
         device : str
             As in `create`.
         **fields
@@ -114,9 +103,9 @@ class ViT:
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         CheckpointError
-            A ValueError: the file is not a complete, valid model. The message is one line that
+            A ValueError. The file is not a complete, valid model. The message is one line that
             names the file and the array.
 
         Examples
@@ -127,7 +116,7 @@ class ViT:
         return cls(*weights.load(path, image_size=image_size, resize=resize, **fields)).to(device)
 
     def to(self, device: str) -> "ViT":
-        """Return the model on a device, "cpu", "gpu" or "auto"; itself if it is there already.
+        """Return a copy on another device ("cpu", "gpu" or "auto"), or self on the same device.
 
         On a GPU the parameters are CuPy arrays. Images may be on either device. The results of
         `model(images)`, `features` and `attention` are NumPy arrays. Raises NoGPUError if there is
@@ -139,7 +128,7 @@ class ViT:
         return type(self)(self.config, to_device(self.params, device))
 
     def save(self, path: str | Path, layout: str = "minivit") -> None:
-        """Write the model atomically, in minivit's layout or another one.
+        """Write the model atomically, in minivit's or another layout.
 
         Parameters
         ----------
@@ -153,7 +142,7 @@ class ViT:
         OSError
             If the file cannot be written.
         ValueError
-            For an unknown layout, or one that cannot represent this model.
+            For an unknown layout or one that cannot represent this model.
 
         Examples
         --------
@@ -165,32 +154,30 @@ class ViT:
         weights.save_as(path, self.config, self.params, layout)
 
     def forward(
-        self,
-        images: Array,
-        generator: np.random.Generator | None = None,
+        self, images: Array, generator: np.random.Generator | None = None,
         watch: Watch | None = None,
-    ) -> tuple[Array, Pullback]:
+    ) -> tuple[Array, Pullback]:  # fmt: skip
         """Compute the logits and the pullback.
 
         Parameters
         ----------
         images : (B, H, W, C) array of floats
         generator : numpy.random.Generator, optional
-            Activates dropout and drop path.
+            Enables dropout and drop path, which are disabled by default.
         watch : callable, optional
             Called as watch(name, array) with intermediate arrays, see `models.vit`.
 
         Returns
         -------
         logits : (B, K) array
-            Or features (B, D) if the model has no classes.
+            If the model has no classes, the features (B, D).
         pullback : callable
             pullback(dlogits) returns (dimages, dparams); dparams is a tree like `params`.
 
         Raises
         ------
         TypeError, ValueError
-            For images that are not floats, have another shape, or contain NaNs.
+            If the images are not floats, have another shape, or contain NaN or infinite values.
 
         Examples
         --------
@@ -251,11 +238,9 @@ class ViT:
     def prepare_images(self, images: Array) -> Array:
         """Check images and convert them to the model's dtype and device.
 
-        images (B, H, W, C)  ->  the same shape
-        Raises TypeError for images that are not floats, ValueError for another shape or NaNs.
+        images (B, H, W, C)  ->  the same shape. Raises TypeError and ValueError as `forward` does.
         """
-        H, W = self.config.image_size
-        C = self.config.channels
+        H, W, C = *self.config.image_size, self.config.channels
         if not hasattr(images, "dtype") or images.dtype.kind not in "fc":
             dtype = getattr(images, "dtype", type(images).__name__)
             raise TypeError(
@@ -270,13 +255,11 @@ class ViT:
         if len(images) == 0:
             raise ValueError("the batch is empty")
         if images.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # an overflow to inf is reported below
+            with np.errstate(over="ignore"):  # infinite values are reported below
                 images = images.astype(self.dtype, copy=False)
         if isinstance(images, np.ndarray) and not np.isfinite(images).all():
             bad = int(np.argmax(~np.isfinite(images).all(axis=(1, 2, 3))))
             raise ValueError(f"image {bad} of the batch has pixels that are NaN or infinite")
-        if device_of(images) == self.device:
-            return images
         return to_host(images) if self.device == "cpu" else self.xp.asarray(images)
 
     @property
@@ -295,15 +278,13 @@ class ViT:
         return array_module(self.params["norm"]["scale"])
 
     def choose_shard_count(self, batch_size: int, threads: int | None = None) -> int:
-        """Return the number of shards such that the encoder's largest array fits the CPU cache.
-
-        On a GPU it is 1.
-        """
+        """Return the number of shards that fit the CPU cache, or 1 on a GPU."""
         if self.device == "gpu":
             return 1
         return choose_shard_count(batch_size, self._images_in_cache(), threads)
 
     def _images_in_cache(self) -> int:
+        """Return the number of images such that no array of the encoder exceeds CACHE_BYTES."""
         c = self.config
         widest = max(c.mlp_width, 3 * c.width, c.heads * c.tokens)  # MLP, q k v, scores
         return max(1, CACHE_BYTES // (c.tokens * widest * self.dtype.itemsize))
@@ -314,11 +295,10 @@ class ViT:
         if self.device == "gpu":
             parts = map_parts(lambda part: to_host(function(part)), images, GPU_BATCH_SIZE)
         else:
-            # No pullbacks are retained, so a shard may have enough rows for BLAS to be efficient.
             size = max(self._images_in_cache(), MIN_ROWS // self.config.tokens)
             shards = batch_slices(len(images), choose_shard_count(len(images), size))
             parts = map_shards(function, [images[shard] for shard in shards])
-        return np.concatenate([to_host(part) for part in parts], axis=axis)
+        return np.concatenate(list(parts), axis=axis)
 
     def _attention(self, images: Array) -> Array:
         maps: dict[str, Array] = {}

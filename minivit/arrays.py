@@ -1,8 +1,8 @@
-"""The array module (NumPy or CuPy) of an array, and the array operations that determine the speed.
+"""NumPy and CuPy arrays, and the array operations that determine the speed.
 
-A layer calls `xp = array_module(x)` and then works with either module. The sums below are written
-as matrix products with a vector of ones: BLAS reads a row several times faster than `sum` and
-`mean` do, and a product, unlike `vdot`, does not conjugate complex numbers.
+A layer calls `xp = array_module(x)` and then works with either module. The sums below are matrix
+products with a vector of ones, because BLAS sums a row several times faster than `sum` and `mean`.
+Unlike `vdot`, a product does not conjugate complex numbers.
 
 Every `singledispatch` function, here and in `layers/`, has a faster version for GPU arrays in the
 file of the same name in `cuda/`.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 BLOCK_SIZE = 1 << 16  # scalars; with smaller blocks, two threads wait for the GIL more often
-SMALL_PRODUCT = 1_000_000  # multiplications; OpenBLAS has separate kernels up to this size
+SMALL_PRODUCT = 1_000_000  # multiplications; OpenBLAS has separate kernels up to this number
 
 Array = Any  # numpy.ndarray, cupy.ndarray, or any array with their interface
 Pullback = Callable[..., Any]  # gradient w.r.t. a value -> gradients w.r.t. the inputs
@@ -24,7 +24,7 @@ Watch = Callable[[str, Array], None]  # receives named intermediate arrays
 
 
 def array_module(x: Array) -> Any:
-    """Return the module whose functions work on x: numpy, or cupy for an array on a GPU."""
+    """Return numpy, or cupy for an array on a GPU."""
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
@@ -46,26 +46,26 @@ def widen_float16(layer: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(layer)
-    def widened(x: Array, *args: Any, **kwargs: Any) -> Any:
+    def compute_in_float32(x: Array, *args: Any, **kwargs: Any) -> Any:
         if x.dtype.char != "e":  # "e" is NumPy's code for float16
             return layer(x, *args, **kwargs)
         out = kwargs.pop("out", None)
-        wide = {name: cast(arg, "e", "float32") for name, arg in kwargs.items()}
-        value, pullback = layer(*(cast(arg, "e", "float32") for arg in (x, *args)), **wide)
+        wide_args = cast((x, *args), "e", "float32")
+        value, pullback = layer(*wide_args, **cast(kwargs, "e", "float32"))
         y = cast(value, "f", "float16")
         if out is not None:
             out[...] = y
 
-        def narrowed(*dy: Array) -> Any:
-            return cast(pullback(*(cast(d, "e", "float32") for d in dy)), "f", "float16")
+        def pullback_in_float32(*dy: Array) -> Any:
+            return cast(pullback(*cast(dy, "e", "float32")), "f", "float16")
 
-        return y if out is None else out, narrowed
+        return y if out is None else out, pullback_in_float32
 
-    return widened
+    return compute_in_float32
 
 
 def cast(tree: Any, char: str, dtype: str) -> Any:
-    """Convert the arrays of one dtype, given by its one-letter code, in a tree or tuple."""
+    """Convert those arrays of a tree or tuple whose dtype has the one-letter code `char`."""
     if isinstance(tree, dict):
         return {name: cast(branch, char, dtype) for name, branch in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -75,10 +75,10 @@ def cast(tree: Any, char: str, dtype: str) -> Any:
 
 @singledispatch
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """Multiply stacks of small matrices, (..., n, m) @ (..., m, p), as attention needs them.
+    """Multiply stacks of small matrices, as in attention:  (..., n, m) @ (..., m, p).
 
-    BLAS is a third slower on a small product whose second factor is transposed, so it is copied
-    first. float16 is multiplied in float32, because NumPy has no BLAS routine for it.
+    BLAS is a third slower if the second factor of a small product is transposed, so this factor is
+    copied first. float16 is multiplied in float32, because BLAS has no routine for it.
     """
     xp = array_module(a)
     if a.dtype.char == "e":
@@ -87,21 +87,17 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
             return y
         out[...] = y
         return out
-    if is_transposed(b) and a.shape[-2] * b.shape[-2] * b.shape[-1] <= SMALL_PRODUCT:
+    transposed = b.strides[-2] == b.itemsize and b.shape[-1] > 1  # column-major order
+    if transposed and a.shape[-2] * b.shape[-2] * b.shape[-1] <= SMALL_PRODUCT:
         b = xp.ascontiguousarray(b)
     return xp.matmul(a, b, out=out)
 
 
-def is_transposed(x: Array) -> bool:
-    """Return whether x is a view in column-major order."""
-    return x.ndim > 1 and x.strides[-2] == x.itemsize and x.shape[-1] > 1
-
-
 def map_blocks(write: Callable[..., None], *arrays: Array) -> Array:
-    """Fill a new array by calling write(new, *arrays) on blocks that fit the CPU cache.
+    """Return a new array, filled by write(result, *arrays) in blocks that fit the CPU cache.
 
-    `write` is an elementwise operation. Applying all of its arithmetic to one block before the next
-    block is read takes half the time of ten passes over a large array. A GPU gets a single block.
+    `write` computes an elementwise function. Completing all of its operations on one block before
+    the next takes half the time of separate passes over large arrays. A GPU uses a single block.
     """
     xp = array_module(arrays[0])
     inputs = [a.reshape(-1) for a in arrays]
@@ -114,7 +110,7 @@ def map_blocks(write: Callable[..., None], *arrays: Array) -> Array:
 
 
 def dot_vector(x: Array, w: Array) -> Array:
-    """Dot product of each row of x with one vector, (..., D) and (D,) -> (..., 1)."""
+    """Dot product of each row of x with the vector w, (..., D) and (D,) -> (..., 1)."""
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], 1)
 
 
@@ -141,5 +137,5 @@ def sum_leading(x: Array) -> Array:
 
 
 def add_prefix(watch: Watch | None, prefix: str) -> Watch | None:
-    """Return a watch that prepends `prefix/` to every name, or None if there is no watch."""
+    """Return a callback that prepends `prefix/` to every name, or None if `watch` is None."""
     return watch and (lambda name, array: watch(f"{prefix}/{name}", array))

@@ -21,7 +21,7 @@ class NoGPUError(RuntimeError):
 
 
 def resolve_device(device: str) -> str:
-    """Return "cpu" or "gpu". "auto" is a GPU if there is one, and else prints the reason to stderr.
+    """Return "cpu" or "gpu". If "auto" finds no GPU, print the reason to stderr.
 
     Raises NoGPUError for "gpu" if there is no working GPU, ValueError for an unknown device.
     """
@@ -47,21 +47,22 @@ def require_cupy() -> ModuleType:
         install = 'pip install "cupy-cuda13x[ctk]", or cupy-cuda12x[ctk] for CUDA 12'
         raise NoGPUError(f"CuPy is not installed: {install}") from None
     except ImportError as error:
-        reason = f"CuPy is installed, but cannot be imported: {first_line(error)}"
-        raise NoGPUError(reason) from None
+        raise NoGPUError(
+            f"CuPy is installed, but cannot be imported: {first_line(error)}"
+        ) from None
     runtime = cupy.cuda.runtime
     if runtime.driverGetVersion() == 0:
         raise NoGPUError("CuPy is installed, but the NVIDIA driver is missing")
+    installed = "CuPy and the NVIDIA driver are installed, but"
     try:
         count = runtime.getDeviceCount()
         if count:
             x = cupy.ones((1, 1), dtype="float32")
             to_host(x @ x + x)  # needs cuBLAS and the kernel compiler
     except Exception as error:  # a missing part can raise any type of exception
-        reason = f"CuPy and the NVIDIA driver are installed, but do not work: {first_line(error)}"
-        raise NoGPUError(reason) from None
+        raise NoGPUError(f"{installed} do not work: {first_line(error)}") from None
     if count == 0:
-        raise NoGPUError("CuPy and the NVIDIA driver are installed, but there is no GPU")
+        raise NoGPUError(f"{installed} there is no GPU")
     return cupy
 
 
@@ -71,7 +72,7 @@ def first_line(error: Exception) -> str:
 
 
 def device_module(device: str) -> ModuleType:
-    """Return numpy, or cupy with the faster layers registered. Raises as `resolve_device` does."""
+    """Return numpy, or cupy with the CUDA kernels registered. Raises like `resolve_device`."""
     if resolve_device(device) == "cpu":
         return np
     from . import cuda
@@ -80,7 +81,7 @@ def device_module(device: str) -> ModuleType:
 
 
 def to_device(tree: Tree, device: str) -> Tree:
-    """Copy the arrays of a tree to a device. Arrays that are there already are not copied."""
+    """Copy the arrays of a tree to a device. Arrays on this device are not copied."""
     xp = device_module(device)
     return map_tree(to_host if xp is np else xp.asarray, tree)
 
@@ -88,8 +89,8 @@ def to_device(tree: Tree, device: str) -> Tree:
 def set_matmul_precision(precision: str) -> None:
     """Set the precision of all matrix products of float32 arrays on a GPU, in the whole process.
 
-    The inputs have 23 mantissa bits with "float32" (the default), 10 with "tf32" and 7 with
-    "bfloat16". The sums are computed in float32. Raises NoGPUError, or ValueError for another name.
+    The factors have 23 mantissa bits with "float32" (the default), 10 with "tf32" and 7 with
+    "bfloat16". Sums are accumulated in float32. Raises NoGPUError, or ValueError for another name.
     """
     device_module("gpu")
     from .cuda.arrays import set_matmul_precision
@@ -98,7 +99,7 @@ def set_matmul_precision(precision: str) -> None:
 
 
 def create_uploader() -> "Uploader":
-    """Create an object that copies arrays to the GPU while it computes. Raises NoGPUError."""
+    """Return an object that copies arrays to the GPU while it computes. Raises NoGPUError."""
     device_module("gpu")
     from .cuda.transfer import Uploader
 
@@ -106,7 +107,7 @@ def create_uploader() -> "Uploader":
 
 
 def is_gpu_out_of_memory(error: MemoryError) -> bool:
-    """Return whether GPU memory is exhausted, not host memory."""
+    """Return whether GPU memory, not host memory, is exhausted."""
     return type(error).__name__ == "OutOfMemoryError"  # of CuPy
 
 

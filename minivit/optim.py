@@ -1,7 +1,7 @@
-"""AdamW and SGD with momentum, applied to one vector that holds every parameter.
+"""AdamW and SGD with momentum, applied to a vector of all parameters.
 
-Kernels come first in the vector, so weight decay applies to a slice of it. An update processes the
-vectors in blocks that fit the CPU cache, and distributes the blocks over the threads.
+Weight decay applies to the first part of the vector, the kernels. An update processes the vector in
+blocks that fit the CPU cache and distributes the blocks over the threads.
 """
 
 import math
@@ -26,13 +26,9 @@ class AdamW:
     """
 
     def __init__(
-        self,
-        parameters: ParameterVector,
-        weight_decay: float = 0.0,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-    ) -> None:
+        self, parameters: ParameterVector, weight_decay: float = 0.0,
+        beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+    ) -> None:  # fmt: skip
         self.parameters, self.weight_decay = parameters, weight_decay
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         zeros_like = array_module(parameters.vector).zeros_like
@@ -42,37 +38,22 @@ class AdamW:
     def update(self, gradient: Array, learning_rate: float, threads: int | None = None) -> None:
         """Update every parameter. `gradient` (P,) has the order of the parameter vector."""
         self.t += 1
+        vector, _, decayed = self.parameters
+        step_size = learning_rate / (1 - self.beta1**self.t)
+        decay_factor = 1 - learning_rate * self.weight_decay
+        v_scale = 1 / math.sqrt(1 - self.beta2**self.t)
         adamw(
-            self.parameters.vector,
-            gradient,
-            **self.state,
-            decayed=self.parameters.decayed,
-            step_size=learning_rate / (1 - self.beta1**self.t),
-            decay_factor=1 - learning_rate * self.weight_decay,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            v_scale=1 / math.sqrt(1 - self.beta2**self.t),
-            eps=self.eps,
-            threads=threads,
-        )
+            vector, gradient, **self.state, decayed=decayed, step_size=step_size,
+            decay_factor=decay_factor, beta1=self.beta1, beta2=self.beta2, v_scale=v_scale,
+            eps=self.eps, threads=threads,
+        )  # fmt: skip
 
 
 @singledispatch
 def adamw(
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    *,
-    decayed: int,
-    step_size: float,
-    decay_factor: float,
-    beta1: float,
-    beta2: float,
-    v_scale: float,
-    eps: float,
-    threads: int | None = None,
-) -> None:
+    p: Array, g: Array, m: Array, v: Array, *, decayed: int, step_size: float, decay_factor: float,
+    beta1: float, beta2: float, v_scale: float, eps: float, threads: int | None = None,
+) -> None:  # fmt: skip
     """Update the parameters p and both moments in place; all arrays are vectors (P,).
 
         m = β1 m + (1 - β1) g,   v = β2 v + (1 - β2) g²,   p = p - step_size m / (v_scale √v + ε)
@@ -84,7 +65,7 @@ def adamw(
     def update_block(block: slice) -> None:
         p_block, g_block, m_block, v_block = p[block], g[block], m[block], v[block]
         m_block *= beta1
-        scratch = (1 - beta1) * g_block  # one array for every intermediate: it stays in the cache
+        scratch = (1 - beta1) * g_block  # reused below, so that it stays in the cache
         m_block += scratch
         v_block *= beta2
         xp.multiply(g_block, g_block, out=scratch)
@@ -120,7 +101,7 @@ class SGD:
     def update(self, gradient: Array, learning_rate: float, threads: int | None = None) -> None:
         """Update every parameter. `gradient` (P,) has the order of the parameter vector."""
         self.t += 1
-        vector, decayed = self.parameters.vector, self.parameters.decayed
+        vector, _, decayed = self.parameters
 
         def update_block(block: slice) -> None:
             p, m = vector[block], self.state["m"][block]
@@ -136,9 +117,9 @@ class SGD:
 def for_each_block(
     function: Callable[[slice], None], vector: Array, decayed: int, threads: int | None
 ) -> None:
-    """Call function(block) for slices that cover a vector, on several threads.
+    """Call function(block) for all blocks (slices) of a vector, on several threads.
 
-    On a GPU there are at most two blocks: the decayed parameters and the others.
+    On a GPU there are two blocks: the decayed and the other parameters.
     """
     if device_of(vector) == "gpu":
         for block in block_slices(len(vector), decayed, len(vector)):
@@ -149,14 +130,14 @@ def for_each_block(
 
 
 def block_slices(size: int, decayed: int, step: int | None = None) -> list[slice]:
-    """Return slices that cover a vector. None contains both decayed and other parameters."""
+    """Return slices of a vector, each with only decayed or only other parameters."""
     step = step or BLOCK_SIZE
     edges = [*range(0, decayed, step), *range(decayed, size, step), size]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def clip_by_global_norm(gradient: Array, max_norm: float) -> Array:
-    """Scale a gradient vector in place to at most this Euclidean norm. Return its norm before."""
+    """Scale a gradient vector in place to at most this Euclidean norm. Return the norm before."""
     xp = array_module(gradient)
     g = gradient.astype("float32") if gradient.dtype.char == "e" else gradient
     norm = xp.sqrt(g @ g)

@@ -25,10 +25,7 @@ def cpu_count() -> int:
 
 
 def choose_shard_count(batch_size: int, max_images: int, threads: int | None = None) -> int:
-    """Return the number of shards of at most `max_images` images.
-
-    It is the smallest such multiple of the number of threads.
-    """
+    """Return the number of shards of at most `max_images`, a multiple of `threads` if possible."""
     threads = threads or cpu_count()
     rounds = -(-batch_size // (max_images * threads))
     return min(batch_size, rounds * threads)
@@ -46,9 +43,9 @@ def map_shards(
     """Apply function(shard) to each shard in parallel. Yield the results in order.
 
     At most threads + 1 results exist at a time, so memory does not grow with the number of shards.
-    A single shard uses BLAS's own threads, unless `threads` is 1. Several shards use one BLAS
-    thread each, because the last bits of a product depend on the number of BLAS threads. A call
-    from inside a shard processes its shards one after the other.
+    A single shard uses all BLAS threads, unless `threads` is 1. Several shards use one BLAS thread
+    each, because the last bits of a product depend on the number of BLAS threads. A nested call
+    processes its shards sequentially.
     """
     configure_malloc()
     if len(shards) <= 1 and threads != 1:
@@ -63,7 +60,7 @@ def map_shards(
         running = [pool.submit(function, shard) for shard in islice(remaining, threads + 1)]
         try:
             while running:
-                running[0].exception()  # wait; if interrupted here, it is still in `running`
+                running[0].exception()  # wait before `pop`: an interrupt leaves it in `running`
                 yield running.pop(0).result()
                 running += [pool.submit(function, shard) for shard in islice(remaining, 1)]
         finally:  # also if a shard failed or the caller stops early
@@ -73,7 +70,7 @@ def map_shards(
 
 
 def map_parts(function: Callable[[Any], Any], batch: Any, size: int) -> Iterator[Any]:
-    """Apply a function to one part of a batch after the other. Halve `size` if memory runs out."""
+    """Apply a function to successive parts of a batch. Halve `size` if memory runs out."""
     start = 0
     while start < len(batch):
         try:
@@ -89,7 +86,7 @@ def map_parts(function: Callable[[Any], Any], batch: Any, size: int) -> Iterator
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """A pool that is kept. Starting two threads per step takes 10% of a small model's step."""
+    """Return a reusable pool, because starting two threads takes 10% of a small model's step."""
     return ThreadPoolExecutor(threads, initializer=_initialise_worker)
 
 
@@ -105,7 +102,7 @@ _limiter: Any = None
 
 @contextlib.contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Limit BLAS to one thread. With nested or concurrent use, the last exit restores the limit."""
+    """Limit BLAS to one thread until the last of all nested and concurrent users exits."""
     global _users, _limiter
     with _lock:
         if _users == 0:
@@ -124,22 +121,21 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def _initialise_worker() -> None:
-    """Set the limit in this worker: MKL's limit applies to the calling thread only."""
+    """Limit BLAS in this thread too, because MKL's limit applies to the calling thread only."""
     _thread.is_worker = True
     with _lock:
         _blas().limit(limits=1, user_api="blas")
 
 
 def _release_controlling_thread() -> None:
-    """Let any thread change OpenBLAS's limit.
+    """Allow any thread to change OpenBLAS's limit.
 
-    threadpoolctl 3.8 ignores every thread but the first one that set the limit. The last user of
-    the limit may be another thread, and its reset would have no effect.
+    threadpoolctl 3.8 allows this only to the first thread that set the limit, but the last user of
+    the limit may be another thread.
     """
     for library in _blas().lib_controllers:
-        clear = getattr(library, "clear_controlling_thread", None)
-        if clear is not None:
-            clear(force=True)
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
 
 
 @cache
@@ -149,11 +145,11 @@ def _blas() -> ThreadpoolController:
 
 @cache
 def configure_malloc() -> None:
-    """Tell glibc to keep freed memory, because each step allocates the same arrays again.
+    """Configure glibc to retain freed memory, because each step allocates the same arrays again.
 
-    All threads share one arena: with one arena each, glibc would return every empty one.
+    All threads share one arena, because glibc would release an arena that becomes empty.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not glibc: keep the defaults
+    with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
         m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
         libc.mallopt(m_mmap_threshold, 32 << 20)

@@ -1,4 +1,4 @@
-"""The option `--device gpu`, which selects CuPy instead of its stand-ins, and the fixture `gpu`."""
+"""The option `--device` and the fixture `gpu` of the device tests."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ def pytest_addoption(parser):
         "--device",
         choices=["cpu", "gpu"],
         default="cpu",
-        help="arrays of the device tests: emulated on the CPU, or CuPy's on a GPU (default: cpu)",
+        help="device of the tests of GPU code: the CPU, which emulates one, or a GPU (default: cpu)",
     )
 
 
 def pytest_configure(config):
-    os.environ["MINIVIT_TEST_DEVICE"] = config.getoption("--device")  # read by `on_device.py`
+    os.environ["MINIVIT_TEST_DEVICE"] = config.getoption("--device")  # read by helpers/on_device.py
     # Background jobs of a shell ignore SIGINT, which some tests send to this process.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

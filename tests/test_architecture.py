@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.closures import captured_names_bound_again
+from helpers.closures import rebound_captures
 
 import minivit
 
@@ -140,7 +140,7 @@ def test_no_two_modules_import_each_other() -> None:
 def test_a_name_that_a_pullback_reads_is_bound_once() -> None:
     for path, source in SOURCES.items():
         if path.startswith(("layers/", "models/", "cuda/", "compiled/")):
-            assert captured_names_bound_again("", source) == [], path
+            assert rebound_captures(source) == [], path
 
 
 # --- device-independent code does not call NumPy ---------------------------------------------

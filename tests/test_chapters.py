@@ -271,7 +271,7 @@ shared namespace: 1
         ("f(\n", ["cell 4, line 17", "SyntaxError"]),
         ("raise SystemExit(0)", ["cell 4, line 17", "SystemExit"]),
         ("import numpy as np\nnp.ones(2) @ np.ones(3)", ["line 18", "ValueError: matmul"]),
-        ("import os\nos._exit(3)", ["ended with 3"]),
+        ("import os\nos._exit(3)", ["exit status 3"]),
     ],
 )
 def test_a_failing_cell_is_reported(tmp_path, cell, reasons):
@@ -300,7 +300,7 @@ def test_a_page_that_needs_a_file_is_not_made_without_it(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
     monkeypatch.delenv(build.WEIGHTS, raising=False)
     for numbers in ([], ["08", "07"]):
-        with pytest.raises(SystemExit, match="chapter 07 uses a real model: set MINIVIT_WEIGHTS"):
+        with pytest.raises(SystemExit, match="chapter 07 uses a pretrained model; set MINIVIT_WEIGHTS"):
             build.main(numbers)
     assert not (tmp_path / "pages").exists()
 

@@ -183,14 +183,14 @@ def test_missing_figures_are_not_drawn_for_another_data_set(monkeypatch, quick):
     assert run(*TRAIN, "--epochs", 4, "--lr", 0.01, "--out", "run").status == 0
     Path("run/curves.png").unlink()
     message = error_of("train", "--resume", "--data", "scattered", "--out", "run")
-    assert "the accuracy on the scattered digits is not that of run/log.csv" in message
+    assert "the accuracy on the scattered digits differs from run/log.csv" in message
     assert not Path("run/curves.png").exists()
 
 
 def test_an_interrupted_training_is_replaced_only_on_request(unfinished, quick):
     before = (unfinished / "model.npz").read_bytes()
     message = error_of(*TRAIN, "--out", unfinished)
-    assert message.startswith("run contains an interrupted training. Pass --resume to continue it")
+    assert message.startswith("run contains an interrupted run. Pass --resume to continue it")
     assert (unfinished / "model.npz").read_bytes() == before
     assert run(*TRAIN, "--overwrite", "--out", unfinished).status == 0
     assert len(read_log(unfinished / "log.csv")) == 1
@@ -308,7 +308,7 @@ def test_an_interrupted_fine_tuning_resumes_to_the_same_bits(origin, monkeypatch
     with monkeypatch.context() as patch:
         interrupt(patch, "evaluate", 2)
         assert run(*words, "--out", "parts").status == 130
-    assert "contains an interrupted training" in error_of(*words, "--out", "parts")
+    assert "contains an interrupted run" in error_of(*words, "--out", "parts")
     status, out, _ = run("train", "--resume", "--out", "parts")
     assert status == 0
     assert "(90 of them trained)" in out

@@ -1,4 +1,4 @@
-"""Downloaded data sets in the cache: reading, rejected files, and the real data sets."""
+"""Published data sets in the cache: reading, rejected files, and the real data sets."""
 
 import doctest
 import gzip
@@ -11,37 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.loopback import (
-    BLUE,
-    CIFAR_FOLDER,
-    GREEN,
-    cifar_files,
-    idx_arrays,
-    make_records,
-    small_cifar,
-    small_mnist,
-    to_idx,
-    tree,
-    write_tree,
-)
+from helpers.commands import error_of, save_model
+from helpers.files import read_tree, write_tree
+from helpers.loopback import cifar_files, idx_arrays, make_records, small_cifar, small_mnist, to_idx
 from PIL import Image
 
 import minivit
 from minivit import data
 from minivit.data.cifar import CIFAR10, CIFAR100, load_records
-from minivit.data.download import compute_md5
 from minivit.data.mnist import FASHION, MNIST, NAMES, load_idx
 
 FOLDER = os.environ.get("MINIVIT_TEST_DATA")
-needs_data = pytest.mark.skipif(
-    not FOLDER, reason="MINIVIT_TEST_DATA does not name the folder of test data"
-)
+needs_data = pytest.mark.skipif(not FOLDER, reason="MINIVIT_TEST_DATA is not set")
 RAW = "MNIST/raw"
 
 
 @pytest.fixture
 def mnist(tmp_path):
-    """The files of a small MNIST in a cache, and its description."""
+    """Write a small MNIST to the cache, and return its description."""
     files, spec = small_mnist()
     write_tree(tmp_path / RAW, files)
     return spec
@@ -49,6 +36,7 @@ def mnist(tmp_path):
 
 @pytest.fixture
 def cifar(tmp_path):
+    """Write a small CIFAR-10 to the cache, and return its description."""
     write_tree(tmp_path, cifar_files())
     return small_cifar()[1]
 
@@ -56,11 +44,11 @@ def cifar(tmp_path):
 # --- reading ---------------------------------------------------------------------------------
 
 
-def test_idx_files_are_read_compressed_or_not(mnist, tmp_path):
-    for path in [tmp_path / RAW / name for name in NAMES[1:3]]:  # as torchvision leaves them
+def test_idx_files_are_read_with_and_without_compression(mnist, tmp_path):
+    for path in [tmp_path / RAW / name for name in NAMES[1:3]]:  # torchvision unpacks them
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    before = tree(tmp_path)
+    before = read_tree(tmp_path)
     dataset = load_idx(mnist, 20, tmp_path)
     train, labels, test, test_labels = idx_arrays()
     assert np.array_equal(dataset.images[:], train[..., None] / np.float32(127.5) - 1)
@@ -68,28 +56,28 @@ def test_idx_files_are_read_compressed_or_not(mnist, tmp_path):
     assert np.array_equal(dataset.labels, labels)
     assert np.array_equal(dataset.held_out_labels, test_labels)
     assert dataset.labels.dtype == dataset.held_out_labels.dtype == np.int64
-    assert (dataset.name, dataset.classes) == ("small digits", tuple("0123456789"))
-    assert tree(tmp_path) == before
+    assert (dataset.name, dataset.classes) == ("MNIST digits", tuple("0123456789"))
+    assert read_tree(tmp_path) == before
 
 
 def test_records_are_read_from_a_read_only_cache(cifar, tmp_path):
     table = bytearray(make_records(4))
     table[1 + 5] = 77  # red, first row, sixth column
-    (tmp_path / CIFAR_FOLDER / "data_batch_1.bin").write_bytes(table)
-    before = tree(tmp_path)
-    for path in (tmp_path / CIFAR_FOLDER, tmp_path):
+    (tmp_path / CIFAR10.folder / "data_batch_1.bin").write_bytes(table)
+    before = read_tree(tmp_path)
+    for path in (tmp_path / CIFAR10.folder, tmp_path):
         path.chmod(0o555)
     try:
         dataset = load_records(cifar, 9, tmp_path)
-        assert tree(tmp_path) == before  # nothing is written, even by an administrator
+        assert read_tree(tmp_path) == before  # nothing is written, even by an administrator
     finally:
-        for path in (tmp_path, tmp_path / CIFAR_FOLDER):
+        for path in (tmp_path, tmp_path / CIFAR10.folder):
             path.chmod(0o755)
     pixels = dataset.images.pixels
     assert (pixels.shape, pixels.flags.c_contiguous) == ((9, 32, 32, 3), True)
     assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]  # file after file
     assert pixels[0, 0, 5, 0] == 77
-    assert (pixels[..., 1:] == [GREEN, BLUE]).all()
+    assert (pixels[..., 1:] == [100, 0]).all()
     assert dataset.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert dataset.held_out_labels.tolist() == [0, 1, 2]
     assert dataset.classes == ("airplane", "automobile", "bird", "cat")
@@ -101,18 +89,18 @@ def test_the_second_of_two_label_bytes_is_the_class(tmp_path):
     write_tree(tmp_path / spec.folder, files | {spec.names: b"a\nb\nc\nd\n"})
     dataset = load_records(spec, 4, tmp_path)
     assert dataset.labels.tolist() == [0, 1, 2, 3]
-    assert dataset.images.pixels[:, 0, 0].tolist() == [[n, GREEN, BLUE] for n in range(4)]
+    assert dataset.images.pixels[:, 0, 0].tolist() == [[n, 100, 0] for n in range(4)]
 
 
 # --- rejected files --------------------------------------------------------------------------
 
 
 def error_message(load, spec, root):
-    """The message, on one line, of an error that leaves the cache unchanged."""
-    before = tree(root)
+    """Return the one-line message of an error that leaves the cache unchanged."""
+    before = read_tree(root)
     with pytest.raises((ValueError, OSError)) as error:
         load(spec, 10, root)
-    assert tree(root) == before
+    assert read_tree(root) == before
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -136,9 +124,9 @@ def test_a_damaged_gzip_file_is_rejected(mnist, tmp_path, content):
     assert message.endswith(f"): {AGAIN}")
 
 
-TURNED = to_idx(idx_arrays()[0].reshape(28, 20, 28))
+RESHAPED = to_idx(idx_arrays()[0].reshape(28, 20, 28))
 FLOATS = bytes([0, 0, 13, 3]) + TRAIN[4:]
-WRONG_IDX = [TRAIN[:-1], TRAIN + b"?", b"", TRAIN[:7], FLOATS, LABELS, TEST, TURNED]
+WRONG_IDX = [TRAIN[:-1], TRAIN + b"?", b"", TRAIN[:7], FLOATS, LABELS, TEST, RESHAPED]
 
 
 @pytest.mark.parametrize("content", WRONG_IDX, ids=lambda content: str(content[:8]))
@@ -152,11 +140,11 @@ def test_an_idx_file_of_another_shape_or_type_is_rejected(mnist, tmp_path, conte
     assert error_message(load_idx, mnist, tmp_path) == expected
 
 
-@pytest.mark.parametrize("which", [1, 3])
-def test_a_label_out_of_range_is_rejected(mnist, tmp_path, which):
-    labels = idx_arrays()[which].copy()
+@pytest.mark.parametrize("file", [1, 3])
+def test_a_label_out_of_range_is_rejected(mnist, tmp_path, file):
+    labels = idx_arrays()[file].copy()
     labels[3] = 10
-    path = tmp_path / RAW / NAMES[which]
+    path = tmp_path / RAW / NAMES[file]
     path.write_bytes(gzip.compress(to_idx(labels)))
     assert error_message(load_idx, mnist, tmp_path) == f"{path} has label 10 of 10 classes: {AGAIN}"
 
@@ -176,29 +164,44 @@ BATCH, META = "data_batch_2.bin", "batches.meta.txt"
         (META, b"a\nb\nc\n\xff\nd", "has 5 names, not 4"),
     ],
 )
-def test_other_records_and_class_names_are_rejected(cifar, tmp_path, name, content, message):
-    path = tmp_path / CIFAR_FOLDER / name
+def test_invalid_records_and_class_names_are_rejected(cifar, tmp_path, name, content, message):
+    path = tmp_path / CIFAR10.folder / name
     path.write_bytes(content)
     assert error_message(load_records, cifar, tmp_path) == f"{path} {message}: {AGAIN}"
 
 
 def test_a_folder_in_place_of_a_file_is_rejected(mnist, cifar, tmp_path):
-    for load, spec, name in (
-        (load_idx, mnist, f"{RAW}/{NAMES[0]}"),
-        (load_records, cifar, f"{CIFAR_FOLDER}/{BATCH}"),
-    ):
+    records = (load_records, cifar, f"{CIFAR10.folder}/{BATCH}")
+    for load, spec, name in ((load_idx, mnist, f"{RAW}/{NAMES[0]}"), records):
         path = tmp_path / name
         path.unlink()
         path.mkdir()
         assert error_message(load, spec, tmp_path) == f"{path} is a folder, not a file"
 
 
-# --- the real data sets ----------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_damaged_file_gives_a_one_line_error_on_the_command_line(
+    tmp_path, monkeypatch, name, command
+):
+    specs = {"mnist": MNIST, "fashion-mnist": FASHION, "cifar10": CIFAR10, "cifar100": CIFAR100}
+    files = [*specs[name].sizes, specs[name].names] if "cifar" in name else NAMES
+    write_tree(tmp_path / specs[name].folder, dict.fromkeys(files, PACKED[:-4]))
+    save_model(tmp_path / "model.npz")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIVIT_DATA", str(tmp_path))
+    weights = ["--weights", "model.npz"] if command == "evaluate" else []
+    message = error_of(command, "--data", name, *weights)
+    assert message.startswith(f"{tmp_path / specs[name].folder / files[0]} ")
+    assert message.endswith(f": {AGAIN}")
+
+
+# --- the real data sets -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """A cache with MNIST, Fashion-MNIST and CIFAR-10."""
+    """Return a cache with MNIST, Fashion-MNIST and CIFAR-10."""
     root = tmp_path_factory.mktemp("cache")
     subprocess.run([sys.executable, Path(FOLDER, "unpack.py"), root], check=True)
     yield root
@@ -217,7 +220,8 @@ def test_sizes_and_checksums_are_those_of_the_published_files(cache, spec):
     assert spec.shapes == ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
     for file in spec.files:
         path = cache / spec.folder / file.name
-        assert (path.stat().st_size, compute_md5(path)) == (file.size, file.md5)
+        assert path.stat().st_size == file.size
+        assert file.matches(path)
 
 
 @needs_data
@@ -261,31 +265,34 @@ def test_cifar10(cache):
 
 def test_sizes_of_cifar():
     for spec, record in ((CIFAR10, 3073), (CIFAR100, 3074)):
-        assert sum(spec.train.values()) == 50_000
-        assert sum(spec.test.values()) == 10_000
-        assert sum(size or 0 for size in spec.sizes.values()) == 60_000 * record
+        assert (sum(spec.train.values()), sum(spec.test.values())) == (50_000, 10_000)
+        assert sum(spec.sizes.values()) == 60_000 * record
 
 
 # --- examples --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["augment", "digits", "folder", "images", "scattered",
-     pytest.param("mnist", marks=needs_data), pytest.param("cifar", marks=needs_data)],
-)  # fmt: skip
-def test_the_examples_in_docstrings_are_correct(name, tmp_path, monkeypatch, request):
+def run_examples(module):
+    """Run the examples of a module, even those marked SKIP because they need files."""
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(module, extraglobs={"minivit": minivit}):
+        for example in test.examples:
+            example.options.clear()
+        runner.run(test)
+    assert runner.failures == 0
+    assert runner.tries > 0
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["mnist", "cifar"])
+def test_the_examples_that_need_published_data_are_correct(cache, monkeypatch, name):
+    monkeypatch.setenv("MINIVIT_DATA", str(cache))
+    run_examples(importlib.import_module(f"minivit.data.{name}"))
+
+
+def test_the_example_that_needs_a_folder_of_images_is_correct(tmp_path, monkeypatch):
     for path in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
         write_tree(tmp_path / "pets", {path: b""})
         Image.new("L", (9, 9)).save(tmp_path / "pets" / path)
     monkeypatch.chdir(tmp_path)
-    if name in ("mnist", "cifar"):
-        monkeypatch.setenv("MINIVIT_DATA", str(request.getfixturevalue("cache")))
-    module = importlib.import_module(f"minivit.data.{name}")
-    finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner()
-    for test in finder.find(module, extraglobs={"minivit": minivit, "np": np}):
-        for example in test.examples:
-            example.options.clear()  # the examples that need files are marked SKIP
-        runner.run(test)
-    assert runner.failures == 0
-    assert runner.tries > 0
+    run_examples(data.folder)

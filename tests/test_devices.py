@@ -464,7 +464,7 @@ def test_errors_when_a_resumed_training_or_the_host_runs_out_of_memory(short_tra
     with monkeypatch.context() as patch:
         cupy.device.limit_memory(patch, 600_000)
         error = run("train", "--device", "gpu", "--resume").err
-        assert "would fit; start a new training with --batch-size" in error
+        assert "would fit; start a new run with --batch-size" in error
 
     def exhaust_host(run, epoch):
         raise MemoryError

@@ -1,12 +1,14 @@
-"""The exercises and their grader: which functions pass, and how mistakes are explained."""
+"""The exercises and the grader: accepted solutions, and the explanations of mistakes."""
 
 import inspect
 import math
+import re
 import textwrap
+from functools import wraps
 
 import numpy as np
 import pytest
-from helpers.closures import captured_names_bound_again
+from helpers.closures import rebound_captures
 from helpers.commands import run
 from helpers.planted_mistakes import MISTAKES as PLANTED
 
@@ -56,7 +58,7 @@ def test_there_is_one_exercise_per_chapter():
 
 
 @pytest.mark.parametrize("chapter", ["19", "", "b", "-1", "rms_norm", "4.0"])
-def test_an_unknown_chapter_is_refused(chapter):
+def test_an_unknown_chapter_is_rejected(chapter):
     with pytest.raises(ValueError, match=r"choose one of 0, 1, .*, 18, A"):
         catalog.find(chapter)
 
@@ -70,7 +72,7 @@ def test_the_solution_passes(exercise, tmp_path):
     assert verdict.passed[3:] == ["it runs", *after_runs]
 
 
-def test_the_value_is_compared_with_that_of_plain_loops(monkeypatch, tmp_path):
+def test_the_expected_value_is_that_of_plain_loops(monkeypatch, tmp_path):
     monkeypatch.setattr(RMS.module, "expected", lambda x, scale, eps=1e-6: x**0)
     verdict = grade_source(tmp_path, catalog.solution(RMS))
     assert verdict.failed == VALUE
@@ -103,12 +105,14 @@ def test_the_template_has_the_task_and_the_signature_but_not_the_solution(exerci
     else:
         assert body == (catalog.VALUE_AND_PULLBACK if exercise in WITH_PULLBACK else catalog.VALUE)
         assert verdict.failed == SHAPE
-        assert verdict.reason.startswith("the value is still `...`; replace it by your computation")
+        assert verdict.reason.startswith(
+            "the value is still `...`; replace it with your computation"
+        )
 
 
 @each(EXERCISES)
 def test_an_exercise_has_hints_and_several_inputs(exercise):
-    assert captured_names_bound_again("", inspect.getsource(exercise.module)) == []
+    assert rebound_captures(inspect.getsource(exercise.module)) == []
     assert len(exercise.module.HINTS) == 3
     for level, following in ((1, "--hint 2"), (2, "--hint 3"), (3, "--solution")):
         text = catalog.hint(exercise, level)
@@ -120,15 +124,15 @@ def test_an_exercise_has_hints_and_several_inputs(exercise):
 
 
 def test_the_incorrect_layer_norm_is_correct_for_the_initial_parameters():
-    incorrect = catalog.find("14").module.handed_over
+    layer_norm = catalog.find("14").module.incorrect
     x, scale = np.random.default_rng(0).normal(size=(2, 3, 5))
-    assert gradcheck(incorrect, x, np.ones(5), np.zeros(5)).passed
-    errors = gradcheck(incorrect, x, scale[0], np.zeros(5))
+    assert gradcheck(layer_norm, x, np.ones(5), np.zeros(5)).passed
+    errors = gradcheck(layer_norm, x, scale[0], np.zeros(5))
     assert errors["x"] > 1e-2
     assert max(errors["scale"], errors["bias"]) < 1e-12
 
 
-def test_the_sigmoid_of_quick_gelu_is_as_close_as_the_text_says():
+def test_quick_gelu_approximates_the_normal_distribution_as_documented():
     x = np.linspace(-6, 6, 1001)
     cdf = np.array([0.5 * (1 + math.erf(n / math.sqrt(2))) for n in x])
     assert 0.009 < abs(1 / (1 + np.exp(-1.702 * x)) - cdf).max() < 0.01
@@ -168,7 +172,7 @@ MISTAKES = [
     ("11", ".imag / h", " / h", SHAPE, "has dtype complex128, expected float64"),
     ("12", "beta2 * momentum + (1 - beta2)", "beta1 * momentum + (1 - beta1)", VALUE,
      "value 2 of 2 is wrong in 20 of 20 entries"),
-    ("12", "new_params = params - rate", "new_params = params; new_params -= rate", AGAIN,
+    ("12", "new_params = params - learning", "new_params = params; new_params -= learning", AGAIN,
      "params is modified"),
     ("13", ".mean(-1), pull", ".sum(-1), pull", VALUE, "the value is wrong in 6 of 6 entries"),
     ("13", "(logs + 1)", "logs", GRADIENT, "A: worst at index"),
@@ -229,7 +233,7 @@ def test_the_grader_finds_every_planted_mistake(mistake):
 
 
 def rms(body):
-    """Return the source of a file that defines rms_norm with this body."""
+    """Return the source of a file that defines `rms_norm` with this body."""
     code = textwrap.indent(textwrap.dedent(body).strip(), "    ")
     return f"import numpy as np\n\n\ndef rms_norm(x, scale, eps=1e-6):\n{code}\n"
 
@@ -258,13 +262,11 @@ def test_another_correct_function_passes(tmp_path):
 
 FILES = {
     "syntax": (1, "x = (1\ndef f(:\n", "line 2", "SyntaxError"),
-    "indentation": (1, "if 1:\nx = 2\n", "line 2", "IndentationError"),
     "an error": (1, "x = 1\ny = x / 0\n", "line 2, in <module>\n    y = x / 0", "ZeroDivision"),
     "a module": (1, "import nosuchmodule\n", "line 1", "No module named 'nosuchmodule'"),
     "an exit": (1, "import sys\nsys.exit(0)\n", "The code exits Python:", "line 2", "SystemExit"),
     "a null": (1, "x = '\0'\n", "null bytes"),
     "another name": (2, "def rms(x, scale): pass", "the file does not define rms_norm"),
-    "a number": (2, "rms_norm = 3", "rms_norm has type int, expected a function"),
     "a ufunc": (2, "import numpy as np\nrms_norm = np.exp", "has type ufunc, expected a function"),
     "other arguments": (2, "def rms_norm(x, gamma): pass",
                         "the arguments are (x, gamma), expected (x, scale, eps)"),
@@ -272,7 +274,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_without_the_function_is_explained_by_its_own_lines(name, tmp_path):
+def test_the_error_of_a_file_shows_only_lines_of_this_file(name, tmp_path):
     step, source, *reasons = FILES[name]
     verdict = grade_source(tmp_path, source)
     assert verdict.passed == STEPS[:step]
@@ -282,7 +284,7 @@ def test_a_file_without_the_function_is_explained_by_its_own_lines(name, tmp_pat
 
 
 def with_pullback(body):
-    """Return an rms_norm with this body of the pullback. `correct` is the correct pullback."""
+    """Return `rms_norm` with this body of its pullback, which may call the pullback `correct`."""
     lines = [
         "from minivit.exercises.catalog import find",
         "calls = []",
@@ -302,20 +304,16 @@ STOPS = {
     "returns nothing": (rms("y = x"), PAIR, "None, expected (array, function); is the last line"),
     "returns the value": (rms("return x"), PAIR, "it returns array, expected (array, function)"),
     "another order": (rms("return (lambda dy: dy), x"), PAIR, "it returns (function, array)"),
-    "three": (rms("return x, x, (lambda dy: dy)"), PAIR, "it returns (array, array, function)"),
     "a number": (rms("return 1.0, lambda dy: dy"), SHAPE, "the value is float, expected array"),
     "a list": (rms("return [x], lambda dy: dy"), SHAPE, "the value is [array], expected array"),
     "shape": (rms("return x.T, lambda dy: dy"), SHAPE, "shape (5, 3, 2), expected (2, 3, 5)"),
     "dtype": (rms("return x.astype('f'), lambda dy: dy"), SHAPE, "has dtype float32, expected"),
     "nan": (rms("return x * np.nan, None.__eq__"), VALUE, "nan, expected "),
-    "infinite": (rms("return x * np.inf, None.__eq__"), VALUE, "inf, expected "),
     "pullback raises": (with_pullback("return dy @ dy"), GRADIENT_SHAPES, "in pullback", "Value"),
-    "pullback exits": (with_pullback("raise SystemExit"), GRADIENT_SHAPES, "exits Python:"),
     "no gradient": (with_pullback("dx = dy"), GRADIENT_SHAPES,
                     'returns None, expected (array, {"scale": array})'),
     "dots": (with_pullback("return ..."), GRADIENT_SHAPES, "returns ..., expected (array, {"),
     "dx alone": (with_pullback("return dy"), GRADIENT_SHAPES, "returns array, expected (array, {"),
-    "a tuple": (with_pullback("return dy, scale"), GRADIENT_SHAPES, "(array, array), expected"),
     "a name": (with_pullback('return dy, {"gain": scale}'), GRADIENT_SHAPES, '{"gain": array})'),
     "a float": (with_pullback('return dy, {"scale": 1.0}'), GRADIENT_SHAPES, '{"scale": float})'),
     "dx's shape": (with_pullback('return dy[0], {"scale": scale}'), GRADIENT_SHAPES,
@@ -338,7 +336,6 @@ STOPS = {
                      "x: worst", "not finite"),
     "float32": (with_pullback('dx, d = correct(dy)\nreturn dx.astype("f").astype(float), d'),
                 GRADIENT, "Every entry is nearly correct"),
-    "8 digits": (edit_correct("/ rms, {", "/ rms * (1 + 1e-8), {"), GRADIENT, "nearly correct"),
     "both wrong": (with_pullback('return dy, {"scale": scale}'), GRADIENT, "x: worst at index",
                    "scale: worst at index"),
 }  # fmt: skip
@@ -357,8 +354,7 @@ def test_grading_stops_at_the_first_step_that_fails(name, tmp_path):
 
 
 def test_every_argument_set_must_pass(tmp_path):
-    # Correct only for arrays of three axes.
-    source = edit_correct(".reshape(-1, x.shape[-1]).sum(0)", ".sum((0, 1))")
+    source = edit_correct(".reshape(-1, x.shape[-1]).sum(0)", ".sum((0, 1))")  # for three axes
     verdict = grade_source(tmp_path, source)
     assert verdict.failed == GRADIENT_SHAPES
     assert "scale: the gradient has shape (), but the argument has shape (3,)" in verdict.reason
@@ -392,17 +388,19 @@ def test_code_without_complex_support_is_checked_by_central_differences(name, tm
     assert f"({where}" in verdict.note
     assert "confirm the gradients to 1e-07" in verdict.note
     assert str(verdict).endswith(verdict.note)
-    verdict = grade_source(
-        tmp_path, source.replace("keepdims=True)) / rms", "keepdims=True)) / rms * 3")
-    )
+    wrong = source.replace("keepdims=True)) / rms", "keepdims=True)) / rms * 3")
+    verdict = grade_source(tmp_path, wrong)
     assert verdict.failed == GRADIENT
     assert "Every entry is 3 times the correct value" in verdict.reason
 
 
 @each(WITH_PULLBACK)
 def test_central_differences_confirm_each_solution_and_find_an_error_of_1e_6(exercise):
+    solution, sets = exercise.function, arguments_of(exercise)
+
+    @wraps(solution)
     def wrong(*arguments):
-        value, pullback = exercise.function(*arguments)
+        value, pullback = solution(*arguments)
 
         def scaled_pullback(dy):
             gradients = pullback(dy)
@@ -412,22 +410,20 @@ def test_central_differences_confirm_each_solution_and_find_an_error_of_1e_6(exe
 
         return value, scaled_pullback
 
-    def refuse_complex(function):
-        def refusing(*arguments):
+    def reject_complex(function):
+        @wraps(function)
+        def real_function(*arguments):
             if any(np.iscomplexobj(a) for a in arguments):
                 raise TypeError("no complex numbers")
             return function(*arguments)
 
-        refusing.__signature__ = inspect.signature(exercise.function)
-        return refusing
+        return real_function
 
-    wrong.__signature__ = inspect.signature(exercise.function)
-    sets, expected = arguments_of(exercise), exercise.module.expected
-    verdict = grade(refuse_complex(exercise.function), exercise.function, sets, expected)
+    verdict = grade(reject_complex(solution), solution, sets, exercise.module.expected)
     assert not verdict.failed, str(verdict)
     assert "raise TypeError" in verdict.note
-    for function in (wrong, refuse_complex(wrong)):
-        assert grade(function, exercise.function, sets).failed == GRADIENT
+    for function in (wrong, reject_complex(wrong)):
+        assert grade(function, solution, sets).failed == GRADIENT
 
 
 # --- the separate process ---------------------------------------------------------------------
@@ -435,8 +431,10 @@ def test_central_differences_confirm_each_solution_and_find_an_error_of_1e_6(exe
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Return a function that writes the reader's file in `exercises/` of the current folder."""
+    """Return a function that writes the reader's file in `exercises/` of the working directory."""
     monkeypatch.chdir(tmp_path)
+    long_limit = grader.FOLDER, 600.0  # seconds, even on a busy machine
+    monkeypatch.setattr(grade_in_subprocess, "__defaults__", long_limit)
     path = grader.FOLDER / RMS.file_name
 
     def write(source):
@@ -448,11 +446,13 @@ def write(tmp_path, monkeypatch):
 
 def test_an_infinite_loop_is_stopped_and_located(write):
     write(rms("while True:\n    x = x + 0\n"))
-    verdict = grade_in_subprocess(RMS, limit=1)
-    assert verdict.failed == "it finishes"
-    assert verdict.reason in [
-        f"still running after 1 s at line {n}; is there an infinite loop?" for n in (5, 6)
-    ]
+    for limit in (1, 10, 100):  # a busy machine may not reach the loop within a second
+        verdict = grade_in_subprocess(RMS, limit=limit)
+        assert verdict.failed == "it finishes"
+        if " at line" in verdict.reason:
+            break
+    pattern = rf"still running after {limit} s at line [56]; is there an infinite loop\?"
+    assert re.fullmatch(pattern, verdict.reason)
 
 
 def test_output_is_shown_and_does_not_affect_the_verdict(write, capfd):
@@ -481,7 +481,7 @@ def test_the_command_from_the_template_to_the_solution(write, capfd):
     status, out, _ = run("exercise", "4")
     assert status == 1
     path = grader.FOLDER / "04_rms_norm.py"
-    assert f"{path} does not exist; `python -m minivit exercise 4 --start` makes it" in out
+    assert f"{path} does not exist; create it with `python -m minivit exercise 4 --start`" in out
     assert "--hint" not in out
 
     status, out, _ = run("exercise", "4", "--start")
@@ -519,7 +519,7 @@ def test_the_command_lists_exercises_and_prints_hints():
 @pytest.mark.parametrize(
     "words", [["19"], ["4", "--hint", "4"], ["4", "--start", "--hint"], ["--start"], ["--solution"]]
 )
-def test_invalid_usage_of_the_command_is_refused(words, write):
+def test_invalid_usage_of_the_command_is_rejected(words, write):
     status, out, err = run("exercise", *words)
     assert (status, out) == (2, "")
     assert err

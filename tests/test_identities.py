@@ -9,19 +9,13 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from helpers.closures import captured_names_bound_again
+from helpers.closures import rebound_captures
+from helpers.models import same_bits
 
 from minivit import ViT, ViTConfig, flatten, layers, list_retained
 from minivit.checking.cases import all_cases, perturb
 from minivit.layers import cross_entropy, patchify, softmax, unpatchify
-from minivit.models import (
-    embed,
-    encoder_block,
-    initialise,
-    parameter_count,
-    parameter_specs,
-    vit,
-)
+from minivit.models import embed, encoder_block, initialise, parameter_count, parameter_specs, vit
 from minivit.models.config import POOLINGS, POSITIONS
 from minivit.tree import count_parameters
 
@@ -56,11 +50,8 @@ def leaves(result):
     return flatten(to_lists([result]))
 
 
-def same_bits(first, second):
-    first, second = leaves(first), leaves(second)
-    return first.keys() == second.keys() and all(
-        np.array_equal(first[name], second[name]) for name in first
-    )
+def same_results(a, b):
+    return same_bits(leaves(a), leaves(b))
 
 
 # --- invariances ------------------------------------------------------------------------------
@@ -82,31 +73,11 @@ def test_the_gradient_of_layer_norm_changes_neither_mean_nor_variance(eps):
     dy = np.random.default_rng(3).normal(size=y.shape)
     dx = pullback(dy)[0]
     assert abs(dx.sum(-1)).max() <= 1e-14 * abs(dx).max()
-    # Only the epsilon of the variance contributes to the component along x_hat.
+    # The component along x_hat would be zero without the epsilon of the variance.
     variance = x.var(-1)
     x_hat = (x - x.mean(-1, keepdims=True)) / np.sqrt(variance + eps)[..., None]
-    along = (dy * scale * x_hat).sum(-1) * eps / (variance + eps) ** 1.5
-    np.testing.assert_allclose((dx * x_hat).sum(-1), along, rtol=1e-9, atol=1e-14)
-
-
-@pytest.mark.parametrize("groups", [1, 2, 6])
-def test_the_gradient_of_group_norm_changes_no_mean_of_a_group(groups):
-    rng = np.random.default_rng(0)
-    x, scale, bias = rng.normal(size=(2, 3, 4, 6)), rng.normal(size=6), rng.normal(size=6)
-    y, pullback = layers.group_norm(x, scale, bias, groups)
-    dx = pullback(rng.normal(size=y.shape))[0]
-    sums = dx.reshape(2, 12, groups, -1).sum((1, 3))
-    assert abs(sums).max() <= 1e-14 * abs(dx).max() * dx.size
-
-
-def test_standardised_convolution_is_invariant_to_the_scale_of_its_kernel():
-    case = CASES["standardised_convolution"]
-    _, pullback, dy, _ = evaluate(case)
-    dkernel, kernel = pullback(dy)[1]["kernel"], case.arguments[1]
-    centred = kernel - kernel.mean((0, 1, 2))
-    along = (dkernel * centred).sum((0, 1, 2))  # not exactly zero because of the epsilon
-    assert abs(along).max() < 1e-4 * np.linalg.norm(dkernel) * np.linalg.norm(centred)
-    assert abs(dkernel.sum((0, 1, 2))).max() < 1e-12 * abs(dkernel).max() * dkernel.size
+    component = (dy * scale * x_hat).sum(-1) * eps / (variance + eps) ** 1.5
+    np.testing.assert_allclose((dx * x_hat).sum(-1), component, rtol=1e-9, atol=1e-14)
 
 
 def test_the_jacobian_of_softmax():
@@ -154,17 +125,6 @@ def test_the_initial_loss_is_ln_K_and_only_the_head_has_gradients(classes, smoot
     assert abs(loss - math.log(classes)) < 1e-13
     gradients = flatten(pullback(loss_back())[1])
     assert {name for name, leaf in gradients.items() if leaf.any()} == {"head/kernel", "head/bias"}
-
-
-@pytest.mark.parametrize("positions", ["1d", "2d"])
-def test_the_class_token_and_its_position_have_the_same_gradient(positions):
-    config = ViTConfig(**TINY, positions=positions)
-    logits, pullback = vit(random_images(config), perturbed_params(config), config)
-    dparams = pullback(np.random.default_rng(3).normal(size=logits.shape))[1]
-    dpositions = dparams["positions"]
-    dposition = dpositions["table"][0] if positions == "1d" else dpositions["class_token"]
-    assert dposition.any()
-    np.testing.assert_allclose(dparams["class_token"], dposition, rtol=1e-13)
 
 
 # --- parameter counts -------------------------------------------------------------------------
@@ -234,7 +194,7 @@ WIDE = {
     "image_size": 32, "patch_size": 4, "classes": 10,
     "width": 96, "depth": 2, "heads": 3, "mlp_width": 384,
 }  # fmt: skip
-# Name -> distribution, and its value, standard deviation or limit. The first match counts.
+# Name -> distribution and its value, standard deviation or limit. The first match is used.
 INITIAL = {
     r"(patch_embedding|hidden)/kernel|stem/.*conv\w*/kernel": ("truncated", None),  # by fan-in
     r"positions/.*|blocks/\d/attention/relative/table": ("normal", 0.02),
@@ -247,49 +207,48 @@ INITIAL = {
 }
 
 
-def follows(x, kind, size):
-    """Return whether the numbers look like a sample of a distribution."""
-    if kind == "constant":
-        return (x == size).all()
-    std = size / math.sqrt(3) if kind == "uniform" else size
-    doubt = 5 / math.sqrt(2 * x.size)  # five standard errors of a sample's standard deviation
-    centred = abs(x.mean()) < 5 * std / math.sqrt(x.size)
-    far = abs(x).max() / size
-    reach = {
-        "uniform": 0.99 < far <= 1.000001,
-        "normal": far > 2.1,
-        "truncated": 2.2 < far <= 2 / 0.8796256,  # truncated at 2, then scaled to unit variance
+def is_sample(x, distribution, scale):
+    """Return whether the numbers can be a sample of a distribution, within five standard errors."""
+    if distribution == "constant":
+        return (x == scale).all()
+    std = scale / math.sqrt(3) if distribution == "uniform" else scale
+    limit, largest = 5 * std / math.sqrt(x.size), abs(x).max() / scale
+    in_range = {
+        "uniform": 0.99 < largest <= 1.000001,
+        "normal": largest > 2.1,
+        "truncated": 2.2 < largest <= 2 / 0.8796256,  # truncated at 2, scaled to unit variance
     }
-    return centred and abs(x.std() / std - 1) < doubt and reach[kind]
+    mean_and_std = abs(x.mean()) < limit and abs(x.std() - std) < limit / math.sqrt(2)
+    return mean_and_std and in_range[distribution]
 
 
 def test_initial_values_follow_the_authors_code():
     used = set()
-    forms = [{"hidden_head": 96}, {"positions": "2d"}, {"positions": "relative"}]
-    for fields in [*forms, {"stem": (2, 1), "stem_width": 32, "patch_size": 1}]:
+    variants = [{"hidden_head": 96}, {"positions": "2d"}, {"positions": "relative"}]
+    for fields in [*variants, {"stem": (2, 1), "stem_width": 32, "patch_size": 1}]:
         params = initialise(ViTConfig(**WIDE | fields), seed=1)
         for name, leaf in flatten(params).items():
             pattern = next(pattern for pattern in INITIAL if re.fullmatch(pattern, name))
             used.add(pattern)
-            kind, size = INITIAL[pattern]
-            size = 1 / math.sqrt(math.prod(leaf.shape[:-1])) if size is None else size
-            # U_qkv is three matrices, each with a limit of its own shape.
-            thirds = np.split(leaf, 3, axis=1) if name.endswith("qkv/kernel") else [leaf]
-            assert all(follows(part.astype("float64"), kind, size) for part in thirds), name
+            distribution, scale = INITIAL[pattern]
+            scale = 1 / math.sqrt(math.prod(leaf.shape[:-1])) if scale is None else scale
+            # U_qkv contains three matrices. The limit depends on the shape of one.
+            parts = np.split(leaf, 3, axis=1) if name.endswith("qkv/kernel") else [leaf]
+            assert all(is_sample(p.astype("float64"), distribution, scale) for p in parts), name
     assert used == set(INITIAL)
 
 
 def test_a_seed_gives_the_same_numbers_in_every_dtype():
     config = ViTConfig(**TINY)
-    first = initialise(config, 3)
-    assert same_bits(first, initialise(config, 3))
-    assert same_bits(first, initialise(config, 3, "float64"))
-    assert {leaf.dtype.name for leaf in flatten(first).values()} == {"float32"}
-    other = initialise(config, 4)
+    params = initialise(config, 3)
+    assert same_bits(params, initialise(config, 3))
+    assert same_bits(params, initialise(config, 3, "float64"))
+    assert {leaf.dtype.name for leaf in flatten(params).values()} == {"float32"}
+    other_seed = initialise(config, 4)
     for name in ("patch_embedding", "positions", "blocks"):
-        assert not same_bits(first[name], other[name])
-    one, two = (block["attention"]["qkv"]["kernel"] for block in first["blocks"])
-    assert not np.array_equal(one, two)
+        assert not same_bits(params[name], other_seed[name])
+    kernels = [block["attention"]["qkv"]["kernel"] for block in params["blocks"]]
+    assert not np.array_equal(*kernels)
 
 
 # --- the rules for pullbacks ------------------------------------------------------------------
@@ -307,25 +266,25 @@ def test_a_seed_gives_the_same_numbers_in_every_dtype():
         ("y = x\n    def f(dy): nonlocal y; y = dy", 1),
     ],
 )
-def test_a_captured_name_that_is_bound_again_is_found(body, count):
+def test_a_captured_variable_that_is_bound_again_is_found(body, count):
     source = f"def layer(x):\n    {body}\n    return f"
-    assert len(captured_names_bound_again("", source)) == count
+    assert len(rebound_captures(source)) == count
 
 
 @every_case
 def test_a_pullback_is_linear(case):
     _, pullback, a, b = evaluate(case)
-    both, of_a, of_b = (leaves(pullback(dy)) for dy in (2 * a - 3 * b, a, b))
-    largest = max(abs(leaf).max() for leaf in both.values())
-    for path, leaf in both.items():
-        assert abs(leaf - (2 * of_a[path] - 3 * of_b[path])).max() <= 1e-13 * largest, path
+    combined, da, db = (leaves(pullback(dy)) for dy in (2 * a - 3 * b, a, b))
+    largest = max(abs(leaf).max() for leaf in combined.values())
+    for path, leaf in combined.items():
+        assert abs(leaf - (2 * da[path] - 3 * db[path])).max() <= 1e-13 * largest, path
 
 
 @every_case
 def test_a_pullback_can_be_called_again_and_writes_to_no_array_of_the_caller(case):
     value, pullback, a, b = evaluate(case)
     expected, first, second = value.copy(), deepcopy(pullback(a)), deepcopy(pullback(b))
-    assert not same_bits(first, second)
+    assert not same_results(first, second)
     case = case._replace(arguments=deepcopy(case.arguments))
     for leaf in leaves((case.arguments, a, b)).values():
         if isinstance(leaf, np.ndarray):
@@ -334,28 +293,27 @@ def test_a_pullback_can_be_called_again_and_writes_to_no_array_of_the_caller(cas
     if isinstance(value, np.ndarray):
         value.flags.writeable = False
     for dy, gradients in ((b, second), (a, first), (a, first), (b, second)):
-        assert same_bits(pullback(dy), gradients)
+        assert same_results(pullback(dy), gradients)
     assert np.array_equal(value, expected)
 
 
 @every_case
 def test_two_forward_passes_do_not_affect_each_other(case):
-    other = case._replace(arguments=deepcopy(case.arguments))
-    for leaf in leaves(other.arguments).values():
+    cases = case, case._replace(arguments=deepcopy(case.arguments))
+    for leaf in leaves(cases[1].arguments).values():
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f":
             leaf *= 1.5
     separate = []
-    for one in (case, other):
-        value, pullback, dy, _ = evaluate(one)
+    for each in cases:
+        value, pullback, dy, _ = evaluate(each)
         separate.append((value.copy(), deepcopy(pullback(dy))))
-    value1, pullback1, dy1, _ = evaluate(case)
-    value2, pullback2, dy2, _ = evaluate(other)
-    assert same_bits((value1, pullback1(dy1)), separate[0])
-    assert same_bits((value2, pullback2(dy2)), separate[1])
+    interleaved = [evaluate(each) for each in cases]
+    for (value, pullback, dy, _), expected in zip(interleaved, separate, strict=True):
+        assert same_results((value, pullback(dy)), expected)
 
 
-def survivors(function, arguments):
-    """Return how many of the retained arrays outlive their pullback, and how many there are."""
+def count_survivors(function, arguments):
+    """Return the number of retained arrays that outlive their pullback, and of all of them."""
     arguments = deepcopy(arguments)
     value, pullback = function(*arguments)
     pullback(np.ones_like(value))
@@ -375,7 +333,7 @@ def no_garbage_collector():
 @pytest.mark.usefixtures("no_garbage_collector")
 @every_case
 def test_retained_arrays_are_freed_with_the_pullback(case):
-    alive, retained = survivors(case.function, case.arguments)
+    alive, retained = count_survivors(case.function, case.arguments)
     assert alive == 0, f"{alive} of {retained} wait for the garbage collector"
 
 
@@ -390,4 +348,4 @@ def test_a_reference_cycle_is_found():
         steps.append(pullback)  # the pullback is in a list that it captures
         return x * x, pullback
 
-    assert survivors(square, (np.ones(3),)) == (2, 2)
+    assert count_survivors(square, (np.ones(3),)) == (2, 2)

@@ -327,7 +327,7 @@ def test_resume_takes_a_folder_that_was_moved_but_no_other(pets, unfinished):
     words = ["train", "--resume", "--out", unfinished]
     message = error_of(*words, "--data", "others")
     assert "was trained on the images in my pets, not on the images in others" in message
-    assert f"images in {pets.resolve()}, which is not a folder now" in error_of(*words)
+    assert f"images in {pets.resolve()}, which no longer exists" in error_of(*words)
     Path("elsewhere").mkdir()
     Path("others").rename("elsewhere" / pets)
     assert run("train", "--resume", "--data", "elsewhere" / pets).status == 0
@@ -359,7 +359,7 @@ def test_evaluate_gives_a_note_if_the_names_of_the_classes_differ(pets, quick):
     status, _, err = run(*words)
     assert status == 0
     assert err == (
-        "note: the images in my pets have other names of classes than runs/my pets/classes.txt\n"
+        "note: the class names of the images in my pets differ from runs/my pets/classes.txt\n"
     )
 
 

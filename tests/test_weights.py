@@ -1,8 +1,6 @@
 """Models in other layouts: bit-exact round trips, and errors that name the damaged array."""
 
 import dataclasses
-import doctest
-import importlib
 import json
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from helpers.models import tiny_model
 from helpers.refusals import refusal
 from safetensors.numpy import load_file, save_file
 
-import minivit
 from minivit import ViT, ViTConfig, flatten
 from minivit.models import parameter_specs
 from minivit.tree import map_tree, unflatten
@@ -71,13 +68,6 @@ def refused(tmp_path, arrays, *parts, **fields):
 
 def shapes_of(tree, config, layout):
     return {name: array.shape for name, array in export(tree, config, layout).items()}
-
-
-@pytest.mark.parametrize("name", ["load", "convert"])
-def test_examples_in_docstrings(name, tmp_path):
-    module = importlib.import_module(f"minivit.weights.{name}")
-    names = {**vars(module), "minivit": minivit, "folder": tmp_path}
-    assert doctest.testmod(module, extraglobs=names).failed == 0
 
 
 # --- names and shapes -------------------------------------------------------------------------
@@ -210,7 +200,7 @@ def test_names_and_shapes_of_other_hybrids(monkeypatch, name, layout, prefix, ex
 def test_infer_config_reads_fields_from_names_and_shapes(name, layout):
     config = ViTConfig.named(name)
     entries = MODULES[layout].names(config).values()
-    shapes = {name: entry.file_shape for entry in entries for name in entry.names}
+    shapes = {name: entry.shape for entry in entries for name in entry.names}
     fields = MODULES[layout].infer_config(shapes)
     assert fields == {field: getattr(config, field) for field in fields}
     expected = "patch_size channels classes width depth mlp_width pooling hidden_head qkv_bias stem"

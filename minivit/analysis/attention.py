@@ -7,8 +7,8 @@ def patch_maps(attention: Array, grid: tuple[int, int]) -> Array:
     """Return the attention to each patch as a map over the image.
 
     attention (..., T, T), grid (gh, gw)  ->  (..., gh, gw)
-    With a class token, this is its row of A without its own entry. Without one (T = gh gw), it is
-    the mean over all queries. Raises ValueError if T fits neither.
+    With a class token, the map is the token's row of A without its own entry. Without one
+    (T = gh gw), it is the mean over all queries. Raises ValueError if T does not fit the grid.
     """
     T = attention.shape[-1]
     row = attention[..., 0, 1:] if has_class_token(T, grid) else attention.mean(-2)
@@ -16,7 +16,7 @@ def patch_maps(attention: Array, grid: tuple[int, int]) -> Array:
 
 
 def has_class_token(T: int, grid: tuple[int, int]) -> bool:
-    """Return whether T tokens are a class token and the patches of a grid, or the patches alone."""
+    """Return whether T tokens contain a class token in addition to the patches of a grid."""
     gh, gw = grid
     if T not in (gh * gw, gh * gw + 1):
         raise ValueError(f"{T} tokens do not fit a grid of {gh} x {gw} patches")
@@ -24,9 +24,9 @@ def has_class_token(T: int, grid: tuple[int, int]) -> bool:
 
 
 def attention_rollout(attention: Array) -> Array:
-    """Trace the attention from the output back to the input tokens, through all layers.
+    """Multiply the attention of all layers, including the residual connections.
 
-    attention (L, B, h, T, T)  ->  (B, T, T), whose rows sum to one
+    attention (L, B, h, T, T)  ->  (B, T, T), from output to input tokens; rows sum to one
     A_l is the mean over the heads. The residual connection contributes the identity, so
     A'_l = (A_l + I) / 2, and R_l = A'_l R_{l-1} with R_0 = I. The result is R_L.
     (Abnar and Zuidema, Quantifying attention flow in transformers, 2020)

@@ -11,8 +11,8 @@ def mean_attention_distance(
 
     attention (L, B, h, T, T), grid (gh, gw), patch side P  ->  (L, h) in pixels
     This is the mean of Σ_j A_ij D_ij over queries i and images, where D_ij is the distance between
-    the centres of patches i and j. The class token has no position, so its row and column are left
-    out. Attention to it counts as distance zero, unless `renormalise` rescales each row to sum to
+    the centres of patches i and j. The class token has no position, so its row and column are
+    omitted. Attention to it counts as distance zero, unless `renormalise` scales each row to sum to
     one. Raises ValueError if T does not fit the grid. (S. Kornblith, quoted in the Keras examples)
     """
     xp = array_module(attention)

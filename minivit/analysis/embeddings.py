@@ -10,11 +10,9 @@ from .attention import has_class_token, safe_divide
 
 def position_table(model: ViT) -> Array:
     """Return the position embeddings that a model adds to its tokens, learned or fixed, (T, D)."""
-    config = model.config
-    if config.positions == "none":
-        raise ValueError("the model has no positions, so there is no table of embeddings to show")
-    if config.positions == "relative":
-        raise ValueError("the model has relative positions: each layer has a table of offsets")
+    config, positions = model.config, model.config.positions
+    if positions in ("none", "relative"):
+        raise ValueError(f"a model with positions='{positions}' has no table of embeddings to show")
     tokens = model.xp.zeros((1, config.tokens, config.width), dtype=model.dtype)
     return add_position_embeddings(tokens, model.params, config)[0][0]
 
@@ -23,8 +21,8 @@ def position_similarity(table: Array, grid: tuple[int, int]) -> Array:
     """Compute the cosine similarity of the position embeddings of all pairs of patches.
 
     table (T, D), grid (gh, gw)  ->  (gh, gw, gh, gw), from -1 to 1
-    Entry [i, j] is the map for the patch in row i and column j. The class token's embedding is left
-    out. The similarity to a zero vector is 0. Raises ValueError if T does not fit the grid.
+    Entry [i, j] is the map of the patch in row i and column j. The class token's embedding is
+    omitted. The similarity to a zero vector is 0. Raises ValueError if T does not fit the grid.
     (Figure 7 centre and Figure 10)
     """
     patches = table[int(has_class_token(len(table), grid)) :]  # (N, D)
@@ -45,9 +43,9 @@ def patch_filters(kernel: Array, patch_size: int, count: int = 28) -> tuple[Arra
     rows, D = kernel.shape
     if rows % patch_size**2:
         raise ValueError(f"a kernel with {rows} rows does not fit patches of side {patch_size}")
-    most = min(rows, D - 1)
-    if not 1 <= count <= most:
-        raise ValueError(f"{D} filters of {rows} values have 1 to {most} components, not {count}")
+    limit = min(rows, D - 1)
+    if not 1 <= count <= limit:
+        raise ValueError(f"{D} filters of {rows} values have 1 to {limit} components, not {count}")
     filters = to_host(kernel).T.astype("float64")  # (D, P P C)
     _, singular, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
     components = components[:count]  # (count, P P C)

@@ -7,5 +7,5 @@ KINDS = {
     "filters": "principal components of the patch embedding's filters (Figure 7, left)",
     "gradients": "attention maps of one layer's heads, and the gradient of the predicted logit",
 }
-IMAGE_KINDS = ("maps", "distance", "gradients")  # the others depend on the parameters alone
+IMAGE_KINDS = ("maps", "distance", "gradients")  # the others show only parameters
 LAYER_KINDS = ("maps", "gradients")

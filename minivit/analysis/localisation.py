@@ -1,4 +1,4 @@
-"""The fraction of a map that lies inside a bounding box."""
+"""The fraction of an attention map that lies inside a bounding box."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from ..arrays import Array, array_module
 from .attention import attention_rollout, patch_maps, safe_divide
 from .relevance import attention_gradients, gradient_weighted_rollout, gradient_weighted_sum
 
-BATCH_SIZE = 250  # images whose attention and gradients are in memory at a time
+BATCH_SIZE = 250  # images per batch, to limit the memory of attention and gradients
 
 
 def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
@@ -26,7 +26,7 @@ def fraction_in_box(maps: Array, boxes: Array, patch_size: int) -> Array:
 
 
 def overlap(start: Array, stop: Array, n: int) -> Array:
-    """Return how much of [0, 1], ..., [n - 1, n] lies in [start, stop].  (B,), (B,)  ->  (B, n)"""
+    """Return the length of [start, stop] in each of [0, 1], ..., [n - 1, n].  (B,)  ->  (B, n)"""
     xp = array_module(start)
     left = xp.arange(n, dtype=start.dtype)  # (n,)
     shared = xp.minimum(stop[:, None], left + 1) - xp.maximum(start[:, None], left)

@@ -15,9 +15,9 @@ def attention_gradients(
     """Compute the attention of every layer and the gradient of one logit with respect to it.
 
     images (B, H, W, C), classes (B,) integers  ->  A and dA, both (L, B, h, T, T) on the host
-    The logit is that of the given class of each image, by default the predicted one. This takes one
-    forward and one backward pass. Raises ValueError if the model has no classifier or `classes` is
-    not one valid class per image, and what `model.forward` raises for the images.
+    The logit is that of the given class of each image, by default of the predicted class. The cost
+    is one forward and one backward pass. Raises ValueError if the model has no classifier, if
+    `classes` is not one valid class per image, or if `model.forward` rejects the images.
     """
     images = model.prepare_images(images)
     B, K = len(images), model.config.classes
@@ -35,12 +35,12 @@ def attention_gradients(
         predicted = to_host(logits).argmax(-1)
         one_hot = np.arange(K) == (predicted if targets is None else targets[shard])[:, None]
         pullback(array_module(logits).asarray(one_hot, dtype=logits.dtype))
-        layers = [f"blocks/{i}/attention" for i in range(model.config.depth)]
-        names = ("probabilities", "dprobabilities")
-        return np.stack([[to_host(arrays[f"{i}/{name}"]) for i in layers] for name in names])
+        blocks, names = range(model.config.depth), ("probabilities", "dprobabilities")
+        watched = [[arrays[f"blocks/{i}/attention/{name}"] for i in blocks] for name in names]
+        return np.stack([list(map(to_host, layers)) for layers in watched])
 
-    parts = map_shards(differentiate, batch_slices(B, model.choose_shard_count(B)))
-    A, dA = np.concatenate(list(parts), axis=2)  # (2, L, B, h, T, T)
+    shards = map_shards(differentiate, batch_slices(B, model.choose_shard_count(B)))
+    A, dA = np.concatenate(list(shards), axis=2)  # (2, L, B, h, T, T)
     return A, dA
 
 

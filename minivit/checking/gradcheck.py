@@ -119,7 +119,7 @@ def gradcheck(
     function = LeafFunction(f, args)
     rng = np.random.default_rng(seed)
     value, dy, gradients, failures = _evaluate(function, rng)
-    derivatives = {}
+    derivatives = {}  # by argument: analytic and numeric
     for name, leaf in function.leaves.items():
         if directions is None:
             steps = (np.eye(1, leaf.size, i).reshape(leaf.shape) for i in range(leaf.size))
@@ -144,7 +144,7 @@ def gradcheck(
 
 
 class LeafFunction:
-    """f as a function of its floating-point arrays: {name: array in float64}."""
+    """f as a function of its floating-point arrays, {name: array in float64}."""
 
     def __init__(self, f: Callable[..., Any], args: tuple[Tree, ...]) -> None:
         self.f = f
@@ -168,7 +168,7 @@ class LeafFunction:
         return self.f(*(trees.get(name, arg) for name, arg in self.args.items()))
 
     def name_gradients(self, result: Any) -> Leaves:
-        """Copy the gradients that a pullback returned. Each is named like its leaf."""
+        """Copy the gradients that a pullback returned into {name of the leaf: gradient}."""
         results = result if isinstance(result, tuple) else (result,)
         named = {}
         if isinstance(results[-1], dict) and set(results[-1]) <= set(self.inputs):
@@ -181,7 +181,7 @@ class LeafFunction:
 def _evaluate(
     function: LeafFunction, rng: np.random.Generator
 ) -> tuple[Array, Array, Leaves, dict[str, str]]:
-    """Return the value, a random cotangent, the gradients, and {name: why it is unusable}."""
+    """Return the value, a random cotangent, the gradients, and {name: why it is invalid}."""
     leaves = function.leaves
     point = {name: leaf.copy() for name, leaf in leaves.items()}
     result = function(point)
@@ -207,8 +207,7 @@ def _evaluate(
             failures[name] = explain_shape(name, gradients[name].shape, leaf.shape)
         elif not np.array_equal(gradients[name], repeated.get(name, np.nan), equal_nan=True):
             failures[name] = f"{name}: {NOT_REUSABLE}"
-        if name in failures:
-            gradients[name] = np.full(leaf.shape, np.nan)
+    gradients |= {name: np.full(leaves[name].shape, np.nan) for name in failures}
     return value, dy, gradients, failures
 
 
@@ -230,8 +229,8 @@ def _complex_step(function: LeafFunction, name: str, v: Array, value: Array, dy:
 
 
 def _argument_names(f: Callable[..., Any], count: int) -> list[str]:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in inspect.signature(f).parameters.values() if p.kind in kinds][:count]
+    parameters = inspect.signature(f).parameters.values()
+    names = [p.name for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD][:count]
     return names + [f"argument {i}" for i in range(len(names), count)]
 
 

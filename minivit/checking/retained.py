@@ -1,4 +1,4 @@
-"""The arrays that a pullback retains. They account for most of the memory of training."""
+"""The arrays that a pullback retains, which account for most of the memory of training."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,15 +12,12 @@ class RetainedArrays(dict[str, Array]):
     @property
     def bytes(self) -> int:
         """Memory of all arrays in bytes. Memory that several arrays share counts once."""
-        owners = {id(owner): owner.nbytes for owner in map(memory_owner, self.values())}
-        return sum(owners.values())
+        sizes = {id(owner): owner.nbytes for owner in map(memory_owner, self.values())}
+        return sum(sizes.values())
 
     def __str__(self) -> str:
-        width = max(map(len, self), default=0)
-        lines = [
-            f"{name:{width}}  {tuple(array.shape)!s:18} {array.nbytes:,} bytes"
-            for name, array in self.items()
-        ]
+        width, items = max(map(len, self), default=0), self.items()
+        lines = [f"{name:{width}}  {a.shape!s:18} {a.nbytes:,} bytes" for name, a in items]
         return "\n".join([*lines, f"total {self.bytes:,} bytes"])
 
 
@@ -57,7 +54,7 @@ def list_retained(pullback: Callable[..., Any]) -> RetainedArrays:
 
 
 def _find_arrays(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Array]]:
-    """Yield (name, array) for each array that can be reached from a value, each array once."""
+    """Yield (name, array) once for each array that a value refers to, directly or indirectly."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -65,19 +62,16 @@ def _find_arrays(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, A
         if value.shape:
             yield name, value
         return
-    for part, inner in _named_parts(value).items():
-        yield from _find_arrays(inner, f"{name}/{part}".lstrip("/"), seen)
-
-
-def _named_parts(value: Any) -> dict[str, Any]:
-    """Return the values that a function, dict, list or tuple refers to, by name."""
     if isinstance(value, dict):
-        return value
-    if isinstance(value, (list, tuple)):
-        return {str(i): item for i, item in enumerate(value)}
-    cells = getattr(value, "__closure__", None) or ()
-    names = value.__code__.co_freevars if cells else ()
-    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+        parts = value
+    elif isinstance(value, (list, tuple)):
+        parts = dict(enumerate(value))
+    else:  # the captured variables of a function
+        cells = getattr(value, "__closure__", None) or ()
+        names = value.__code__.co_freevars if cells else ()
+        parts = {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+    for part, inner in parts.items():
+        yield from _find_arrays(inner, f"{name}/{part}".lstrip("/"), seen)
 
 
 def memory_owner(array: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Draw the attention maps of a model, or what it has learned.
+"""Plot attention maps of a model, or its attention distances, position embeddings or filters.
 
 examples:
   python -m minivit attention --kind distance --out distance.png
@@ -21,8 +21,8 @@ from .options import UsageError
 
 OPTIONS = {
     "data": options.DATA,
-    "kind": (tuple(analysis.KINDS), "KIND", "kind of figure, see above (default: maps)", "maps"),
-    "layer": (int, "L", "layer, from 1, or from -1 backwards (default: -1, the last)", None),
+    "kind": (tuple(analysis.KINDS), "KIND", "one of the figures above (default: maps)", "maps"),
+    "layer": (int, "L", "number of the layer; -1 is the last (default: -1)", None),
     "out": (Path, "FILE", "PNG file to write (default: attention.png)", Path("attention.png")),
 }
 
@@ -31,21 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `attention`."""
     kinds = "\n".join(f"  {kind:12}{text}" for kind, text in analysis.KINDS.items())
     parser.description = (
-        f"{parser.description}\n\nkinds of figures:\n{kinds}\n\nFor images with known bounding "
-        "boxes (--data scattered, not resized), the command also\nprints which fraction of three "
-        "attention maps lies in the box."
+        f"{parser.description}\n\nfigures:\n{kinds}\n\nIf the images have bounding boxes (--data "
+        "scattered, not resized), the command also prints\nthe fraction of three attention maps "
+        "that lies inside the boxes."
     )
-    text = (
-        "image files (default: held-out images of --data; for a model of photographs, a portrait)"
-    )
+    text = "image files (default: held-out images of --data; for models of photographs, a portrait)"
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
     options.add_options(parser, OPTIONS)
-    options.add_weights(parser, data.SCATTERED_MODEL, "an included model of scattered digits")
+    options.add_weights(parser, data.SCATTERED_MODEL, "the bundled model of scattered digits")
     options.add_options(parser.add_argument_group("image files"), options.IMAGE_FILES)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw a figure."""
+    """Write a figure."""
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"{args.out}: there is no folder {args.out.parent}. Create it")
     model = common.load_model(args)
@@ -55,39 +53,39 @@ def run(args: argparse.Namespace) -> int:
         args.images = [data.sample_photograph()]
     unused = [options.option_name(name) for name in options.IMAGE_FILES if getattr(args, name)]
     if unused and not args.images:
-        raise UsageError(f"{', '.join(unused)}: these options require image files")
-    layer = args.layer or -1
-    layer -= layer > 0
-    dataset = None
-    if args.images or not takes_images:
-        images = common.read_images(model, args) if args.images else None
-        titles = () if images is None else read_titles(model, images, args)
+        raise UsageError(f"image files are required for {', '.join(unused)}")
+    layer = -1 if args.layer is None else args.layer - (args.layer > 0)  # counted from 0
+    if args.images:
+        images = common.read_images(model, args)
+        titles = read_titles(model, images, args)
         figure = analysis.plot_model(model, args.kind, images, titles, layer)
-    else:
+    elif takes_images:
         dataset = common.load_held_out(model, args)
         figure = analysis.plot_held_out(model, dataset, args.kind, layer)
+        if args.kind in analysis.LAYER_KINDS:
+            print_localisation(model, dataset)
+    else:
+        figure = analysis.plot_model(model, args.kind)
     analysis.save_figure(figure, args.out)
-    if dataset is not None and args.kind in analysis.LAYER_KINDS:
-        print_localisation(model, dataset)
     print(args.out)
     return 0
 
 
 def check_usage(args: argparse.Namespace, depth: int) -> None:
-    """Raise UsageError for options that contradict each other, or a layer that does not exist."""
+    """Raise UsageError if options contradict each other or the layer does not exist."""
     kind, layer = args.kind, args.layer
     if args.images and args.data:
         raise UsageError("image files and --data cannot be combined")
     if (args.images or args.data) and kind not in analysis.IMAGE_KINDS:
-        raise UsageError(f"--kind {kind} shows parameters; it takes no images and no --data")
+        raise UsageError(f"images and --data do not apply to --kind {kind}")
     if layer is not None and kind not in analysis.LAYER_KINDS:
-        raise UsageError(f"--kind {kind} shows the whole model; it takes no --layer")
+        raise UsageError(f"--layer does not apply to --kind {kind}")
     if layer is not None and not 1 <= abs(layer) <= depth:
         raise UsageError(f"--layer must be 1 to {depth} or -1 to -{depth}, not {layer}")
 
 
 def print_localisation(model: ViT, dataset: data.Dataset) -> None:
-    """Print the mean fraction of three attention maps in the bounding boxes, if there are any."""
+    """Print the mean fraction of three attention maps that lies in the boxes, if there are any."""
     images, boxes = dataset.held_out_images, dataset.held_out_boxes
     if boxes is None or isinstance(images, data.ResizedImages):  # enlarged images take minutes
         return
@@ -101,7 +99,7 @@ def print_localisation(model: ViT, dataset: data.Dataset) -> None:
 
 
 def read_titles(model: ViT, images: np.ndarray, args: argparse.Namespace) -> list[str]:
-    """Return the file names and, if the classes have names, the predictions."""
+    """Return the file names and, if the class names are known, the predictions."""
     titles = [path.name.encode(errors="backslashreplace").decode() for path in args.images]
     names = common.read_class_names(model, args)
     if names is None:

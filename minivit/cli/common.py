@@ -1,4 +1,4 @@
-"""Functions that several commands share."""
+"""Functions used by several commands: devices, models, data sets and image files."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ NEW_HEAD = "Add a new head with `train --from`"
 
 
 def select_device(args: argparse.Namespace) -> None:
-    """Resolve --device and apply --precision. Raise NoGPUError if a required GPU is missing."""
+    """Resolve --device and apply --precision. Raise NoGPUError if --device gpu finds no GPU."""
     precision = getattr(args, "precision", None)
     if precision and args.device == "cpu":
         raise UsageError("--precision requires --device gpu or auto")
@@ -29,20 +29,20 @@ def select_device(args: argparse.Namespace) -> None:
 
 
 def output_name(source: Data) -> str:
-    """Return the name of a data set, or of a folder of images, for output folders."""
+    """Return the name of the output folder for a data set or a folder of images."""
     return source.resolve().name if isinstance(source, Path) else source
 
 
 def load_model(args: argparse.Namespace) -> ViT:
-    """Load the model of --weights or, by default, of the training on --data."""
+    """Load the model of --weights or, by default, the model that `train` saved for --data."""
     if args.weights is None:
         source = getattr(args, "data", None)
         args.weights = Path("runs", output_name(source or "digits"), "model.npz")
         if not args.weights.exists():
             option = f" --data {shlex.quote(format_value('data', source))}" if source else ""
-            command = f"`python -m minivit train{option}`"
             raise FileNotFoundError(
-                f"there is no file {args.weights}. Create it with {command}, or pass --weights"
+                f"there is no file {args.weights}. Create it with `python -m minivit train{option}`"
+                ", or pass --weights"
             )
     return ViT.load(args.weights, device=args.device, **file_fields(args))
 
@@ -54,25 +54,25 @@ def file_fields(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in (*FILE, "resize") if name in args}
 
 
-def matching_data(config: ViTConfig) -> str | None:
+def find_matching_data(config: ViTConfig) -> str | None:
     """Return the only data set with a model's image size, channels and, if necessary, classes."""
-    shapes = {name: ViTConfig(**get_preset(name).model) for name in PRESETS}
+    presets = {name: ViTConfig(**get_preset(name).model) for name in PRESETS}
     shape = (config.image_size, config.channels)
-    names = [name for name, c in shapes.items() if (c.image_size, c.channels) == shape]
+    names = [name for name, c in presets.items() if (c.image_size, c.channels) == shape]
     if len(names) > 1:
-        names = [name for name in names if shapes[name].classes == config.classes]
+        names = [name for name in names if presets[name].classes == config.classes]
     return names[0] if len(names) == 1 else None
 
 
 def has_photographs(model: ViT) -> bool:
-    """Return whether the model takes colour images of a size that no data set has."""
-    return model.config.channels == 3 and matching_data(model.config) is None
+    """Return whether the model takes colour images, but not those of a single data set."""
+    return model.config.channels == 3 and find_matching_data(model.config) is None
 
 
 def load_data(source: Data, model: ViT, n: int | None = None) -> data.Dataset:
-    """Load a data set with its own image size, or a folder with that of the model.
+    """Load a data set in its own image size, or a folder in the image size of the model.
 
-    n: number of training images of a named data set. By default as many as there are.
+    n: number of training images of a named data set, by default all
     """
     if isinstance(source, Path):
         c = model.config
@@ -89,12 +89,12 @@ def resize_data(dataset: data.Dataset, model: ViT) -> data.Dataset:
 
 
 def load_held_out(model: ViT, args: argparse.Namespace, n: int | None = None) -> data.Dataset:
-    """Load the data set of --data, or the matching one, resized for the model.
+    """Load the data set of --data, or the one that matches the model, resized for the model.
 
-    n: number of training images. If it is None, only held-out images are used, and the model must
-    have the classes of the data set. A note is printed if their names differ.
+    n: number of training images. None if only the held-out images are used; then the model must
+    have the classes of the data set, and a note is printed if their names differ
     """
-    source = args.data or matching_data(model.config)
+    source = args.data or find_matching_data(model.config)
     if source is None:
         H, W, C = (*model.config.image_size, model.config.channels)
         raise ValueError(
@@ -106,16 +106,16 @@ def load_held_out(model: ViT, args: argparse.Namespace, n: int | None = None) ->
         check_classes(model, dataset, args.weights, NEW_HEAD)
         path, names = find_class_names(args.weights), [name.strip() for name in dataset.classes]
         if path and data.read_labels(path, len(names)) != names:
-            note = f"note: the {dataset.name} have other names of classes than {path}"
+            note = f"note: the class names of the {dataset.name} differ from {path}"
             print(note, file=sys.stderr)
     return dataset
 
 
 def check_classes(model: ViT, dataset: data.Dataset, path: Path, advice: str) -> None:
-    """Raise ValueError if the model has another number of classes than the data set, or none."""
-    known, K = model.config.classes, len(dataset.classes)
-    if known != K:
-        has = "no classifier" if known is None else f"{known} classes"
+    """Raise ValueError unless the model has as many classes as the data set."""
+    classes, K = model.config.classes, len(dataset.classes)
+    if classes != K:
+        has = "no classifier" if classes is None else f"{classes} classes"
         raise ValueError(f"{path} has {has}, but the {dataset.name} have {K} classes. {advice}")
 
 

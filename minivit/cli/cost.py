@@ -1,4 +1,4 @@
-"""Print the parameters, multiply-adds and memory of each layer of a model.
+"""Print the parameters, FLOP and memory of each layer of a model.
 
 examples:
   python -m minivit cost ViT-Ti/4 --image-size 32 --classes 10 --batch-size 64
@@ -13,26 +13,14 @@ from .. import cost
 from ..models import ViTConfig
 from ..training import OPTIMISERS
 from . import options
-from .options import positive
 
 DTYPES = ("float32", "float64", "float16")
-
-
-def parse_classes(text: str) -> int | None:
-    """Parse a number of classes; 0 is None."""
-    return None if text == "0" else positive(text)
-
-
-MODEL = options.MODEL | {
-    "classes": (parse_classes, "K", "number of classes; 0 for a model without a classifier"),
-    "channels": (positive, "C", "channels of the image"),
-    "qkv_bias": (bool, None, "bias of the queries, keys and values"),
-    "patch_bias": (bool, None, "bias of the patch embedding"),
-}
+NO_EFFECT = ("norm_eps", "position_std", "preprocessing")  # fields that do not affect the cost
+MODEL = {name: option for name, option in options.FIELDS.items() if name not in NO_EFFECT}
 OUTPUT = {
-    "batch_size": (positive, "N", "images per step (default: 64)", 64),
-    "dtype": (DTYPES, None, "type of all arrays (default: float32)", "float32"),
-    "csv": (Path, "FILE", "also write the table to a CSV file, in integers", None),
+    "batch_size": (options.positive, "N", "images per step (default: 64)", 64),
+    "dtype": (DTYPES, None, "dtype of all arrays (default: float32)", "float32"),
+    "csv": (Path, "FILE", "also write the table to this CSV file, with exact numbers", None),
 }
 STEP = {
     "optimiser": (tuple(OPTIMISERS), None, "optimiser (default: adamw)", "adamw"),
@@ -43,21 +31,21 @@ STEP = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cost`."""
-    text = "ViT-{Ti,S,B,L,H}/PATCH, or a hybrid such as R50+ViT-B/16 (default: ViT-B/16)"
+    text = "model: ViT-{Ti,S,B,L,H}/PATCH, or a hybrid such as R50+ViT-B/16 (default: ViT-B/16)"
     parser.add_argument("model", nargs="?", default="ViT-B/16", metavar="NAME", help=text)
     options.add_options(parser, OUTPUT)
     text = "The defaults are those of NAME, for images of 224 x 224 x 3 and 1,000 classes."
     options.add_options(parser.add_argument_group("model", text), MODEL)
     group = parser.add_argument_group("training step")
     options.add_options(group, STEP)
-    text = "device; on a GPU, a batch is one shard (default: cpu)"
+    text = "device; on a GPU, a batch is not split into shards (default: cpu)"
     group.add_argument("--device", dest="target", choices=("cpu", "gpu"), help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the cost of each layer, of an image and of a training step."""
+    """Print the cost of each layer, of one image and of a training step."""
     try:
-        config = ViTConfig.named(args.model, **options.given_fields(args, ViTConfig))
+        config = ViTConfig.named(args.model, **options.parsed_fields(args, ViTConfig))
     except ValueError as error:
         raise options.to_usage_error(error) from None
     B, gpu = args.batch_size, args.target == "gpu"

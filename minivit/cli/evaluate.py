@@ -17,16 +17,16 @@ from ..parallel import batch_slices
 from ..training.evaluate import BATCH_SIZE, predict_batches
 from . import common, options
 
-MAX_IMAGES = 10_000  # from which the images of the few-shot evaluation are drawn
+MAX_IMAGES = 10_000  # training images from which the few-shot evaluation draws
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
     options.add_options(parser, {"data": options.DATA})
-    text = "fit a linear classifier to the features of N training images per class, and report "
-    text += "the mean accuracy over 3 random draws"
+    text = "fit a linear classifier to the features of N training images per class, and print the "
+    text += "mean accuracy over 3 random draws"
     parser.add_argument("--shots", type=options.positive, nargs="+", metavar="N", help=text)
-    options.add_weights(parser, None, "that of `train` on --data, such as runs/digits/model.npz")
+    options.add_weights(parser, None, "the result of `train --data`, such as runs/digits/model.npz")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def evaluate_shots(model: ViT, dataset: data.Dataset, shots: Sequence[int]) -> None:
     """Print the few-shot accuracy for each number of images per class."""
     chosen = np.arange(len(dataset.images))
-    if len(chosen) > MAX_IMAGES:  # at random, because the images of a folder are sorted by class
+    if len(chosen) > MAX_IMAGES:  # draw at random, because images of a folder are sorted by class
         chosen = np.random.default_rng(0).choice(chosen, MAX_IMAGES, replace=False)
     parts = batch_slices(len(chosen), -(-len(chosen) // BATCH_SIZE))
     batches = (data.take(dataset.images, dataset.labels, chosen[part]) for part in parts)

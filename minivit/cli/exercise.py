@@ -1,4 +1,4 @@
-"""Grade your solution of an exercise of the book; without a chapter, list the exercises.
+"""Grade your solution to an exercise of the book, or list the exercises.
 
 examples:
   python -m minivit exercise 4 --start
@@ -14,18 +14,18 @@ from .options import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `exercise`."""
-    text = "chapter of the exercise: 0 to 18, or A"
+    text = "chapter of the exercise, 0 to 18 or A (default: list the exercises)"
     parser.add_argument("chapter", nargs="?", metavar="CHAPTER", help=text)
     add = parser.add_mutually_exclusive_group().add_argument
-    text = "create a file with the task and the signature in exercises/, and exit"
+    text = "create the file to complete, with the task and the signature, in exercises/"
     add("--start", action="store_true", help=text)
-    text = "print hint 1, 2 or 3, each more detailed than the one before (default: 1)"
+    text = "print a hint; hint 3 is the most detailed (default: 1)"
     add("--hint", type=int, choices=(1, 2, 3), nargs="?", const=1, help=text)
-    add("--solution", action="store_true", help="print a solution")
+    add("--solution", action="store_true", help="print the book's solution")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, start or grade exercises, or print a hint or a solution."""
+    """List the exercises, start or grade one, or print a hint or the solution."""
     if args.chapter is None:
         if args.start or args.hint or args.solution:
             raise UsageError("--start, --hint and --solution require a chapter")

@@ -17,17 +17,17 @@ LINE = "{:34} {:38} {}"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `gradcheck`."""
-    text = "check only functions with all of these words in their names"
+    text = "check only the functions whose names contain all of these words"
     parser.add_argument("words", nargs="*", metavar="WORD", help=text)
-    every = (bool, None, "print one line per array of a model, instead of one per part", False)
-    add_options(parser, {"all": every, "device": DEVICE["device"]})
+    text = "print the error of every parameter array, not only the largest of each part of a model"
+    add_options(parser, {"all": (bool, None, text, False), "device": DEVICE["device"]})
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the gradients. The status is 1 if an error exceeds the tolerance."""
+    """Check the gradients. Return status 1 if an error exceeds the tolerance."""
     selected = [case for case in cases.all_cases() if all(w in case.name for w in args.words)]
     if not selected:
-        raise UsageError(f"no function has all of these words in its name: {' '.join(args.words)}")
+        raise UsageError(f"no function name contains all of these words: {' '.join(args.words)}")
     print(LINE.format("function", "argument", "error"))
     worst, explanations = 0.0, []
     for case in selected:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def errors_by_part(errors: dict[str, float]) -> dict[str, float]:
-    """Return the largest error of each part of a model; all blocks are one part."""
+    """Return the largest error of each part of a model. All blocks together are one part."""
     parts: dict[str, float] = {}
     for name, error in errors.items():
         part = "/".join(name.split("/")[:2]) if name.startswith("params/") else name

@@ -1,4 +1,4 @@
-"""The entry point: parse the arguments, run the command, report errors in one line."""
+"""The entry point: parse the arguments, run the command, and report an error in one line."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from .common import select_device
 from .options import UsageError
 from .parser import COMMANDS, parse_arguments
 
-INTERRUPTED = 130  # the exit status of a shell after Ctrl-C
+INTERRUPTED = 130  # the exit status that shells use for Ctrl-C
 MEMORY_ADVICE = {
     "train": ". Pass a smaller --batch-size, or a larger --grad-accumulation or --shards",
     "evaluate": ". Pass a smaller --image-size",
@@ -20,13 +20,13 @@ MEMORY_ADVICE = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, by default from the arguments of the process.
+    """Run a command, by default with the arguments of the process.
 
-    Returns the exit status: 0, 1 after a failure, 2 for invalid usage, 130 after Ctrl-C.
+    Returns the exit status: 0 for success, 1 for a failure, 2 for invalid usage, 130 for Ctrl-C.
     """
     args = parse_arguments(arguments)
     try:
-        with warnings.catch_warnings():  # an overflow of the loss is reported as an error
+        with warnings.catch_warnings():  # training raises an error if the loss overflows
             warnings.simplefilter("ignore", RuntimeWarning)
             if "device" in args:
                 select_device(args)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has closed it, as in `... | head`
+    except BrokenPipeError:  # the output is a closed pipe, for example with `| head`
         sys.stderr.close()
         return 1
     except OSError as error:

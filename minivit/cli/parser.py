@@ -1,6 +1,6 @@
-"""The parser of the command line: one subcommand per module.
+"""The parser of the command line, with one command per module.
 
-The docstring of a module is the help of its command: a summary, and examples.
+The docstring of a module is the help of its command: a summary and examples.
 """
 
 import argparse
@@ -27,31 +27,31 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser that reports an error in one line."""
+    """An ArgumentParser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def report_unknown(self, word: str) -> NoReturn:
-        """Report an unknown option or a superfluous argument."""
+        """Report an unknown option or an unexpected argument, and exit."""
         if not word.startswith("-"):
             self.error(f"unexpected argument '{word}'; see `{self.prog} --help`")
         name = word.partition("=")[0]
-        field = RENAMED_FIELDS.get(name.removeprefix("--"))
-        name_now = option_name(field) if field else name
+        field = RENAMED_FIELDS.get(name.removeprefix("--"))  # an option of version 0.1.0
         options = re.findall(r"--[a-z-]+", self.format_usage())
-        self.error(f"unknown option '{name}'{suggestion(name_now, options, self.prog)}")
+        hint = suggestion(option_name(field) if field else name, options, self.prog)
+        self.error(f"unknown option '{name}'{hint}")
 
 
 def suggestion(word: str, choices: Iterable[str], prog: str) -> str:
-    """Return the end of an error message: the most similar choice, or where to look it up."""
+    """Return the end of an error message: the most similar choice or, without one, --help."""
     similar = difflib.get_close_matches(word, choices, n=1)
     return f"; did you mean '{similar[0]}'?" if similar else f"; see `{prog} --help`"
 
 
 def build_parser() -> Parser:
-    """Return the parser of all commands. `args.command` is the name of the command."""
+    """Return the parser of all commands. It stores the name of the command in `args.command`."""
     parser = Parser(
         prog="minivit",
         description="Train, evaluate, verify and visualise Vision Transformers.",

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     model = common.load_model(args)
     common.check_classifier(model, args.weights)
     if not args.images and not common.has_photographs(model):
-        raise options.UsageError("image files are required by a model that is not of photographs")
+        raise options.UsageError("image files are required, except for models of photographs")
     args.images = args.images or [data.sample_photograph()]
     names = common.read_class_names(model, args)
     probabilities, _ = softmax(model(common.read_images(model, args)))

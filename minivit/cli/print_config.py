@@ -1,4 +1,4 @@
-"""`minivit train --print-config`: the configuration as options that `train @FILE` accepts."""
+"""`train --print-config`: print the configuration as options for `train @FILE`."""
 
 import argparse
 import dataclasses
@@ -16,9 +16,9 @@ from .options import format_value, option_name
 def format_config(
     args: argparse.Namespace, model: ViT, recipe: Recipe, configurable: Iterable[str]
 ) -> str:
-    """Return one option per line. Lines that set nothing are comments.
+    """Return one option per line, or a comment for a value that the options do not set.
 
-    These are values of None, options without effect, and fields of the model that are not
+    Comments are values of None, options without effect, and fields of the model that are not
     `configurable`, because the data set or the file of --from determines them.
     """
     fields, settings = dataclasses.asdict(model.config), dataclasses.asdict(recipe)
@@ -42,6 +42,6 @@ def format_option(name: str, value: Any) -> str:
 
 
 def unused_fields(config: ViTConfig, recipe: Recipe) -> dict[str, str]:
-    """Return the fields that have no effect, and the option that each requires."""
+    """Return the fields that have no effect, each with the option that it requires."""
     unused = {} if recipe.randaugment else {"randaugment_magnitude": "--randaugment"}
     return unused if config.stem is not None else unused | {"stem_width": "--stem"}

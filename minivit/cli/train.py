@@ -1,4 +1,4 @@
-"""Train a ViT on a data set, fine-tune a model, or resume an interrupted training.
+"""Train a ViT on a data set, fine-tune a model, or resume an interrupted run.
 
 examples:
   python -m minivit train --seed 1 --out runs/second
@@ -13,6 +13,7 @@ examples:
 import argparse
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
 from .. import analysis, cost, data, devices, training
@@ -27,27 +28,24 @@ from .options import CLASS_NAMES, UsageError, option_name, positive
 from .print_config import format_config, unused_fields
 
 LOG, FIGURES = "log.csv", ("curves.png", "attention.png")
-USABLE = 0.9  # of the GPU memory; cuBLAS and fragmentation need the rest
-DATA_ADVICE = "Pass --data with the data set of this training"
+USABLE = 0.9  # fraction of the GPU memory; cuBLAS and fragmentation take the rest
+DATA_ADVICE = "Pass the data set of this run with --data"
 
 OUTPUT = {
     "data": (options.parse_data, "NAME|FOLDER", f"data set: {options.DATA_HELP} (default: digits; "
-        "with --resume, as before)", None),
+        "with --resume, that of the run)", None),
     "out": (Path, "FOLDER", "output folder (default: runs/NAME or, with --from, runs/NAME-tuned)",
         None),
     "origin": (Path, "FILE", f"fine-tune this model with a new head: {options.MODEL_FILE}", None),
 }  # fmt: skip
-RESUME = {
-    "resume": (bool, None, "continue the interrupted training in --out", False),
-    "overwrite": (bool, None, "replace an interrupted training in --out", False),
+EXCLUSIVE = {
+    "resume": (bool, None, "continue the interrupted run in --out", False),
+    "overwrite": (bool, None, "replace the interrupted run in --out", False),
+    "print_config": (bool, None, "print all options in effect, as input for `train @FILE`", False),
 }
-PRINT = (bool, None, "print all options in effect, for use in `train @FILE`, and exit", False)
-MODEL = options.MODEL | {
-    "norm_eps": (float, "EPS", "epsilon of the layer norms"),
-    "position_std": (float, "STD", "standard deviation of the initial position embeddings"),
-    "preprocessing": options.PREPROCESSING,
-}
-FINE_TUNING = (*options.FILE, "dropout", "drop_path")  # fields that --from allows
+NO_OPTION = ("channels", "classes", "qkv_bias", "patch_bias")
+MODEL = {name: option for name, option in options.FIELDS.items() if name not in NO_OPTION}
+FINE_TUNING = (*options.FILE, "dropout", "drop_path")  # fields that --from accepts
 OPTIMISATION = {
     "epochs": (positive, "N", "passes over the training images"),
     "batch_size": (positive, "N", "images per step"),
@@ -59,9 +57,9 @@ OPTIMISATION = {
     "grad_clip": (float, "NORM", "maximum global gradient norm; 0 disables clipping"),
     "label_smoothing": (float, "S", "probability spread evenly over all classes, 0 to 1"),
     "ema": (float, "DECAY", "decay of the moving average of the weights, 0 to 1; 0 disables it"),
-    "freeze": (bool, None, "train the head alone"),
+    "freeze": (bool, None, "train only the head"),
     "seed": (int, "N", "seed of all random numbers"),
-    "grad_accumulation": (positive, "N", "consecutive parts of a batch, to save memory"),
+    "grad_accumulation": (positive, "N", "consecutive parts of a batch, which saves memory"),
     "shards": options.SHARDS,
     "threads": options.THREADS,
 }
@@ -69,7 +67,7 @@ AUGMENTATION = {
     "shift": (int, "PIXELS", "maximum translation in pixels"),
     "flip": (bool, None, "mirror an image horizontally with probability 1/2"),
     "randaugment": (int, "N", "RandAugment operations per image; 0 disables it"),
-    "randaugment_magnitude": (float, "M", "magnitude of these operations, 0 to 10"),
+    "randaugment_magnitude": (float, "M", "magnitude of the RandAugment operations, 0 to 10"),
     "random_erasing": (float, "P", "probability of erasing a rectangle of an image, 0 to 1"),
     "mixup": (float, "ALPHA", "parameter of mixup's Beta distribution; 0 disables mixup"),
     "cutmix": (float, "ALPHA", "parameter of CutMix's Beta distribution; 0 disables CutMix"),
@@ -81,22 +79,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # `train @FILE` reads the options from the output of --print-config.
     parser.fromfile_prefix_chars = "@"
     parser.convert_arg_line_to_args = lambda arg_line: shlex.split(arg_line, comments=True)
-    parser.description = f"{parser.description}\nThe defaults are those of the digits. "
-    parser.description += "--print-config prints those of another data set."
+    parser.description = f"{parser.description}\nThe defaults are for the digits. "
+    parser.description += "--print-config prints those for another data set."
     options.add_options(parser, OUTPUT)
-    options.add_options(parser.add_mutually_exclusive_group(), RESUME)
-    options.add_options(parser, {"print_config": PRINT} | options.DEVICE)
-    text = f"With --from, only {', '.join(map(option_name, FINE_TUNING))}\nand --resize apply."
-    group = parser.add_argument_group("model", text)
+    options.add_options(parser.add_mutually_exclusive_group(), EXCLUSIVE)
+    options.add_options(parser, options.DEVICE)
+    text = f"--from accepts only --resize, {', '.join(map(option_name, FINE_TUNING))}."
+    group = parser.add_argument_group("model", textwrap.fill(text, 90))
     options.add_options(group, MODEL | {"resize": options.RESIZE}, ViTConfig(**DIGITS))
     options.add_options(parser.add_argument_group("optimisation"), OPTIMISATION, Recipe())
     options.add_options(parser.add_argument_group("augmentation"), AUGMENTATION, Recipe())
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train or fine-tune a model, resume a training, or print the configuration."""
-    fields = options.given_fields(args, ViTConfig)
-    settings = options.given_fields(args, Recipe)
+    """Train or fine-tune a model, resume a run, or print the configuration."""
+    fields = options.parsed_fields(args, ViTConfig)
+    settings = options.parsed_fields(args, Recipe)
     check_usage(args, fields, settings)
     name = common.output_name(args.data or "digits")
     args.out = args.out or Path("runs", name + "-tuned" * bool(args.origin))
@@ -125,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.overwrite and training.read_progress(args.out):
         raise ValueError(
-            f"{args.out} contains an interrupted training. Pass --resume to continue it, or "
+            f"{args.out} contains an interrupted run. Pass --resume to continue it, or "
             "--overwrite to replace it"
         )
     model = model.to(args.device)
@@ -133,11 +131,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_usage(args: argparse.Namespace, fields: dict, settings: dict) -> None:
-    """Raise UsageError for options that contradict each other."""
+    """Raise UsageError if options contradict each other."""
     if args.resume and (fields or settings or args.origin or "resize" in args):
-        raise UsageError("--resume uses the model and the recipe of the interrupted training")
-    if args.resume and args.print_config:
-        raise UsageError("--print-config cannot be combined with --resume")
+        raise UsageError("--resume uses the model and the recipe of the interrupted run")
     fixed = [option_name(name) for name in fields if name not in FINE_TUNING]
     if args.origin and fixed:
         raise UsageError(f"{', '.join(fixed)}: with --from, {args.origin} determines the model")
@@ -146,15 +142,15 @@ def check_usage(args: argparse.Namespace, fields: dict, settings: dict) -> None:
 
 
 def resume(args: argparse.Namespace) -> int:
-    """Resume an interrupted training, or draw the missing figures of a complete one."""
+    """Resume an interrupted run, or draw the missing figures of a complete one."""
     path = args.out / CHECKPOINT
     progress = training.read_progress(args.out)
     source = progress.source if progress else None
     if args.data is None and source and source not in training.PRESETS:
         if not Path(source).is_dir():
             raise FileNotFoundError(
-                f"{path} was trained on the images in {source}, which is not a folder now. Pass "
-                "their folder with --data"
+                f"{path} was trained on the images in {source}, which no longer exists. Pass their "
+                "folder with --data"
             )
         args.data = Path(source)
     args.data = args.data or source or "digits"
@@ -167,7 +163,7 @@ def resume(args: argparse.Namespace) -> int:
 def execute(
     args: argparse.Namespace, model: ViT, dataset: data.Dataset, recipe: Recipe | None
 ) -> int:
-    """Train or resume, then report. Without a recipe, the training is complete."""
+    """Train or resume, then report. Without a recipe, the run is complete."""
     resized, out = common.resize_data(dataset, model), args.out
     n, H, W, _ = resized.images.shape
     count = f"{count_parameters(model.params):,} parameters"
@@ -205,14 +201,14 @@ def write_class_names(dataset: data.Dataset, folder: Path) -> None:
 
 
 def lacks_figures(folder: Path) -> bool:
-    """Return whether a training is complete, but was interrupted before its figures."""
+    """Return whether a run is complete except for its figures."""
     if not (folder / CHECKPOINT).is_file() or training.read_progress(folder):
         return False
     return not all((folder / name).exists() for name in FIGURES)
 
 
 def describe_interruption(args: argparse.Namespace) -> str:
-    """Return what an interrupted training has saved and how to continue, or "" if nothing."""
+    """Return what an interrupted run has saved and how to continue it, or "" if nothing."""
     command = f"python -m minivit train --resume --out {shlex.quote(str(args.out))}"
     if progress := training.read_progress(args.out):
         saved = f"epoch {progress.epoch} of {progress.recipe.epochs}"
@@ -228,41 +224,40 @@ def memory_advice(model: ViT, recipe: Recipe, resumed: bool) -> str:
     """Return an error message with the largest batch size that fits the GPU memory."""
     config, B, dtype = model.config, recipe.batch_size, str(model.dtype)
     H, W = config.image_size
-    images = 2 * B * H * W * config.channels * model.dtype.itemsize  # two batches
-    vectors = 2 + bool(recipe.ema)  # sums of accumulated gradients; averaged weights
+    images = 2 * B * H * W * config.channels * model.dtype.itemsize  # of two batches
+    vectors = 2 + bool(recipe.ema)  # accumulated gradients, and the averaged weights of the EMA
 
     def required(n: int) -> int:
         memory = cost.memory(config, n, dtype, optimiser=recipe.optimiser, shards=1, threads=1)
         return memory.training + vectors * memory.parameters + images
 
     part, available = -(-B // recipe.grad_accumulation), devices.available_gpu_memory()
-    most = cost.max_batch_size(int(USABLE * available), part, required)
+    limit = cost.max_batch_size(int(USABLE * available), part, required)
     message = f"out of GPU memory ({cost.format_quantity(available, 'B')}) with {part} images. "
-    if most == part:
+    if limit == part:
         return f"{message}They should fit; check whether another process uses the GPU"
-    if not most:
+    if not limit:
         return f"{message}A single image would not fit; use a smaller model"
-    verb = "start a new training with" if resumed else "pass"
-    parts = -(-B // most)
-    return f"{message}{most} would fit; {verb} --batch-size {most} or --grad-accumulation {parts}"
+    verb, parts = "start a new run with" if resumed else "pass", -(-B // limit)
+    return f"{message}{limit} would fit; {verb} --batch-size {limit} or --grad-accumulation {parts}"
 
 
 def report(
     model: ViT, dataset: data.Dataset, resized: data.Dataset, folder: Path, verify: bool
 ) -> None:
-    """Save the figures of a complete training, and print its accuracy and that of a baseline.
+    """Save the figures of a complete run, and print its accuracy and that of a baseline.
 
-    verify: raise ValueError if the accuracy differs from the log, as on another data set.
+    verify: raise ValueError if the accuracy differs from the log, as on another data set
     """
     log = training.read_log(folder / LOG)
     if not log:
-        raise ValueError(f"{folder / LOG} has no rows, although the training is complete")
+        raise ValueError(f"{folder / LOG} has no rows, although the run is complete")
     accuracy, seconds = log[-1]["held_out_accuracy"], log[-1]["seconds"]
-    test = resized.held_out_images, resized.held_out_labels
-    if verify and abs(training.evaluate(model, *test).accuracy - accuracy) > 0.01:
-        name = dataset.name
-        raise ValueError(f"the accuracy on the {name} is not that of {folder / LOG}. {DATA_ADVICE}")
-    for name in FIGURES:  # of an earlier training
+    held_out = resized.held_out_images, resized.held_out_labels
+    if verify and abs(training.evaluate(model, *held_out).accuracy - accuracy) > 0.01:
+        text = f"the accuracy on the {dataset.name} differs from {folder / LOG}"
+        raise ValueError(f"{text}. {DATA_ADVICE}")
+    for name in FIGURES:  # of an earlier run
         (folder / name).unlink(missing_ok=True)
     baseline = training.fit_logistic_regression(dataset)
     analysis.save_figure(analysis.plot_curves(log, baseline), folder / FIGURES[0])

@@ -1,14 +1,13 @@
-"""The cost of each layer by formula, in the paper's letters. No model is created or run.
+"""Formulas for the cost of each layer, in the paper's symbols. No model is created or run.
 
-- *FLOP* are those of matrix products, two per multiply-add. The backward pass takes twice as many
-  as the forward pass: each product has two factors, and the gradient of either one is a product of
+- *FLOP*: floating-point operations of matrix products, two per multiply-add. The backward pass has
+  twice as many as the forward pass, because the gradient of each of the two factors is a product of
   the same size.
-- *Elements* is the number of scalars that layers without matrix products process: norms, softmax,
-  GELU, sums.
-- *Retained* are the bytes of the arrays that the pullbacks retain for the backward pass, without
-  parameters and gradients. An array that several pullbacks retain is counted in the first layer.
+- *Elements*: scalars that layers without matrix products process (norms, softmax, GELU, sums).
+- *Retained*: bytes of the arrays that pullbacks retain, without parameters and gradients. An array
+  that several pullbacks retain is counted in the first layer.
 
-s is the number of bytes of a scalar, and n a number of rows or pixels.
+s is the number of bytes of a scalar, n a number of rows or pixels, and B the batch size.
 """
 
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from ..models import ViTConfig
 
 
 class LayerCost(NamedTuple):
-    """The cost of one layer. The model has `times` layers of this kind."""
+    """The cost of one layer. The model has `times` identical layers."""
 
     layer: str
     times: int = 1
@@ -35,10 +34,10 @@ class LayerCost(NamedTuple):
 
 
 def layer_costs(config: ViTConfig, batch_size: int, dtype: str = "float32") -> list[LayerCost]:
-    """Return the cost of every layer in a forward and backward pass of a batch, not split.
+    """Return the cost of every layer in a forward and backward pass of a batch that is not split.
 
-    Identical layers of different blocks are one entry. In float16, those layers that compute in
-    float32 on a CPU retain more than predicted.
+    Identical layers of different blocks are one entry. In float16 on a CPU, layers that compute in
+    float32 retain more than predicted.
 
     >>> costs = layer_costs(ViTConfig.named("ViT-B/16"), batch_size=1)
     >>> costs[0].layer, costs[0].parameters  # P² C D + D
@@ -47,8 +46,8 @@ def layer_costs(config: ViTConfig, batch_size: int, dtype: str = "float32") -> l
     '17.56 GMAC'
     """
     s = np.dtype(dtype).itemsize
-    parts = stem_costs, embedding_costs, block_costs, head_costs
-    return [cost for part in parts for cost in part(config, batch_size, s)]
+    functions = stem_costs, embedding_costs, block_costs, head_costs
+    return [cost for function in functions for cost in function(config, batch_size, s)]
 
 
 def total_cost(costs: list[LayerCost]) -> LayerCost:
@@ -68,7 +67,7 @@ def norm_cost(layer: str, n: int, D: int, s: int) -> LayerCost:
 
 
 def dropout_costs(config: ViTConfig, layer: str, size: int, s: int) -> list[LayerCost]:
-    """Return the cost of dropout, if the model has any. It retains the mask, of floats."""
+    """Return the cost of a dropout layer, or no cost without dropout. It retains a float mask."""
     return [LayerCost(layer, elements=size, retained=size * s)] if config.dropout else []
 
 
@@ -90,10 +89,10 @@ def embedding_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
 def block_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
     """Return the costs of Equations 2, 3 and 5 to 8, in each of the L blocks.
 
-    The scores retain q, k, v and q / √Dh. GELU retains its input; the exact GELU also retains its
-    output, which is the input of the second linear layer unless dropout follows. Relative positions
-    retain the score of each query and offset, and two arrays of 8-byte indices. Drop path follows
-    both branches of every block but the first, and retains one scalar per image.
+    "attention: scores" retains q, k, v and q / √Dh. GELU retains its input; the exact GELU also
+    retains its output, which is the input of the second linear layer unless dropout follows.
+    Relative positions retain the score of each query and offset, and two arrays of 8-byte indices.
+    Drop path follows both branches of every block but the first, and retains a scalar per image.
     """
     c = config
     L, T, D, M, h = c.depth, c.tokens, c.width, c.mlp_width, c.heads
@@ -129,8 +128,8 @@ def block_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
 def head_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
     """Return the costs of Equation 4 and of the head, which may have a hidden layer of width R.
 
-    The class token is a view, which retains all tokens. The mean of the tokens is a new array,
-    which the next layer retains. The output of the hidden layer is also the classifier's input.
+    The class token is a view of all tokens, which are thus retained. The mean of the tokens is a
+    new array that the next layer retains. The hidden layer retains its input and its output.
     """
     n, D, R, K = B * config.tokens, config.width, config.hidden_head, config.classes
     is_view = config.pooling == "class"
@@ -148,7 +147,7 @@ def head_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
 def stem_costs(config: ViTConfig, B: int, s: int) -> list[LayerCost]:
     """Return the costs of a hybrid's ResNet. All units of a stage but the first are one entry.
 
-    Max pooling retains the one-byte index of each maximum.
+    Max pooling retains a one-byte index per maximum.
     """
     if config.stem is None:
         return []

@@ -1,4 +1,4 @@
-"""The memory of training by formula."""
+"""Formulas for the memory of training."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -16,13 +16,13 @@ STATE_VECTORS = {"adamw": 2, "sgd": 1}  # each as long as the vector of paramete
 
 
 class Memory(NamedTuple):
-    """The memory of training, in bytes, except for the three fields about shards."""
+    """The memory of training, in bytes. Three fields describe the shards."""
 
     parameters: int
     gradients: int
     optimiser_state: int
     retained: int  # for the backward pass, if the batch is not split
-    temporary: int  # the arrays of one pullback, if the batch is not split
+    temporary: int  # arrays of one pullback, if the batch is not split
     shards: int
     shard_size: int  # images in the largest shard
     parallel_shards: int
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
 
     @property
     def training(self) -> int:
-        """The peak of training, without the images and the EMA of the parameters."""
+        """Upper bound of the peak, without the images and the EMA of the parameters."""
         return self.parameters + self.optimiser_state + self.step
 
 
@@ -43,24 +43,24 @@ def memory(
     shards: int | None = None,
     threads: int | None = None,
 ) -> Memory:
-    """Return the memory of training with batches that are split as in `loss_and_gradients`.
+    """Return the memory of training. The batch is split as in `loss_and_gradients`.
 
     `optimiser` is "adamw" or "sgd"; `shards` and `threads` are those of `StepOptions`, 1 on a GPU.
-    Of S shards, f = min(S, threads) are processed in parallel. Each has retained arrays, temporary
-    arrays and gradients. While the gradients of a finished shard are added to the sum of those
-    before it, up to min(f, S - 1) others are in progress:
+    f = min(S, threads) of the S shards are processed in parallel. Each has retained arrays,
+    temporary arrays and gradients. While the gradients of a shard are added to the sum of the
+    previous ones, up to min(f, S - 1) other shards are in progress:
 
         shard = retained + temporary + gradients
         step  = max(f shard, min(f, S - 1) shard + 2 gradients)
 
-    It is an upper bound, because the shards do not reach their peaks at the same time.
+    This is an upper bound, because the shards may reach their peaks at different times.
 
     >>> m = memory(ViTConfig.named("ViT-B/16"), batch_size=8, shards=2, threads=2)
     >>> m.shard_size, m.parameters  # 4 bytes per parameter
     (4, 346270624)
     """
     threads = threads or cpu_count()
-    # The number of shards depends on the configuration, the dtype and the device.
+    # The number of shards depends only on the configuration, the dtype and the device.
     model = ViT(config, {"norm": {"scale": np.empty(0, dtype)}})
     S = min(shards or model.choose_shard_count(batch_size, threads), batch_size)
     f, shard_size = min(S, threads), -(-batch_size // S)
@@ -77,7 +77,7 @@ def memory(
 
 
 def temporary_bytes(config: ViTConfig, B: int, dtype: str) -> int:
-    """Return the bytes of the temporary arrays of the pullback that has most of them.
+    """Return the largest size in bytes of the temporary arrays of one pullback.
 
     Attention: dA, dscores, a product of their size, dqkv, and five gradients of the tokens. MLP:
     the gradients of the hidden layer before and after the GELU, two gradients of the tokens, and
@@ -93,9 +93,9 @@ def temporary_bytes(config: ViTConfig, B: int, dtype: str) -> int:
 
 
 def max_batch_size(available: int, limit: int, required: Callable[[int], int]) -> int:
-    """Return the largest batch size up to `limit` for which `available` bytes suffice, or 0.
+    """Return the largest batch size up to `limit` that fits in `available` bytes, or 0.
 
-    required(batch_size) are the bytes that a batch needs. It is assumed to increase.
+    required(batch_size) returns the bytes for a batch. It must be an increasing function.
     """
     sizes = range(1, min(limit, available) + 1)  # an image needs at least one byte
     return bisect_right(sizes, available, key=required)

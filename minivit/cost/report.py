@@ -1,4 +1,4 @@
-"""Costs as text and as a CSV file."""
+"""Format costs as text, and write them to a CSV file."""
 
 import csv
 from pathlib import Path
@@ -8,7 +8,7 @@ from .memory import Memory
 
 LEGEND = """\
 FLOP: matrix products, 2 per multiply-add. Elements: scalars that other layers process. Retained:
-arrays kept for the backward pass. A line that ends in "x n" is the sum over n identical layers."""
+arrays for the backward pass. A line that ends in "x n" is the sum over n identical layers."""
 LINE = "{:36} {:>13} {:>12} {:>12} {:>8} {:>8}"
 
 

@@ -1,8 +1,9 @@
-"""Matrix products by cuBLAS that read and write views, and sums of columns.
+"""Matrix products that read and write views with cuBLAS, and sums over the rows of a matrix.
 
-CuPy's `matmul` copies an operand that is a view and converts float16 to float32 first. cuBLAS needs
-neither: it takes the transposition, leading dimension and stride of each operand. So q, k and v are
-read from the array that contains all three, and their gradients are written into one such array.
+CuPy's `matmul` first copies an operand that is a view, and converts float16 to float32. cuBLAS
+needs neither: its arguments include the transposition, leading dimension and stride of each
+operand. So q, k and v are read from the array that contains all three, and their gradients are
+written into one such array.
 """
 
 import itertools
@@ -82,7 +83,7 @@ def matrix_layout(x: Array) -> tuple[int | None, int]:
 def gemm(a: Array, b: Array, y: Array) -> None:
     """Write y = a b for stacks of matrices of the same batch shape.
 
-    One call computes all products along the longest batch axis. Other axes need a loop.
+    One call computes all products along the longest batch axis. The other axes need a loop.
     """
     # cuBLAS reads matrices as column-major, a row-major matrix as its transpose: yᵀ = bᵀ aᵀ.
     (op_b, ld_b), (op_a, ld_a), (_, ld_y) = matrix_layout(b), matrix_layout(a), matrix_layout(y)
@@ -144,12 +145,12 @@ __global__ void column_sums(const T* x, T* sums, long long rows, long long n) {
 }
 """
 SUMS = Kernel("column_sums", SOURCE)
-MAX_CHUNKS = 64  # of the rows
+MAX_CHUNKS = 64  # chunks of rows that are summed in parallel
 
 
 @register(sum_leading)
 def sum_leading_cuda(x: Array) -> Array:
-    """(..., n)  ->  (n,). Sums chunks of the rows in parallel first, and then their results."""
+    """(..., n)  ->  (n,). Chunks of rows are summed in parallel, and then the partial sums."""
     rows = as_rows(x)
     chunks = min(MAX_CHUNKS, -(-len(rows) // (4 * WARP)))
     for count in (chunks, 1) if chunks > 1 else (1,):

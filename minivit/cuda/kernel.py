@@ -27,15 +27,16 @@ template <typename T> using computed = typename Computed<T>::type;
 
 // Butterfly reductions: after five shuffles, every lane has the result of all 32 lanes.
 template <typename F> __device__ F warp_sum(F x) {
-    for (int far = 16; far > 0; far /= 2) x += __shfl_xor_sync(0xffffffff, x, far);
+    for (int mask = 16; mask > 0; mask /= 2) x += __shfl_xor_sync(0xffffffff, x, mask);
     return x;
 }
 template <typename F> __device__ F warp_max(F x) {
-    for (int far = 16; far > 0; far /= 2) x = fmax(x, __shfl_xor_sync(0xffffffff, x, far));
+    for (int mask = 16; mask > 0; mask /= 2) x = fmax(x, __shfl_xor_sync(0xffffffff, x, mask));
     return x;
 }
 
-// The row of this warp; a warp without a row ends. The loop over the entries of a lane.
+// WARP_ROW declares the row of this warp, and ends a warp without one. LANE_ENTRIES is the header
+// of a loop over the entries of a lane.
 #define WARP_ROW(row, rows) \
     const long long row = blockIdx.x * (long long)blockDim.y + threadIdx.y; \
     if (row >= rows) return
@@ -44,7 +45,7 @@ template <typename F> __device__ F warp_max(F x) {
 
 
 class Kernel:
-    """A kernel in CUDA C++, a template of one type T, which is the dtype of its first argument.
+    """A CUDA kernel: a template whose type T is the dtype of the first argument.
 
     Python integers are passed as `long long`, floats as `double`.
     """
@@ -69,34 +70,34 @@ class Kernel:
 
 
 def register(function: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate the version of a `singledispatch` function for CuPy arrays of the dtypes in TYPES.
+    """Return a decorator that registers the CUDA version of a `singledispatch` function.
 
-    Other CuPy arrays, such as the gradient checker's complex ones, go to the readable version.
+    CuPy arrays of another dtype than those in TYPES, such as the complex arrays of the gradient
+    checker, still use the readable version.
     """
     readable = function.dispatch(object)
 
-    def decorate(faster: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(version: Callable[..., Any]) -> Callable[..., Any]:
+        @function.register(cupy.ndarray)
         def dispatch(x: Array, *args: Any, **kwargs: Any) -> Any:
-            chosen = faster if x.dtype.name in TYPES else readable
-            return chosen(x, *args, **kwargs)
+            return (version if x.dtype.name in TYPES else readable)(x, *args, **kwargs)
 
-        function.register(cupy.ndarray, dispatch)
-        return faster
+        return version
 
     return decorate
 
 
 def as_rows(x: Array) -> Array:
-    """Return x in contiguous memory, (..., n) -> (rows, n)."""
+    """Return x as a contiguous matrix, (..., n) -> (rows, n)."""
     return cupy.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
 def check_operand(operand: Array, x: Array, shape: tuple[int, ...]) -> Array:
-    """Return an operand in contiguous memory. Raise ValueError for another dtype or shape.
+    """Return a contiguous operand. Raise ValueError unless it has the dtype of x and this shape.
 
-    A kernel reads all operands with the dtype of x, and does not check bounds.
+    A kernel assumes that all operands have the dtype of x, and does not check bounds.
     """
     if (operand.dtype, operand.shape) != (x.dtype, shape):
-        expected, found = f"{x.dtype} {shape}", f"{operand.dtype} {operand.shape}"
-        raise ValueError(f"the kernel expects {expected}, not {found}")
+        actual = f"{operand.dtype} {operand.shape}"
+        raise ValueError(f"the kernel expects {x.dtype} {shape}, not {actual}")
     return cupy.ascontiguousarray(operand)

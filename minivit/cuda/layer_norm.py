@@ -1,7 +1,7 @@
 """Layer normalisation: one kernel per pass, one warp per row.
 
-A row is read several times, but after the first time it is in the cache. The pullback retains x and
-the mean and 1/σ of each row instead of x_hat, which saves writing an array.
+A row is read several times, but only the first read misses the cache. The pullback retains x and
+the mean and 1/σ of each row instead of x_hat, so that the kernel does not have to write x_hat.
 """
 
 import cupy  # pyright: ignore[reportMissingImports]

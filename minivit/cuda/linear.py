@@ -1,4 +1,4 @@
-"""The linear layer, with every product computed by `matmul` and thus by cuBLAS."""
+"""The linear layer, with all products computed by cuBLAS."""
 
 from ..arrays import Array, Pullback, matmul, sum_leading
 from ..layers.linear import linear

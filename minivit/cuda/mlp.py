@@ -1,4 +1,4 @@
-"""The MLP of Equation 3. The GELU kernels add the first bias, which saves a pass over memory."""
+"""The MLP of Equation 3. The GELU kernel adds the first bias, which saves a pass over memory."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Copy batches to the GPU while it computes."""
+"""Copy arrays to the GPU while it computes."""
 
 import cupy  # pyright: ignore[reportMissingImports]
 import cupyx  # pyright: ignore[reportMissingImports]
@@ -12,9 +12,9 @@ PER_THREAD_STREAM = 2  # CUDA's handle of the per-thread default stream
 class Uploader:
     """Copy host arrays to the GPU on a separate stream: call `begin()`, then `uploader(array)`.
 
-    The copies go through pinned memory. The computing thread creates the uploader; a background
-    thread calls it and waits for the copies. Raises RuntimeError if CuPy uses per-thread default
-    streams, because then the copies could not wait for the computation.
+    The copies use pinned memory. The computing thread creates the uploader; a background thread
+    calls it and waits for the copies. Raises RuntimeError if CuPy uses per-thread default streams,
+    because then the copies could not wait for the computation.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Uploader:
         self.begin()
 
     def begin(self) -> None:
-        """Make later copies wait for the queued work, which may still read memory they reuse."""
+        """Make later copies wait for the work queued so far: it may read memory that they reuse."""
         with self.device:
             self.event = self.compute_stream.record()
 

@@ -1,7 +1,7 @@
-"""Augmentation of a batch of training images: random changes of each image, mixup and CutMix.
+"""Augmentation of a batch of training images, including mixup and CutMix.
 
 All functions take floats in [-1, 1] on the CPU and do not modify their input. One operation of
-RandAugment takes about 30 µs per image of 32 x 32 x 3 on one core, the others less than 10.
+RandAugment takes about 30 µs per image of 32 x 32 x 3 on one core, the others less than 10 µs.
 """
 
 import math
@@ -27,7 +27,7 @@ def augment(
     randaugment_magnitude: float = 9.0,
     random_erasing: float = 0.0,
 ) -> Array:
-    """Change each image at random without changing its class, in the order of the parameters.
+    """Apply the enabled augmentations to each image, in the order of the parameters.
 
     Raises ValueError for a parameter out of range.
 
@@ -37,11 +37,11 @@ def augment(
         Values in [-1, 1].
     generator : numpy.random.Generator
     shift : int, optional
-        Largest translation in pixels, along each axis.
+        Maximum translation in pixels, along each axis.
     border : float or (C,) array, optional
         Colour of the pixels that a translation uncovers.
     flip : bool, optional
-        Mirror half of the images horizontally.
+        Mirror an image horizontally with probability 1/2.
     randaugment, randaugment_magnitude : int, float, optional
         Number of RandAugment operations per image, and their magnitude from 0 to 10.
     random_erasing : float, optional
@@ -50,7 +50,7 @@ def augment(
     Returns
     -------
     (B, H, W, C) array
-        Values in [-1, 1]. Without any augmentation, `images` itself.
+        Values in [-1, 1]; `images` itself if no augmentation is enabled.
 
     Examples
     --------
@@ -100,11 +100,10 @@ def random_flip(images: Array, generator: np.random.Generator) -> Array:
 
 
 def random_erase(images: Array, probability: float, generator: np.random.Generator) -> Array:
-    """Replace a box of each image (B, H, W, C) by noise, with some probability.
+    """Replace a box of each image (B, H, W, C) by uniform noise, with the given probability.
 
-    Zhong et al., "Random Erasing Data Augmentation" (2020), Algorithm 1, with the filling RE-R:
-    uniform noise in [-1, 1] for every pixel and channel. The paper redraws a box that exceeds the
-    image. Here its side is cut to the side of the image.
+    Zhong et al., "Random Erasing Data Augmentation" (2020), Algorithm 1, RE-R. The paper redraws a
+    box that is larger than the image. Here its sides are limited to those of the image.
     """
     B, H, W, C = images.shape
     selected = generator.random(B) < probability  # (B,)
@@ -119,10 +118,7 @@ def random_erase(images: Array, probability: float, generator: np.random.Generat
 
 
 def random_interval(length: Array, side: int, generator: np.random.Generator) -> Array:
-    """Return a mask (B, side) of an interval at a random position, for each length (B,).
-
-    Lengths are rounded to integers from 1 to `side`.
-    """
+    """Return the mask (B, side) of an interval of each length (B,) at a random position."""
     length = np.rint(length).astype(int).clip(1, side)[:, None]
     start = generator.integers(side - length + 1)  # (B, 1)
     position = np.arange(side)
@@ -144,10 +140,10 @@ def mix(
     """Mix each image with the previous one of the batch, and their labels in proportion.
 
     images (B, H, W, C), labels (B,) integers or (B, K) soft  ->  images, soft labels (B, K) float32
-    mixup (Zhang et al., 2018) and cutmix are the parameter of the Beta distribution of the weight;
-    0 disables a method. If both are positive, one is chosen with probability 1/2. All images of a
-    batch share one weight, as in "Better plain ViT baselines for ImageNet-1k" (Beyer et al., 2022).
-    In mixup it is max(λ, 1 - λ), so each image remains the main part of its mixture.
+    mixup (Zhang et al., 2018), cutmix: parameter of the Beta distribution of the weight λ. 0
+    disables a method; if both are enabled, one of them is chosen with probability 1/2.
+    All images of a batch have the same weight, as in "Better plain ViT baselines for ImageNet-1k"
+    (Beyer et al., 2022). In mixup it is max(λ, 1 - λ), so each image dominates its mixture.
     Raises ValueError for a negative or infinite parameter and for labels that do not fit.
     """
     for name, beta in {"mixup": mixup, "cutmix": cutmix}.items():
@@ -168,8 +164,7 @@ def mix(
 def mix_with_previous(x: Array, weight: Array) -> Array:
     """Return weight x_i + (1 - weight) x_{i-1} for every entry of a batch.
 
-    Weights 0 and 1 copy exactly. For a weight of at least 1/2, 1 - weight is exact, so rounding
-    does not take the result out of [-1, 1].
+    The result stays in [-1, 1]: 1 - weight is exact for a weight of 0 or of at least 1/2.
     """
     mixed = np.roll(x, 1, axis=0)
     mixed *= 1 - weight
@@ -180,8 +175,8 @@ def mix_with_previous(x: Array, weight: Array) -> Array:
 def sample_cutmix_mask(images: Array, beta: float, generator: np.random.Generator) -> Array:
     """Draw the mask (H, W, C) of CutMix (Yun et al., 2019, section 3.1): 0 in a box, 1 elsewhere.
 
-    λ is drawn from Beta(beta, beta). The box has sides H √(1-λ) and W √(1-λ) and a uniform centre,
-    and is cut at the border. The mean of the mask is the weight of the labels.
+    λ is drawn from Beta(beta, beta). The box has the sides H √(1-λ) and W √(1-λ) and a uniform
+    centre, and is cropped at the border. The mean of the mask is the weight of the labels.
     """
     _, H, W, C = images.shape
     side = math.sqrt(1 - generator.beta(beta, beta))

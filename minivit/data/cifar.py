@@ -5,15 +5,16 @@ https://www.cs.toronto.edu/~kriz/cifar.html (the "binary version" of the archive
 """
 
 import os
-from pathlib import Path
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from ..arrays import Array
-from .cache import DELETE, open_cache, temporary_folder, unpack
 from .dataset import ByteImages, Dataset
-from .download import RemoteFile, compute_md5, download
+from .download import DAMAGED_GZIP, DELETE, RemoteFile, download, open_cache, temporary_folder
 from .images import check_file
 
 URL = "https://www.cs.toronto.edu/~kriz/"
@@ -22,10 +23,10 @@ SIDE, C = 32, 3
 
 
 class RecordDataset(NamedTuple):
-    """A data set in files of records.
+    """A data set in files of records: label bytes, then the pixels of one channel after another.
 
-    A record has label bytes, of which the last is the class, then the pixels channel by channel.
-    train, test: the number of records in each file. names: the file with the K class names.
+    train, test: the number of records in each file. names: the file with the K class names. The
+    last of the label bytes is the class.
     """
 
     name: str
@@ -38,10 +39,10 @@ class RecordDataset(NamedTuple):
     K: int
 
     @property
-    def sizes(self) -> dict[str, int | None]:
-        """The size of each file in bytes, None if unknown. The class names are the last file."""
+    def sizes(self) -> dict[str, int]:
+        """The size of each file of records in bytes."""
         record = self.label_bytes + C * SIDE * SIDE
-        return {f: n * record for f, n in (self.train | self.test).items()} | {self.names: None}
+        return {name: n * record for name, n in (self.train | self.test).items()}
 
 
 CIFAR10 = RecordDataset(
@@ -64,7 +65,7 @@ def load_cifar10(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
     Parameters
     ----------
     n, root
-        As in `load_mnist`, which also lists the exceptions.
+        See `load_mnist`, which raises the same exceptions.
 
     Examples
     --------
@@ -75,12 +76,12 @@ def load_cifar10(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
 
 
 def load_cifar100(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
-    """Load CIFAR-100 with its 100 fine classes. The interface is that of `load_cifar10`."""
+    """Load CIFAR-100 with its 100 fine classes. The parameters are those of `load_cifar10`."""
     return load_records(CIFAR100, n, root)
 
 
 def load_records(spec: RecordDataset, n: int, root: str | Path | None = None) -> Dataset:
-    """Load a data set of records. If a file is missing, download the archive and unpack it."""
+    """Load a data set of records. Download and unpack its archive if a file is missing."""
     cache, folder = open_cache(root, spec.folder)
     if not is_complete(spec, folder):
         archive = cache / spec.archive.name
@@ -100,37 +101,65 @@ def load_records(spec: RecordDataset, n: int, root: str | Path | None = None) ->
 
 def is_complete(spec: RecordDataset, folder: Path) -> bool:
     """Return whether all files of a data set exist."""
-    return all((folder / name).exists() for name in spec.sizes)
+    return all((folder / name).exists() for name in (*spec.sizes, spec.names))
 
 
 def unpack_into_cache(spec: RecordDataset, archive: Path, cache: Path) -> None:
     """Verify an archive, unpack it to a temporary folder, and move its files to the cache.
 
     All files are replaced, because an older layout may have had another order of images. The class
-    names are removed first and moved last, so an interrupted replacement leaves them missing. They
-    are not removed if another process has completed the folder, and may be reading it.
+    names are deleted first and moved last, so the folder is incomplete if this is interrupted.
+    A folder that another process has completed is not changed, because that process may read it.
     """
-    if compute_md5(archive) != spec.archive.md5:
+    if not spec.archive.matches(archive):
         raise ValueError(
             f"{archive} is not the complete file published at {spec.archive.url}: {DELETE}"
         )
-    folder, space = cache / spec.folder, sum(filter(None, spec.sizes.values()))
-    with temporary_folder(cache, archive.name, space) as temporary:
-        entries = {f"{spec.folder}/{name}": size for name, size in spec.sizes.items()}
-        unpack(archive, entries, temporary)
+    folder, names = cache / spec.folder, [*spec.sizes, spec.names]
+    with temporary_folder(cache, archive.name, sum(spec.sizes.values())) as temporary:
+        unpack(archive, [f"{spec.folder}/{name}" for name in names], temporary)
+        if is_complete(spec, folder):
+            return
         folder.mkdir(exist_ok=True)
-        if (folder / spec.names).exists():
-            if is_complete(spec, folder):
-                return
-            (folder / spec.names).unlink(missing_ok=True)
-        for name in spec.sizes:
+        (folder / spec.names).unlink(missing_ok=True)
+        for name in names:
             os.replace(temporary / name, folder / name)
+
+
+def unpack(archive: Path, names: Iterable[str], folder: Path) -> None:
+    """Extract the named entries of a .tar.gz to a folder, without the folders in their names.
+
+    Raises ValueError if the archive is damaged, lacks an entry, or contains an unsafe one. Some
+    files may have been extracted by then.
+    """
+    missing = set(names)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for entry in tar:
+                check_entry(entry, archive.name)
+                path = PurePosixPath(entry.name)  # without a leading ./
+                if str(path) in missing and (stream := tar.extractfile(entry)):
+                    (folder / path.name).write_bytes(stream.read())
+                    missing.remove(str(path))
+    except (tarfile.TarError, *DAMAGED_GZIP) as error:
+        raise ValueError(f"{archive.name} is damaged or truncated: {error}") from None
+    if missing:
+        raise ValueError(f"{archive.name} is incomplete: it lacks {', '.join(sorted(missing))}")
+
+
+def check_entry(entry: tarfile.TarInfo, archive: str) -> None:
+    """Raise ValueError for a path outside the archive's folder, a link or a special file."""
+    path = PurePosixPath(entry.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{archive} is unsafe: {entry.name!r} is outside its folder")
+    if not (entry.isfile() or entry.isdir()):
+        raise ValueError(f"{archive} is unsafe: {entry.name!r} is a link or a special file")
 
 
 def read_split(
     spec: RecordDataset, files: dict[str, int], folder: Path
 ) -> tuple[ByteImages, Array]:
-    """Read images (n, 32, 32, 3) and labels (n,) from files, in their order.
+    """Read images (n, 32, 32, 3) and labels (n,) from files, one file after another.
 
     Raises ValueError for a file of another size and for a label out of range.
     """

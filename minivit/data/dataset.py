@@ -15,8 +15,8 @@ class Dataset(NamedTuple):
     Images are an array, or an object with `shape` and `__len__` that returns an array when it is
     indexed: `ByteImages`, `FolderImages` or `ResizedImages`. `take` skips unreadable images.
 
-    boxes (n, 4), if known, locate the object in pixels: top, left, bottom, right (the last two
-    exclusive). source identifies the data set in a later run: a name in `DATASETS`, or a folder.
+    boxes (n, 4): the object's top, left, bottom and right in pixels (the last two exclusive), or
+    None if unknown. source: a name in `DATASETS` or a folder, which a resumed training loads again.
     """
 
     name: str
@@ -51,10 +51,7 @@ class ByteImages:
 
 
 def take(images: Any, labels: Array, indices: slice | Array) -> tuple[Array, Array]:
-    """Return the selected images (B, H, W, C) and labels (B,), without those that are unreadable.
-
-    B may be 0.
-    """
+    """Return the readable images (B, H, W, C) among those selected, and their labels (B,)."""
     batch, readable = read(images, indices)
     return batch, labels[indices][readable]
 
@@ -68,7 +65,7 @@ def read(images: Any, indices: slice | Array) -> tuple[Array, Array]:
 
 
 def fingerprint(dataset: Dataset) -> int:
-    """Return a checksum of the classes, the labels and the names of the training files."""
+    """Return a checksum of the classes, the labels and the file names of training images."""
     files = (Path(file).name for file in getattr(dataset.images, "files", ()))
     names = "\n".join([*dataset.classes, *files]).encode(errors="backslashreplace")
     labels = np.concatenate([dataset.labels, dataset.held_out_labels])

@@ -1,8 +1,8 @@
 """The UCI handwritten digits: 1,797 images of 8 x 8 pixels, bundled with the package.
 
 E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. This is its test set, shuffled once
-by `make_digits.py`.
+Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. These are the images of its test set,
+in a random order (`tests/fixtures/make_digits.py`).
 """
 
 from pathlib import Path

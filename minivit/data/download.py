@@ -1,8 +1,16 @@
-"""Download published files: resumable, and verified by size and MD5."""
+"""The cache of downloaded data sets, and downloads that are resumable and verified by their MD5.
 
+Files are written to a temporary folder and moved into place when they are complete.
+"""
+
+import gzip
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -11,13 +19,61 @@ from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from platformdirs import user_cache_path
 from tqdm import tqdm
 
-from .cache import temporary_folder
-
+PREFIX = "downloading-"  # of temporary folders
+DAY = 24 * 3600  # seconds
 TIMEOUT = 30  # seconds without data
 CHUNK = 1 << 16  # bytes per read
 RANGE_NOT_SATISFIABLE = 416  # HTTP status: the requested range starts after the end of the file
+DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
+DELETE = "delete it to download it again"  # the end of error messages about a file
+
+
+def open_cache(root: str | Path | None, name: str) -> tuple[Path, Path]:
+    """Return the cache folder and the folder of a data set in it.
+
+    The cache is root or, if it is not set, $MINIVIT_DATA or the platform's cache folder.
+    Raises NotADirectoryError if one of the folders, or a parent, is a file.
+    """
+    root = root or os.environ.get("MINIVIT_DATA")
+    cache = Path(root).expanduser() if root else user_cache_path("minivit", appauthor=False)
+    for path in (cache / name, *(cache / name).parents):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(
+                f"{path} is not a folder: move it, or set MINIVIT_DATA to another cache folder"
+            )
+    return cache, cache / name
+
+
+@contextmanager
+def temporary_folder(root: Path, name: str, size: int) -> Iterator[Path]:
+    """Create a temporary folder in the cache, and delete it at the end of the block.
+
+    name, size: the file that the block writes, and its size in bytes for the error message.
+    Temporary folders of killed processes are deleted one day after their last change.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for stale in root.glob(f"{PREFIX}*"):
+            with suppress(OSError):  # another process may delete it at the same time
+                modified = max(path.stat().st_mtime for path in [stale, *stale.iterdir()])
+                if time.time() - modified > DAY:
+                    shutil.rmtree(stale)
+        folder = tempfile.mkdtemp(prefix=PREFIX, dir=root)
+    except OSError as error:
+        advice = "set MINIVIT_DATA to another cache folder"
+        raise OSError(f"cannot write to the cache {root} ({error.strerror}): {advice}") from None
+    try:
+        yield Path(folder)
+    except OSError as error:
+        if error.errno is None:  # raised by this package, with a message
+            raise
+        needed = f"({size:,} bytes are needed)"
+        raise OSError(f"cannot write {name} to {root}: {error.strerror} {needed}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class RemoteFile(NamedTuple):
@@ -32,14 +88,18 @@ class RemoteFile(NamedTuple):
         """The last part of the URL."""
         return self.url.rpartition("/")[2]
 
+    def matches(self, file: Path) -> bool:
+        """Return whether a file has this MD5, which detects accidental damage but not forgery."""
+        return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == self.md5
+
 
 @contextmanager
 def download(remote: RemoteFile, root: Path, alternative: str) -> Iterator[Path]:
     """Download a file to a temporary folder and yield its path. Move it before the block ends.
 
-    After a network failure or Ctrl-C, the bytes received so far remain in the cache `root` as
+    After a network failure or Ctrl-C, the received bytes remain in the cache `root` as
     NAME.MD5.part, and the next call resumes from them. Raises ConnectionError, whose message ends
-    with the alternative, ValueError for other content, and OSError if the file cannot be written.
+    with `alternative`, ValueError for other content, and OSError if the file cannot be written.
     """
     partial = root / f"{remote.name}.{remote.md5[:8]}.part"
     with temporary_folder(root, remote.name, remote.size) as folder:
@@ -50,16 +110,15 @@ def download(remote: RemoteFile, root: Path, alternative: str) -> Iterator[Path]
             complete_download(file, remote)
             yield file
         except ConnectionError as error:
-            kept = keep_partial(file, partial)
-            message = f"cannot download {remote.url}: {error}{kept}; without a network, "
-            raise ConnectionError(message + alternative) from None
+            message = f"cannot download {remote.url}: {error}{keep_partial(file, partial)}"
+            raise ConnectionError(f"{message}; without a network, {alternative}") from None
         except KeyboardInterrupt:
             print(f"\n{remote.name}: interrupted{keep_partial(file, partial)}", file=sys.stderr)
             raise
 
 
 def keep_partial(file: Path, partial: Path) -> str:
-    """Move an incomplete file to where the next call finds it, and describe it for a message."""
+    """Move an incomplete file to the cache, and return a note about it for a message."""
     if not file.exists() or not file.stat().st_size:
         return ""
     os.replace(file, partial)
@@ -67,26 +126,26 @@ def keep_partial(file: Path, partial: Path) -> str:
 
 
 def complete_download(file: Path, remote: RemoteFile) -> None:
-    """Complete a file, of which a part may exist, and verify it.
+    """Download the rest of a file, or all of it, and verify it.
 
-    Raises ConnectionError, or ValueError for other content; the file is empty then.
+    Raises ConnectionError, or ValueError for other content. In the second case, the file is empty.
     """
     file.touch()
-    while True:
-        resumed = file.stat().st_size > 0
-        transfer(file, remote)
-        if compute_md5(file) == remote.md5:
-            return
-        file.write_bytes(b"")
-        if not resumed:  # otherwise the existing part may have been wrong: start again
-            raise ValueError(
-                f"{remote.url} is not the published file of {remote.size:,} bytes with MD5 "
-                f"{remote.md5}; nothing was kept"
-            )
+    resumed = file.stat().st_size > 0
+    transfer(file, remote)
+    if remote.matches(file):
+        return
+    file.write_bytes(b"")
+    if not resumed:
+        raise ValueError(
+            f"{remote.url} is not the published file of {remote.size:,} bytes with MD5 "
+            f"{remote.md5}; nothing was kept"
+        )
+    complete_download(file, remote)  # the existing part may have been wrong
 
 
 def transfer(file: Path, remote: RemoteFile) -> None:
-    """Append the missing bytes, and reconnect as long as each connection delivers some."""
+    """Append the missing bytes. Reconnect as long as each connection delivers some of them."""
     while (start := file.stat().st_size) < remote.size:
         progress = tqdm(
             total=remote.size, initial=start, desc=remote.name,
@@ -98,7 +157,7 @@ def transfer(file: Path, remote: RemoteFile) -> None:
                     out.seek(offset)
                     out.write(chunk)
                     progress.update(out.tell() - progress.n)
-                    if out.tell() > remote.size:  # this is another file, and may be endless
+                    if out.tell() > remote.size:  # this is another file, perhaps an endless one
                         return
             return
         except ConnectionError:
@@ -107,10 +166,10 @@ def transfer(file: Path, remote: RemoteFile) -> None:
 
 
 def read_chunks(remote: RemoteFile, start: int) -> Iterator[tuple[int, bytes]]:
-    """Request a file from byte `start` on and yield (offset, bytes).
+    """Request a file from byte `start` and yield (offset, bytes).
 
-    Offsets begin at 0 if the server does not support ranges. Raises ConnectionError for every
-    failure, and for a redirection from HTTPS to another protocol.
+    Offsets start at 0 if the server does not support ranges. Raises ConnectionError for every
+    failure, and for a redirect from HTTPS to another protocol.
     """
     headers = {"User-Agent": "minivit", "Range": f"bytes={start}-"}
     try:
@@ -132,8 +191,3 @@ def read_chunks(remote: RemoteFile, start: int) -> Iterator[tuple[int, bytes]]:
         reason = getattr(error, "reason", error)
         text = str(getattr(reason, "strerror", None) or reason)
         raise ConnectionError(" ".join(text.split())) from None  # on one line
-
-
-def compute_md5(file: Path) -> str:
-    """Return the MD5 of a file. It detects accidental damage, not forgery."""
-    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()

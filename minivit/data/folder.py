@@ -16,24 +16,24 @@ from ..arrays import Array
 from ..parallel import cpu_count
 from .dataset import Dataset
 from .images import SYSTEM_ERRORS, read_image
-from .preprocessing import HALF, get_preprocessing
+from .preprocessing import HALF, Size, get_preprocessing
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
     ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-HELD_OUT = ("val", "valid", "validation", "test")  # next to "train"; the first one found is used
-ONE_IN = 10  # images of each class are held out if the folder has no held-out part
+HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")  # the first existing one is used
+HELD_OUT_FRACTION = 0.1  # of each class, if the folder has no held-out part
 
 Files = dict[str, list[str]]  # the image files of each class, both sorted
 
 
 class FolderImages:
-    """Image files as images (n, H, W, C), float32 in [-1, 1], that are read when they are indexed.
+    """Images (n, H, W, C), float32 in [-1, 1], that are read from files when they are indexed.
 
-    Pictures are resized and cropped by the rules of a preprocessing family. Other colours than
-    [-1, 1] are left to `resize_dataset`. An unreadable file is reported once on stderr, added to
-    `unreadable` and not opened again.
+    A preprocessing family determines the resizing and the crop, but not the normalisation, which
+    `resize_dataset` applies. An unreadable file is reported once on stderr, added to `unreadable`
+    and not opened again.
 
     threads: number of files decoded in parallel (None: one per core). Pillow releases the GIL.
     """
@@ -41,7 +41,7 @@ class FolderImages:
     def __init__(
         self,
         files: Sequence[str],
-        image_size: tuple[int, int],
+        image_size: Size,
         channels: int,
         preprocessing: str = "cropped",
         threads: int | None = None,
@@ -69,7 +69,7 @@ class FolderImages:
     def read(self, indices: slice | Array) -> tuple[Array, Array]:
         """Return the readable images among those selected, and a mask over the selection.
 
-        Raises ValueError when no file of all is readable.
+        Raises ValueError if all files of the folder are unreadable.
         """
         files = self.files[indices]
         images = np.empty((len(files), *self.shape[1:]), dtype=np.float32)
@@ -81,14 +81,14 @@ class FolderImages:
                 tqdm.write(f"skipped: {error}", file=sys.stderr)  # above a progress bar
         if len(self.unreadable) == len(self):
             first, last = self.files[[0, -1]]
-            raise ValueError(f"none of the images can be read, from {first} to {last}")
+            raise ValueError(f"none of the images from {first} to {last} can be read")
         readable = np.array([not error for error in errors], dtype=bool)
         return images if readable.all() else images[readable], readable
 
     def _read_into(self, image: Array, file: str) -> str:
         """Read a file into an image (H, W, C). Return an error message, or ""."""
         if file in self.unreadable:
-            return "known to be unreadable"
+            return "already reported"
         H, W, C = image.shape
         try:
             image[:] = read_image(file, (H, W), C, self.preprocessing)
@@ -101,7 +101,7 @@ class FolderImages:
 
 def load_folder(
     path: str | Path,
-    image_size: tuple[int, int],
+    image_size: Size,
     channels: int = 3,
     *,
     preprocessing: str = "cropped",
@@ -134,7 +134,7 @@ def load_folder(
     FileNotFoundError, NotADirectoryError
         If the path is not a folder.
     ValueError
-        If the folder is not laid out as described, or has fewer than two classes.
+        If the folder has another layout or fewer than two classes.
 
     Examples
     --------
@@ -150,20 +150,22 @@ def load_folder(
         raise ValueError(f"{path}: images have 1 or 3 channels, not {channels}")
     training, held_out = find_splits(path, seed)
     names = list(training)
+    if len(names) == 1:
+        raise ValueError(f"{path} has only one class, '{names[0]}': provide at least two")
 
-    def images_and_labels(files: Files) -> tuple[FolderImages, Array]:
-        flat = list(chain.from_iterable(files.values()))
+    def make_part(files: Files) -> tuple[FolderImages, Array]:
         labels = np.array([names.index(name) for name in files], dtype=np.int64)
-        images = FolderImages(flat, image_size, channels, preprocessing, threads)
-        return images, np.repeat(labels, [len(of_class) for of_class in files.values()])
+        paths = list(chain.from_iterable(files.values()))
+        images = FolderImages(paths, image_size, channels, preprocessing, threads)
+        return images, np.repeat(labels, [len(paths) for paths in files.values()])
 
     classes = tuple(name.encode(errors="backslashreplace").decode() for name in names)
     name = f"images in {path.resolve().name}"
-    return Dataset(name, *images_and_labels(training), *images_and_labels(held_out), classes)
+    return Dataset(name, *make_part(training), *make_part(held_out), classes)
 
 
 def describe_unreadable(dataset: Dataset) -> str:
-    """Return "3 of 1,200 images could not be read", or "" if there is no unreadable image yet."""
+    """Return "3 of 1,200 images could not be read", or "" if no unreadable image is known."""
     parts = (dataset.images, dataset.held_out_images)
     unreadable = sum(len(getattr(images, "unreadable", ())) for images in parts)
     n = sum(len(images) for images in parts)
@@ -173,49 +175,46 @@ def describe_unreadable(dataset: Dataset) -> str:
 def find_splits(path: Path, seed: int) -> tuple[Files, Files]:
     """Return the training files and the held-out files, split by the folders or by the seed.
 
-    Raises ValueError if the folder is not laid out as `load_folder` describes.
+    Raises ValueError for another layout than that of `load_folder`.
     """
     parts = {name.lower(): path / name for name in list_folders(path)}
     if "train" not in parts or not list_folders(parts["train"]):  # "train" may be a class
-        return split_classes(list_class_files(path, minimum=2), path, seed)
-    held_out_path = next((parts[name] for name in HELD_OUT if name in parts), None)
+        return split_classes(list_class_files(path), path, seed)
+    held_out_path = next((parts[name] for name in HELD_OUT_FOLDERS if name in parts), None)
     if held_out_path is None:
         raise ValueError(
-            f"{path} has no held-out images: place them in {path / HELD_OUT[0]}, or pass "
+            f"{path} has no held-out images: place them in {path / HELD_OUT_FOLDERS[0]}, or pass "
             f"{parts['train']} to hold out a tenth of it"
         )
-    training = list_class_files(parts["train"], minimum=2)
-    held_out = list_class_files(held_out_path)
+    training, held_out = list_class_files(parts["train"]), list_class_files(held_out_path)
     for name in held_out:
         if name not in training:
             raise ValueError(f"{held_out_path / name}: {parts['train']} has no class of this name")
     return training, held_out
 
 
-def list_class_files(path: Path, minimum: int = 1) -> Files:
-    """Return the image files of each class. Raises ValueError for an empty class or too few."""
+def list_class_files(path: Path) -> Files:
+    """Return the image files of each class. Raises ValueError for no classes and an empty class."""
     files = {name: list_images(path / name) for name in list_folders(path)}
     if not files:
         raise ValueError(f"{path} has no classes: place the images of each class in a subfolder")
     for name, images in files.items():
         if not images:
             raise ValueError(f"{path / name} has no images, but is the folder of a class")
-    if len(files) < minimum:
-        raise ValueError(f"{path} has only one class, '{next(iter(files))}': provide at least two")
     return files
 
 
 def split_classes(files: Files, path: Path, seed: int) -> tuple[Files, Files]:
-    """Hold out a tenth of each class, at least one image, but not its only image.
+    """Hold out a tenth of each class, at least one image, except the only image of a class.
 
-    The split of a class does not depend on the sizes of the others. Raises ValueError if every
-    class has only one image.
+    The split of a class does not depend on the number of images of the others. Raises ValueError
+    if every class has only one image.
     """
     training, held_out = {}, {}
     for c, (name, images) in enumerate(files.items()):
         n = len(images)
         order = np.random.default_rng([seed, c]).permutation(n)
-        count = min(n - 1, max(1, round(n / ONE_IN)))
+        count = min(n - 1, max(1, round(n * HELD_OUT_FRACTION)))
         held_out[name] = [images[i] for i in sorted(order[:count])]
         training[name] = [images[i] for i in sorted(order[count:])]
     if not any(held_out.values()):
@@ -235,13 +234,13 @@ def list_images(path: Path | str) -> list[str]:
     Each folder is sorted by code point. Links to files are listed, even broken ones, which are then
     unreadable. Links to folders are not followed.
     """
-    found = []
+    files = []
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                found += list_images(entry.path)
+                files += list_images(entry.path)
             elif entry.name.lower().endswith(SUFFIXES) and (entry.is_symlink() or entry.is_file()):
-                found.append(entry.path)
-    return found
+                files.append(entry.path)
+    return files

@@ -3,28 +3,26 @@
 import errno
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..arrays import Array
-from .preprocessing import Preprocessing, get_preprocessing, preprocess
+from .preprocessing import Preprocessing, Size, get_preprocessing, preprocess
 
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
 SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not caused by the file
 
 
 def read_image(
-    path: str | Path,
-    size: tuple[int, int],
-    channels: int,
-    preprocessing: str | Preprocessing = "minivit",
+    path: str | Path, size: Size, channels: int, preprocessing: str | Preprocessing = "minivit"
 ) -> Array:
     """Read an image file as the input of a model, a float32 array (H, W, channels).
 
-    The EXIF orientation is applied, transparent pixels become white, and an animation is read up
-    to its first frame.
+    The EXIF orientation is applied, transparent pixels become white, and only the first frame of
+    an animation is read.
 
     Parameters
     ----------
@@ -42,7 +40,7 @@ def read_image(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If Pillow cannot read the file as an image, or if the preprocessing does not fit it.
+        If Pillow cannot read the file as an image, or if the preprocessing does not apply to it.
 
     Examples
     --------
@@ -58,8 +56,9 @@ def read_image(
     try:
         with Image.open(path) as picture:
             picture.load()
-            picture = remove_transparency(convert_to_8_bit(apply_orientation(picture)))
-            picture = picture.convert(MODES[channels])
+            with suppress(Exception):  # damaged EXIF metadata; the parser raises many exceptions
+                picture = ImageOps.exif_transpose(picture)
+            picture = remove_transparency(convert_to_8_bit(picture)).convert(MODES[channels])
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read as an image: unknown file format") from None
     except Exception as error:  # the decoders raise exceptions of many types
@@ -76,8 +75,7 @@ def read_image(
 def silence_pillow_warnings() -> None:
     """Ignore Pillow's warnings about damaged and large files: such files are read or raise errors.
 
-    The filter is permanent. If it were removed after each file, one thread could remove it while
-    another one reads.
+    The filter is permanent, because a thread that removed it could disturb another one.
     """
     ignore = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
     if warnings.filters[:1] != [ignore]:  # every change resets the record of shown warnings
@@ -95,7 +93,7 @@ def check_file(path: str | Path) -> None:
 def read_labels(path: str | Path, classes: int) -> list[str]:
     """Read the names of a model's classes, in order.
 
-    Raises FileNotFoundError, or ValueError unless the file is text with one line per class.
+    Raises FileNotFoundError, or ValueError if the file is not text with one line per class.
     """
     check_file(path)
     try:
@@ -111,17 +109,9 @@ def read_labels(path: str | Path, classes: int) -> list[str]:
 
 def sample_photograph() -> Path:
     """Return the path of a photograph bundled with matplotlib (Grace Hopper, 1985)."""
-    from matplotlib import cbook  # matplotlib is slow to import
+    from matplotlib import cbook  # not at the top, because importing matplotlib is slow
 
     return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-
-
-def apply_orientation(picture: Image.Image) -> Image.Image:
-    """Rotate or mirror a picture as its EXIF metadata says. Ignore damaged metadata."""
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # the parser raises exceptions of many types
-        return picture
 
 
 def convert_to_8_bit(picture: Image.Image) -> Image.Image:

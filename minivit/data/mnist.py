@@ -2,7 +2,7 @@
 
 Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Gradient-Based Learning Applied to Document
 Recognition, 1998. H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017, MIT.
-The original address of MNIST no longer works, so PyTorch's copy of the same files is downloaded.
+The original URL of MNIST no longer works. PyTorch hosts copies of the same files.
 """
 
 import gzip
@@ -14,15 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array
-from .cache import DAMAGED_GZIP, DELETE, open_cache
 from .dataset import ByteImages, Dataset
-from .download import RemoteFile, download
+from .download import DAMAGED_GZIP, DELETE, RemoteFile, download, open_cache
 from .images import check_file
 
 NAMES = (
     "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
     "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz",
 )  # fmt: skip
+MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 TRAIN = 60_000
 
 
@@ -36,30 +37,23 @@ class IdxDataset(NamedTuple):
     shapes: tuple[tuple[int, ...], ...] = ((TRAIN, 28, 28), (TRAIN,), (10_000, 28, 28), (10_000,))
 
 
-def remote_files(url: str, *sizes_and_md5s: tuple[int, str]) -> tuple[RemoteFile, ...]:
-    """Return the four files below a URL."""
-    return tuple(RemoteFile(url + n, *f) for n, f in zip(NAMES, sizes_and_md5s, strict=True))
-
-
 MNIST = IdxDataset(
     "MNIST digits", "MNIST/raw",
-    remote_files(
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        (9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-        (28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
-        (1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
-        (4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
+    (
+        RemoteFile(MNIST_URL + NAMES[0], 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        RemoteFile(MNIST_URL + NAMES[1], 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+        RemoteFile(MNIST_URL + NAMES[2], 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+        RemoteFile(MNIST_URL + NAMES[3], 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
     ),
     tuple("0123456789"),
 )  # fmt: skip
 FASHION = IdxDataset(
     "Fashion-MNIST images", "FashionMNIST/raw",
-    remote_files(
-        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-        (26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-        (29_515, "25c81989df183df01b3e8a0aad5dffbe"),
-        (4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
-        (5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
+    (
+        RemoteFile(FASHION_URL + NAMES[0], 26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+        RemoteFile(FASHION_URL + NAMES[1], 29_515, "25c81989df183df01b3e8a0aad5dffbe"),
+        RemoteFile(FASHION_URL + NAMES[2], 4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
+        RemoteFile(FASHION_URL + NAMES[3], 5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
     ),
     (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -94,12 +88,12 @@ def load_mnist(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
 
 
 def load_fashion_mnist(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
-    """Load Zalando's images of clothes. The interface is that of `load_mnist`."""
+    """Load Zalando's images of clothes. The parameters are those of `load_mnist`."""
     return load_idx(FASHION, n, root)
 
 
 def load_idx(spec: IdxDataset, n: int, root: str | Path | None = None) -> Dataset:
-    """Load a data set of idx files, and download those that are missing."""
+    """Load a data set of idx files. Download the missing ones."""
     cache, folder = open_cache(root, spec.folder)
     missing = [file for file in spec.files if not idx_path(file, folder).exists()]
     for i, file in enumerate(missing):
@@ -107,27 +101,26 @@ def load_idx(spec: IdxDataset, n: int, root: str | Path | None = None) -> Datase
         with download(file, cache, f"place these files in {folder}: {urls}") as path:
             folder.mkdir(parents=True, exist_ok=True)
             os.replace(path, folder / file.name)
-    images, labels, held_out_images, held_out_labels = (
+    images, labels, *held_out = (
         read_idx(idx_path(file, folder), shape, len(spec.classes))
         for file, shape in zip(spec.files, spec.shapes, strict=True)
     )
-    train = ByteImages(images[:n, :, :, None]), labels[:n].astype(np.int64)
-    held_out = ByteImages(held_out_images[..., None]), held_out_labels.astype(np.int64)
-    return Dataset(spec.name, *train, *held_out, spec.classes)
+    train = ByteImages(images[:n]), labels[:n]
+    return Dataset(spec.name, *train, ByteImages(held_out[0]), held_out[1], spec.classes)
 
 
 def idx_path(file: RemoteFile, folder: Path) -> Path:
-    """Return the path of a file: compressed as published, or else unpacked as by torchvision."""
+    """Return the path of a file, which is compressed unless torchvision has unpacked it."""
     packed = folder / file.name
     unpacked = packed.with_suffix("")
     return unpacked if unpacked.exists() and not packed.exists() else packed
 
 
 def read_idx(path: Path, shape: tuple[int, ...], K: int) -> Array:
-    """Read the bytes (n, H, W) of images, or labels (n,) of K classes, from an idx file.
+    """Read images (n, H, W, 1), bytes, or labels (n,) of K classes, int64, from an idx file.
 
-    The header consists of two zeros, 8 for bytes, the number of dimensions, and four bytes for the
-    size of each. Raises ValueError if the file is damaged, or has another shape or other labels.
+    The header is two zeros, 8 for bytes, the number of dimensions, and the size of each dimension
+    in four bytes. Raises ValueError for a damaged file, another shape, and a label out of range.
     """
     check_file(path)
     try:
@@ -139,6 +132,8 @@ def read_idx(path: Path, shape: tuple[int, ...], K: int) -> Array:
     if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
         raise ValueError(f"{path} is not an idx file of bytes with shape {shape}: {DELETE}")
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
-    if len(shape) == 1 and array.max() >= K:
+    if len(shape) > 1:
+        return array[..., None]
+    if array.max() >= K:
         raise ValueError(f"{path} has label {array.max()} of {K} classes: {DELETE}")
-    return array
+    return array.astype(np.int64)

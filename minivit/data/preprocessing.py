@@ -1,4 +1,4 @@
-"""Preprocessing of photographs, by the rules with which each family of models was trained.
+"""Preprocessing of photographs, by the rules of each family of models.
 
 A picture is a decoded image file (a Pillow image). An image is an array (H, W, C) for a model.
 """
@@ -11,6 +11,8 @@ from PIL import Image
 from ..arrays import Array
 from .resampling import resample
 
+Size = tuple[int, int]  # height and width
+
 HALF = (0.5, 0.5, 0.5)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MAX_PIXELS = 100_000_000  # of a picture that has been resized and not yet cropped
@@ -20,12 +22,12 @@ MAX_PIXELS = 100_000_000  # of a picture that has been resized and not yet cropp
 class Preprocessing:
     """Rules that turn a picture into an image (H, W, C): resize, crop and normalise.
 
-    short_side: None resizes the picture to (H, W) and ignores its aspect ratio. A number keeps the
-    aspect ratio: the short side is resized to this number of pixels, and the centre is cropped.
-    (If H and W differ, it is the short side of the region that the picture has to cover.)
+    short_side: the number of pixels to which the short side is resized before the centre is cropped
+    (if H and W differ, the short side of the region that the picture has to cover), or None to
+    resize the picture to (H, W) and change its aspect ratio.
     filter: "bilinear", "bicubic", or "area", the mean of all pixels that a new one covers.
-    antialias: whether the first two read all pixels when they shrink, as in Pillow, or only the
-    nearest ones, as in TensorFlow.
+    antialias: when shrinking, whether the first two filters use all pixels, as in Pillow, or only
+    the nearest ones, as in TensorFlow.
     mean, std: of red, green and blue, from 0 to 1. The image is (colours - mean) / std.
 
     Raises ValueError for an unknown filter and for a short side below 1.
@@ -50,37 +52,37 @@ class Preprocessing:
         return self.antialias and self.filter != "area"
 
     def normalise(self, pixels: Array) -> Array:
-        """Convert colours (..., C) from 0 to 255 to the model's colours, float32."""
+        """Convert colours (..., C) from 0 to 255 to the model's input, float32."""
         mean, std = self._statistics(pixels.shape[-1])
         return pixels.astype(np.float32) / (255 * std) - mean / std
 
     def denormalise(self, images: Array) -> Array:
-        """Convert the model's colours (..., C) to colours from -1 (black) to 1 (white)."""
+        """Convert a model's input (..., C) to colours from -1 (black) to 1 (white)."""
         mean, std = self._statistics(images.shape[-1])
         return images * (2 * std) + (2 * mean - 1)
 
     def invert(self, images: Array) -> Array:
-        """Return the negative of images in the model's colours: exchange black and white."""
+        """Exchange black and white in a model's input (..., C)."""
         mean, std = self._statistics(images.shape[-1])
         return (1 - 2 * mean) / std - images
 
     def _statistics(self, C: int) -> tuple[Array, Array]:
-        """Return mean and std of C channels, float32. A grey channel has the averages."""
+        """Return mean and std of C channels, float32. A grey channel has those of all three."""
         both = np.array([self.mean, self.std], dtype=np.float32)
         mean, std = both if C == 3 else both.mean(1, keepdims=True)
         return mean, std
 
 
-def get_preprocessing(family: str, image_size: tuple[int, int]) -> Preprocessing:
+def get_preprocessing(family: str, image_size: Size) -> Preprocessing:
     """Return the rules of a family in `ViTConfig.preprocessing`, for images of (H, W) pixels.
 
     minivit      resized to (H, W) by Pillow, in [-1, 1]; Hugging Face's processor is the same
     google       resized to (H, W), bilinear without antialiasing: the authors' fine-tuning
-    timm         the central nine tenths, bicubic; from 384 pixels, the whole short side
+    timm         the central nine tenths, bicubic; from 384 pixels, the entire short side
     imagenet     as minivit, with ImageNet's mean and std: other models on the Hugging Face hub
     dino         short side 256 for 224, bicubic; ImageNet's mean and std
     big_vision   short side 256 for 224, or 448 for 384, by area
-    cropped      the whole short side and the centre of the long one: folders of images
+    cropped      the entire short side and the centre of the long one: folders of images
 
     Raises ValueError for another family.
     """
@@ -102,10 +104,10 @@ def get_preprocessing(family: str, image_size: tuple[int, int]) -> Preprocessing
     return families[family]
 
 
-def preprocess(picture: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Array:
+def preprocess(picture: Image.Image, size: Size, preprocessing: Preprocessing) -> Array:
     """Convert a grey or RGB picture to an image (H, W, C), float32, with size = (H, W).
 
-    Raises ValueError if the crop does not fit or the resized picture would be too large.
+    Raises ValueError if the crop is larger than the resized picture, or if that would be too large.
     """
     (H, W), (h, w) = size, size_before_crop(picture, size, preprocessing)
     if preprocessing.uses_pillow:  # as torchvision
@@ -120,9 +122,7 @@ def preprocess(picture: Image.Image, size: tuple[int, int], preprocessing: Prepr
     return preprocessing.normalise(pixels)
 
 
-def size_before_crop(
-    picture: Image.Image, size: tuple[int, int], preprocessing: Preprocessing
-) -> tuple[int, int]:
+def size_before_crop(picture: Image.Image, size: Size, preprocessing: Preprocessing) -> Size:
     """Return the size (h, w) to which a picture is resized before the crop."""
     s = preprocessing.short_side
     if s is None:
@@ -138,7 +138,7 @@ def size_before_crop(
             f"the picture of {height} x {width} pixels would become too large with a short side "
             f"of {s} pixels"
         )
-    if H * width <= W * height:  # the picture is taller than the image: the width decides
+    if H * width <= W * height:  # the picture is relatively taller than the image
         h, w = W * height * s / (width * m), W * s / m
     else:
         h, w = H * s / m, H * width * s / (height * m)

@@ -1,7 +1,7 @@
-"""RandAugment: random operations on each image, all of the same magnitude.
+"""RandAugment: random operations on each image, with a common magnitude.
 
 The fourteen operations are those of Cubuk et al., "RandAugment" (2020), section 3. Their strengths
-are proportional to the magnitude, with a random sign, and follow Cubuk et al., "AutoAugment"
+are proportional to the magnitude, have a random sign, and follow Cubuk et al., "AutoAugment"
 (2019). Geometric operations keep the centre fixed, interpolate linearly and fill uncovered pixels
 with mid-grey. Each operation takes images (B, H, W, C) in [-1, 1] and m (B, 1, 1, 1), the signed
 magnitude divided by 10, and returns images (B, H, W, C).
@@ -13,8 +13,8 @@ import numpy as np
 
 from ..arrays import Array
 
-# At magnitude 10: degrees, pixels per pixel of distance from the centre, fraction of the side, bits
-# set to zero, and relative change of an enhancement (a factor of 1.9 or 0.1).
+# At magnitude 10: degrees, pixels per pixel of distance from the centre, fraction of the side,
+# number of bits set to zero, and change of the factor of an enhancement (to 1.9 or 0.1).
 DEGREES, SHEAR, TRANSLATION, BITS, FACTOR = 30, 0.3, 10 / 32, 4, 0.9
 LEVELS = 256
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
@@ -77,9 +77,9 @@ def translate_y(images: Array, m: Array) -> Array:
 
 
 def warp(images: Array, source: Callable[[Array, Array], tuple[Array, Array]]) -> Array:
-    """Read each pixel (y, x) from the position source(y, x), relative to the centre.
+    """Sample each pixel (y, x) at the position source(y, x), both relative to the centre.
 
-    Interpolation is bilinear. Border pixels extend by half a pixel, and beyond them is mid-grey.
+    Interpolation is bilinear. Positions more than half a pixel outside the image are mid-grey.
     """
     _, H, W, _ = images.shape
     y = (np.arange(H, dtype=images.dtype) - (H - 1) / 2)[:, None, None]
@@ -101,7 +101,7 @@ def warp(images: Array, source: Callable[[Array, Array], tuple[Array, Array]]) -
 def gather_pixels(images: Array, rows: Array, columns: Array) -> Array:
     """Return the pixels at rows and columns, which broadcast to (B, H, W, 1).
 
-    One index into all pixels of the batch is five times as fast as one index per axis.
+    A single index into all pixels of the batch is five times as fast as one index per axis.
     """
     B, H, W, C = images.shape
     index = (np.arange(B)[:, None, None, None] * H + rows) * W + columns  # (B, H, W, 1)
@@ -109,7 +109,7 @@ def gather_pixels(images: Array, rows: Array, columns: Array) -> Array:
 
 
 def lerp(a: Array, b: Array, weight: Array) -> Array:
-    """Interpolate linearly: a at weight 0, b at 1. Other weights extrapolate."""
+    """Interpolate linearly from a (weight 0) to b (weight 1), or extrapolate."""
     return a + weight * (b - a)
 
 
@@ -121,7 +121,7 @@ def autocontrast(images: Array, m: Array) -> Array:
     # NumPy reduces over one axis ten times as fast as over two at once
     low = images.min(1, keepdims=True).min(2, keepdims=True)  # (B, 1, 1, C)
     span = images.max(1, keepdims=True).max(2, keepdims=True) - low
-    flat = span < 1 / (LEVELS - 1)  # at most half a level, which is rounding noise
+    flat = span < 1 / (LEVELS - 1)  # less than half a level: rounding errors
     stretched = (images - low) * (2 / np.where(flat, 2, span)) - 1
     return np.where(flat, images, stretched)
 
@@ -129,7 +129,7 @@ def autocontrast(images: Array, m: Array) -> Array:
 def equalise(images: Array, m: Array) -> Array:
     """Equalise the histogram of each channel, with Pillow's integer arithmetic.
 
-    A level is mapped to the fraction of darker pixels. A channel of one level is unchanged.
+    A level is mapped to the fraction of darker pixels. A constant channel is unchanged.
     """
     B, _, _, C = images.shape
     index = np.arange(B * C).reshape(B, 1, 1, C) * LEVELS + to_levels(images)  # (B, H, W, C)
@@ -138,19 +138,19 @@ def equalise(images: Array, m: Array) -> Array:
     step = np.where(counts, darker, 0).max(-1, keepdims=True) // (LEVELS - 1)
     table = ((darker + step // 2) // np.maximum(step, 1)).clip(0, LEVELS - 1)
     table = np.where(step > 0, table, np.arange(LEVELS))
-    return from_levels(table.ravel()[index], images)
+    return from_levels(table.ravel()[index], images.dtype)
 
 
 def posterise(images: Array, m: Array) -> Array:
     """Set the lowest bits of each level to zero."""
     bits = np.rint(BITS * abs(m)).astype(int)
-    return from_levels(to_levels(images) >> bits << bits, images)
+    return from_levels(to_levels(images) >> bits << bits, images.dtype)
 
 
 def solarise(images: Array, m: Array) -> Array:
     """Invert the values above a threshold, which decreases with the magnitude."""
-    threshold = from_levels(LEVELS * (1 - abs(m)) - 0.5, images)  # between two levels
-    return np.where(images >= threshold, -images, images)
+    threshold = LEVELS * (1 - abs(m)) - 0.5  # between two levels
+    return np.where(images >= from_levels(threshold, images.dtype), -images, images)
 
 
 def brightness(images: Array, m: Array) -> Array:
@@ -197,9 +197,9 @@ def to_levels(images: Array) -> Array:
     return np.rint((images + 1) * ((LEVELS - 1) / 2)).astype(int)
 
 
-def from_levels(level: Array, like: Array) -> Array:
-    """Convert levels to values in [-1, 1] with the dtype of `like`."""
-    return (level / ((LEVELS - 1) / 2) - 1).astype(like.dtype)
+def from_levels(levels: Array, dtype: np.dtype) -> Array:
+    """Convert levels to values in [-1, 1]."""
+    return (levels / ((LEVELS - 1) / 2) - 1).astype(dtype)
 
 
 OPERATIONS = (

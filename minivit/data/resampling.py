@@ -1,9 +1,9 @@
 """Resample grids (images and position embeddings) to another size, with one matrix per axis.
 
-All methods are linear and separable. They differ in the position of a new point on the old axis
-and in the width of their kernel:
+All methods are linear maps. They differ in the positions of new points on the old axis and in the
+kernel:
 
-    aligned      linear; the corners stay corners. The authors' method for position embeddings
+    aligned      linear; corners are mapped to corners, as in the authors' position embeddings
     bilinear     linear; pixels are areas, and a point beyond the border has the border's value
     bicubic      cubic over four points (a = -0.75), otherwise as bilinear
     antialiased  cubic (a = -0.5); the kernel widens when shrinking, so that no point is skipped
@@ -23,8 +23,8 @@ def resampling_matrix(old: int, new: int, method: str) -> Array:
     Every row sums to one. Raises ValueError for an unknown method or fewer than one point.
     """
     if method not in RESAMPLING_METHODS:
-        known = ", ".join(RESAMPLING_METHODS)
-        raise ValueError(f"unknown resampling method {method!r}: choose {known}")
+        choices = ", ".join(RESAMPLING_METHODS)
+        raise ValueError(f"unknown resampling method {method!r}: choose {choices}")
     if old < 1 or new < 1:
         raise ValueError(f"cannot resample {old} points to {new}: both must be at least 1")
     scale = old / new  # old pixels per new pixel
@@ -39,7 +39,7 @@ def resampling_matrix(old: int, new: int, method: str) -> Array:
         return normalise_rows(overlap)
     centres = starts + scale / 2 - 0.5  # (new,), on the axis of `points`
     if method == "bicubic":
-        padded = np.arange(-2, old + 2)  # the border is repeated twice at either end
+        padded = np.arange(-2, old + 2)  # two more points beyond each border
         weights = cubic_kernel(padded - centres[:, None], -0.75)  # (new, old + 4)
         return weights @ (padded.clip(0, old - 1)[:, None] == points)
     if method == "antialiased":
@@ -48,12 +48,12 @@ def resampling_matrix(old: int, new: int, method: str) -> Array:
 
 
 def triangle_kernel(x: Array) -> Array:
-    """Weight of linear interpolation: 1 at zero, decreasing linearly to 0 at -1 and 1."""
+    """Return the weight of linear interpolation, which decreases from 1 at 0 to 0 at -1 and 1."""
     return (1 - abs(x)).clip(0)
 
 
 def cubic_kernel(x: Array, a: float) -> Array:
-    """Cubic convolution (Keys, 1981): 1 at zero, 0 at other integers and beyond 2, slope a at 1."""
+    """Return the weight of cubic convolution (Keys, 1981), which has the slope a at 1."""
     x = abs(x)
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = a * (((x - 5) * x + 8) * x - 4)
@@ -61,7 +61,7 @@ def cubic_kernel(x: Array, a: float) -> Array:
 
 
 def normalise_rows(weights: Array) -> Array:
-    """Divide each row by its sum, which is below one where the kernel exceeds the border."""
+    """Divide each row by its sum, which is below one where the border truncates the kernel."""
     return weights / weights.sum(-1, keepdims=True)
 
 
@@ -75,5 +75,5 @@ def resample(images: Array, size: tuple[int, int], method: str) -> Array:
     h, w = size
     rows = xp.asarray(resampling_matrix(H, h, method), dtype=images.dtype)  # (h, H)
     columns = xp.asarray(resampling_matrix(W, w, method), dtype=images.dtype)  # (w, W)
-    half_done = xp.matmul(rows, images.reshape(*batch, H, W * C))  # (..., h, W C)
-    return xp.matmul(columns, half_done.reshape(*batch, h, W, C))  # (..., h, w, C)
+    resampled = xp.matmul(rows, images.reshape(*batch, H, W * C))  # (..., h, W C)
+    return xp.matmul(columns, resampled.reshape(*batch, h, W, C))  # (..., h, w, C)

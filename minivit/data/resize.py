@@ -4,19 +4,18 @@ import numpy as np
 
 from ..arrays import Array, array_module
 from .dataset import Dataset, read
-from .preprocessing import HALF, Preprocessing, get_preprocessing
+from .preprocessing import HALF, Preprocessing, Size, get_preprocessing
 from .resampling import resample
 
 
 class ResizedImages:
     """Images (n, h, w, c) that are converted to (n, H, W, C) when they are indexed or read.
 
-    Converting all of them at once may need too much memory: 100,000 grey images of 24 x 24 pixels
-    take 0.2 GB, but 60 GB as 224 x 224 x 3.
+    All of them at once may not fit in memory: 100,000 images of 224 x 224 x 3 need 60 GB.
     """
 
     def __init__(
-        self, images: Array, size: tuple[int, int], channels: int, preprocessing: Preprocessing
+        self, images: Array, size: Size, channels: int, preprocessing: Preprocessing
     ) -> None:
         self.images, self.preprocessing = images, preprocessing
         self.shape = (len(images), *size, channels)
@@ -38,7 +37,6 @@ class ResizedImages:
         """(..., h, w, c)  ->  (..., H, W, C)"""
         (h, w, c), (H, W, C) = images.shape[-3:], self.shape[1:]
         if (h, w) != (H, W):
-            # to shrink an image, average all pixels that a new one covers
             images = resample(images, (H, W), "area" if h * w > H * W else "bilinear")
         if c != C:
             images = array_module(images).repeat(images, C, axis=-1)
@@ -48,13 +46,13 @@ class ResizedImages:
 
 
 def resize_dataset(
-    dataset: Dataset, image_size: tuple[int, int], channels: int, preprocessing: str = "minivit"
+    dataset: Dataset, image_size: Size, channels: int, preprocessing: str = "minivit"
 ) -> Dataset:
     """Convert a data set to a model's input: resize images and boxes, repeat a grey channel.
 
-    preprocessing: the model's family, which determines the mean and the standard deviation of the
-    colours. Both parts become `ResizedImages`. A data set that fits already is returned unchanged.
-    Raises ValueError for colour images if the model takes another number of channels.
+    preprocessing: the model's family, which determines the normalisation. Both parts become
+    `ResizedImages`, unless they have the right format. Raises ValueError for colour images if the
+    model takes another number of channels.
     """
     h, w, c = dataset.images.shape[1:]
     H, W = image_size

@@ -1,8 +1,8 @@
 """Scattered digits: a digit among pieces of other digits, a synthetic task that needs attention.
 
-Each image contains one handwritten digit at a random position and small squares cut out of other
-digits. A model has to find the digit before it can classify it. A linear model, which has one
-weight per pixel, cannot do this.
+Each image contains one handwritten digit at a random position, and small squares cut out of other
+digits. A model has to locate the digit to classify it. A linear model cannot do this, because it
+has one weight per pixel and class.
 """
 
 from pathlib import Path
@@ -54,25 +54,21 @@ def load_scattered(
             f"a digit of {SIDE} pixels must fit into an image of {size}, and a scrap of "
             f"{scrap_size} into a digit"
         )
-    digits, shape = load_digits(), (size, scraps, scrap_size)
-    rng, held_out_rng = (np.random.default_rng([seed, part]) for part in range(2))
-    train = make_scenes(digits.images, digits.labels, n, *shape, rng)
-    test = make_scenes(
-        digits.held_out_images, digits.held_out_labels, held_out, *shape, held_out_rng
-    )
+    digits, layout = load_digits(), (size, scraps, scrap_size)
+    train = make_scenes(digits.images, digits.labels, n, layout, [seed, 0])
+    test = make_scenes(digits.held_out_images, digits.held_out_labels, held_out, layout, [seed, 1])
     return Dataset("scattered digits", *train[:2], *test[:2], digits.classes, train[2], test[2])
 
 
 def make_scenes(
-    images: Array,
-    labels: Array,
-    n: int,
-    size: int,
-    scraps: int,
-    scrap_size: int,
-    generator: np.random.Generator,
+    images: Array, labels: Array, n: int, layout: tuple[int, int, int], seed: list[int]
 ) -> tuple[Array, Array, Array]:
-    """Generate n images (n, size, size, 1), labels (n,) and boxes (n, 4), as in `Dataset`."""
+    """Generate n images (n, size, size, 1), labels (n,) and boxes (n, 4) as in `Dataset`.
+
+    layout: (size, scraps, scrap_size) as in `load_scattered`.
+    """
+    size, scraps, scrap_size = layout
+    generator = np.random.default_rng(seed)
 
     def random_corners(largest: int) -> Array:  # (n, 2), each from 0 to largest
         return generator.integers(largest + 1, size=(n, 2))
@@ -89,7 +85,7 @@ def make_scenes(
 
 
 def square_index(corners: Array, side: int) -> tuple[Array, Array, Array]:
-    """Return the index of one square per image: corners (n, 2)  ->  image, row, column."""
+    """Return the index (image, row, column) of one square per image, with corners (n, 2)."""
     offsets = np.arange(side)
     rows = corners[:, 0, None, None] + offsets[:, None]  # (n, side, 1)
     columns = corners[:, 1, None, None] + offsets  # (n, 1, side)

@@ -2,8 +2,8 @@
 
 `solutions/04_rms_norm.py` contains the task (its docstring), the solution (the function
 `rms_norm`), three HINTS, `expected` (the same value in plain loops) and `arguments` (the inputs
-for grading). The reader's template is made from the docstrings, the imports and the signature. In
-a debugging exercise, `handed_over` is the incorrect function that the reader has to correct.
+for grading). The reader's template consists of the docstrings, the imports and the signature. In
+a debugging exercise, `incorrect` is the function that the reader has to correct.
 """
 
 import ast
@@ -29,7 +29,7 @@ VALUE = """\
 
 
 class Exercise(NamedTuple):
-    """An exercise: its chapter, such as "04", and the name of the function to write."""
+    """An exercise: its chapter, such as "04", and the name of its function."""
 
     chapter: str
     name: str
@@ -89,14 +89,14 @@ def listing() -> str:
 
 
 def hint(exercise: Exercise, level: int) -> str:
-    """Return hint 1, 2 or 3 and the command that shows more."""
+    """Return hint 1, 2 or 3 and the command for the next hint or the solution."""
     hints = exercise.module.HINTS
     more = f"--hint {level + 1}" if level < len(hints) else "--solution"
     return f"{hints[level - 1]}\n\nNext: {exercise.command} {more}"
 
 
 def solution(exercise: Exercise) -> str:
-    """Return the source of the solution with the imports and helper functions that it uses."""
+    """Return the source of the solution with its imports and helper functions."""
     source, tree, functions = _parse(exercise)
     main = functions[exercise.name]
     parts = [*(f for name, f in functions.items() if name in _names(main)), main]
@@ -104,9 +104,9 @@ def solution(exercise: Exercise) -> str:
 
 
 def template(exercise: Exercise) -> str:
-    """Return the reader's starting point: the task, the imports, the signature and placeholders."""
+    """Return the reader's file: the task, the imports, the signature and placeholders."""
     source, tree, functions = _parse(exercise)
-    function, incorrect = functions[exercise.name], functions.get("handed_over")
+    function, incorrect = functions[exercise.name], functions.get("incorrect")
     if incorrect:
         body = _text(source, *incorrect.body[1:]) + "\n"
     else:
@@ -126,7 +126,7 @@ def _parse(exercise: Exercise) -> tuple[str, ast.Module, dict[str, ast.FunctionD
 
 
 def _names(*nodes: ast.AST | None) -> set[str]:
-    """Return the names that pieces of code read."""
+    """Return the names that occur in syntax trees."""
     parts = (part for node in nodes if node for part in ast.walk(node))
     return {part.id for part in parts if isinstance(part, ast.Name)}
 
@@ -137,7 +137,7 @@ def _text(source: str, *nodes: ast.stmt) -> str:
 
 
 def _imports(source: str, tree: ast.Module, parts: Sequence[ast.stmt]) -> str:
-    """Return the imports of NumPy and of the names in these parts, grouped as in the file."""
+    """Return the imports of NumPy and of the names in `parts`, grouped as in the file."""
     used, groups, end = {"np"} | _names(*parts), [], 0
     for node in tree.body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)):

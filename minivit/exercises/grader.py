@@ -1,7 +1,7 @@
-"""The grader of the exercises: run the steps of a trial and report the first that fails.
+"""The grader of the exercises: run the checks of a trial and report the first that fails.
 
 The reader's file runs in a separate process with a time limit, because it may print, exit or loop
-forever. The verdict is returned in a file.
+forever. The process writes the verdict to a file.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ PULLBACK_CHECKS = (Trial.check_pair, Trial.check_gradient_shapes, Trial.check_gr
 
 
 class Verdict(NamedTuple):
-    """The steps that passed, the step that failed, the reason, and a note."""
+    """The checks that passed, the check that failed, the reason, and a note."""
 
     passed: list[str]
     failed: str = ""
@@ -59,10 +59,10 @@ def grade(
     argument_sets: list[tuple],
     expected: Callable[..., Any] | None = None,
 ) -> Verdict:
-    """Compare a function with its solution, step by step, on several sets of arguments.
+    """Compare a function with its solution, check by check, on several sets of arguments.
 
-    The solution returns (value, pullback), or only one or several values. If `expected` is given,
-    it computes the correct value in place of the solution.
+    The solution returns (value, pullback), or one or more values without a pullback. If `expected`
+    is given, it computes the correct value instead of the solution.
     """
     trials = [Trial(function, solution, expected, arguments) for arguments in argument_sets]
     passed: list[str] = []
@@ -86,10 +86,10 @@ def grade(
 
 def format_error(error: BaseException, file: str) -> str:
     """Format a traceback, restricted to the lines of one file."""
-    whole = traceback.TracebackException.from_exception(error)
-    frames = [frame for frame in whole.stack if frame.filename == file]
+    exception = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in exception.stack if frame.filename == file]
     lines = traceback.StackSummary.from_list(frames).format()
-    text = "".join([*lines, *whole.format_exception_only()]).rstrip()
+    text = "".join([*lines, *exception.format_exception_only()]).rstrip()
     return f"The code exits Python:\n{text}" if isinstance(error, SystemExit) else text
 
 
@@ -97,9 +97,8 @@ def grade_file(exercise: Exercise, path: Path) -> Verdict:
     """Grade the function in a reader's file. The file is executed in this process."""
     steps = ["the file exists", "Python can execute it", f"it defines {exercise.name}"]
     if not path.is_file():
-        return Verdict(
-            [], steps[0], f"{path} does not exist; `{exercise.command} --start` makes it"
-        )
+        reason = f"{path} does not exist; create it with `{exercise.command} --start`"
+        return Verdict([], steps[0], reason)
     names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), names)
@@ -114,7 +113,7 @@ def grade_file(exercise: Exercise, path: Path) -> Verdict:
 
 
 def check_signature(function: Any, exercise: Exercise) -> str:
-    """Return what is wrong with the reader's definition, or an empty string."""
+    """Return the error in the reader's definition, or an empty string."""
     if function is None:
         return f"the file does not define {exercise.name}"
     if not inspect.isfunction(function):
@@ -128,7 +127,7 @@ def check_signature(function: Any, exercise: Exercise) -> str:
 def grade_in_subprocess(
     exercise: Exercise, folder: Path = FOLDER, limit: float = TIME_LIMIT
 ) -> Verdict:
-    """Grade the reader's file in a separate process, which is stopped after `limit` seconds."""
+    """Grade the reader's file in a separate process, with a limit in seconds."""
     path = folder / exercise.file_name
     with tempfile.TemporaryDirectory() as out:
         verdict, timeout = Path(out, "verdict"), Path(out, "timeout")
@@ -147,7 +146,7 @@ def grade_in_subprocess(
 
 
 def run_subprocess(chapter: str, path: str, limit: str, out: str) -> None:
-    """Grade in the separate process. Write the verdict or, after the limit, the stack to a file."""
+    """Grade in the separate process. Write the verdict or, at the time limit, the stack."""
     with Path(out, "timeout").open("w") as stack, contextlib.suppress(KeyboardInterrupt):
         faulthandler.dump_traceback_later(float(limit), exit=True, file=stack)
         verdict = grade_file(find(chapter), Path(path))
@@ -156,7 +155,7 @@ def run_subprocess(chapter: str, path: str, limit: str, out: str) -> None:
 
 
 def report(exercise: Exercise, verdict: Verdict) -> str:
-    """Format a verdict together with the next command to run."""
+    """Format a verdict, followed by the next command to run."""
     if not verdict.passed:
         return str(verdict)
     advice = f"`{exercise.command} --hint` shows a hint."

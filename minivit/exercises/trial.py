@@ -1,4 +1,4 @@
-"""A trial: compare the reader's function with the solution for one set of arguments."""
+"""A trial: compare the reader's function with the solution on one set of arguments."""
 
 import ast
 import contextlib
@@ -18,14 +18,14 @@ from ..checking.gradcheck import NOT_REPEATABLE, NOT_REUSABLE, LeafFunction, gra
 from ..tree import flatten
 
 TOLERANCE = 1e-10  # of values and gradients, relative to the largest entry
-COARSE = 1e-5  # central differences can confirm an error that is larger than this
+COARSE = 1e-5  # central differences can detect larger errors than this
 STEP, DIFFERENCE_TOLERANCE = 1e-5, 1e-7  # of central differences
-# Names that discard the imaginary part. The first name that occurs in the code is reported.
+# Functions that discard the imaginary part. The first one of this list in the code is reported.
 REAL_ONLY = ("abs", "absolute", "fabs", "norm", "std", "var", "vdot", "conj", "real")
 
 MODIFIED = (
-    "{} is modified. Operations such as `-=`, `[...] =` and `out=` change the array of the\n"
-    "caller. Create a new array instead"
+    "{} is modified. Operations such as `-=`, `[...] =` and `out=` change the caller's array.\n"
+    "Create a new array instead"
 )
 NOTE = (
     "The imaginary part of the input is lost{}, so the complex step cannot be used.\n"
@@ -38,7 +38,7 @@ class CheckFailed(Exception):
 
 
 class Trial:
-    """The checks of one set of arguments. Each check assumes that the previous ones passed."""
+    """The checks on one set of arguments. Each check assumes that the previous ones passed."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Trial:
             self.expected = expected(*self.copy_arguments())
 
     def copy_arguments(self) -> list[Any]:
-        """Copy the arguments, so that the function cannot modify them."""
+        """Return copies of the arguments, which the function may modify."""
         return list(deepcopy(self.arguments).values())
 
     def run(self) -> None:
@@ -68,29 +68,26 @@ class Trial:
         self.value = self.function(*self.copy_arguments())
 
     def check_pair(self) -> None:
-        """Check that it returns a value and a function."""
+        """Check that the function returns a value and a function."""
         pair = self.value
         if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
             question = "; is the last line `return y, pullback`?" if pair is None else ""
-            raise CheckFailed(
-                f"it returns {describe_type(pair)}, expected (array, function){question}"
-            )
+            text = f"it returns {describe_type(pair)}, expected (array, function)"
+            raise CheckFailed(text + question)
         self.value, self.pullback = pair
 
     def check_shape(self) -> None:
         """Check the types, shapes and dtypes of the value or values."""
         if self.value is ...:
-            raise CheckFailed("the value is still `...`; replace it by your computation")
+            raise CheckFailed("the value is still `...`; replace it with your computation")
         got, expected = describe_type(self.value), describe_type(self.expected)
         if got != expected:
             raise CheckFailed(f"the value is {got}, expected {expected}")
-        for label, got, expected in pair_values(self.value, self.expected):
+        for label, *pair in pair_values(self.value, self.expected):
             for name in ("shape", "dtype"):
-                if getattr(got, name) != getattr(expected, name):
-                    raise CheckFailed(
-                        f"{label} has {name} {getattr(got, name)}, "
-                        f"expected {getattr(expected, name)}"
-                    )
+                got, expected = (getattr(array, name) for array in pair)
+                if got != expected:
+                    raise CheckFailed(f"{label} has {name} {got}, expected {expected}")
 
     def check_value(self) -> None:
         """Check every entry up to rounding errors."""
@@ -101,8 +98,8 @@ class Trial:
                 worst = tuple(map(int, np.unravel_index(error.argmax(), error.shape)))
                 a, b = got[worst], expected[worst]
                 raise CheckFailed(
-                    f"{label} is wrong in {wrong.sum()} of {wrong.size} entries, most at {worst}:\n"
-                    f"{a:.9g}, expected {b:.9g} (difference {abs(a - b):.1e})"
+                    f"{label} is wrong in {wrong.sum()} of {wrong.size} entries. The largest error "
+                    f"is at index {worst}:\n{a:.9g}, expected {b:.9g} (difference {abs(a - b):.1e})"
                 )
 
     def check_gradient_shapes(self) -> None:
@@ -136,13 +133,13 @@ class Trial:
                 raise CheckFailed(NOT_REPEATABLE)
 
     def check_gradients(self) -> None:
-        """Check the gradients by the complex step or, if that fails, by central differences."""
+        """Check the gradients by the complex step or, if it fails, by central differences."""
         reason, explanation, worst = None, "", np.inf
         with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
             try:
                 errors = gradcheck(self.function, *self.copy_arguments(), tolerance=TOLERANCE)
                 explanation, worst = errors.explanation, errors.worst
-            except Exception as error:  # the reader's function does not accept complex numbers
+            except Exception as error:  # the reader's function may not support complex numbers
                 reason = error
             if worst <= TOLERANCE:
                 return
@@ -155,16 +152,16 @@ class Trial:
         self.note = NOTE.format(where and f" ({where})", DIFFERENCE_TOLERANCE, TOLERANCE)
 
     def compare_with_differences(self) -> str:
-        """Return an explanation of the gradients that differ from central differences."""
+        """Explain the gradients that differ from central differences; "" if there are none."""
         analytic = self.leaf_function.name_gradients(self.gradients)
         numeric = {name: self.central_differences(name) for name in analytic}
         largest = max(abs(n).max(initial=0) for n in numeric.values())
-        found = []
+        lines = []
         for name, n in numeric.items():
             scale = max(abs(n).max(initial=0), 1e-3 * largest)
             if not abs(analytic[name] - n).max(initial=0) <= DIFFERENCE_TOLERANCE * scale:
-                found.append(explain(name, analytic[name].ravel(), n.ravel(), n.shape, self.dy))
-        return "\n".join(found)
+                lines.append(explain(name, analytic[name].ravel(), n.ravel(), n.shape, self.dy))
+        return "\n".join(lines)
 
     def central_differences(self, name: str) -> Array:
         """Return the gradient of one argument by central differences."""
@@ -220,23 +217,23 @@ def require_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def locate_complex_failure(function: Callable[..., Any], reason: Exception | None) -> str:
-    """Return the line of the reader's code that discards the imaginary part, if it is found."""
+    """Return the line of the reader's code that discards the imaginary part, "" if not found."""
     if reason is not None:
         frames = traceback.extract_tb((reason.__cause__ or reason).__traceback__)
-        own = [frame for frame in frames if frame.filename == source_file(function)]
-        if own:
-            return f"line {own[-1].lineno}: `{own[-1].line}`"
+        frames = [frame for frame in frames if frame.filename == source_file(function)]
+        if frames:
+            return f"line {frames[-1].lineno}: `{frames[-1].line}`"
     try:
         lines, first = inspect.getsourcelines(function)
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, SyntaxError):  # a lambda, or code that is not in a file
         return ""
-    found = []
+    lines_by_name = {}
     for node in ast.walk(tree):
         name = getattr(node, "id", getattr(node, "attr", ""))
         if name in REAL_ONLY and isinstance(node, ast.expr):
-            found.append((REAL_ONLY.index(name), f"line {first + node.lineno - 1}: `{name}`"))
-    return min(found, key=lambda suspect: suspect[0])[1] if found else ""
+            lines_by_name.setdefault(name, first + node.lineno - 1)
+    return next((f"line {lines_by_name[n]}: `{n}`" for n in REAL_ONLY if n in lines_by_name), "")
 
 
 def source_file(function: Callable[..., Any]) -> str:

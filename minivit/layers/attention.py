@@ -14,11 +14,11 @@ from .softmax import softmax
 def attend(
     q: Array, k: Array, v: Array, bias: Array | None = None, watch: Watch | None = None
 ) -> tuple[Array, Pullback]:
-    """Average the values with weights from queries and keys:  y = A v,  A = softmax(q kᵀ + bias).
+    """Average the values with the attention weights A:  y = A v,  A = softmax(q kᵀ + bias).
 
     q, k, v (..., T, Dh), bias (..., T, T)  ->  y (..., T, Dh)    (Equations 6 and 7)
     The caller divides q by √Dh. The pullback returns (dq, dk, dv, dscores); dscores is also the
-    gradient of the bias. If the pullback is given `out`, three arrays, it writes dq, dk, dv there.
+    gradient of the bias. Its argument `out` is an optional triple of arrays for dq, dk and dv.
     `watch` receives "probabilities" A and, in the pullback, "dprobabilities".
     """
     scores = matmul(q, k.swapaxes(-1, -2))  # (..., T, T)
@@ -64,26 +64,19 @@ def single_head_attention(
 
 
 def self_attention(
-    z: Array,
-    qkv: dict[str, Array],
-    out: dict[str, Array],
-    heads: int,
-    relative: dict[str, Array] | None = None,
-    class_token: bool = True,
-    rate: float = 0.0,
-    generator: np.random.Generator | None = None,
-    watch: Watch | None = None,
-) -> tuple[Array, Pullback]:
+    z: Array, qkv: dict[str, Array], out: dict[str, Array], heads: int,
+    relative: dict[str, Array] | None = None, class_token: bool = True, rate: float = 0.0,
+    generator: np.random.Generator | None = None, watch: Watch | None = None,
+) -> tuple[Array, Pullback]:  # fmt: skip
     """Multi-head self-attention:  MSA(z) = [SA_1(z); ...; SA_h(z)] U_msa.
 
     z (B, T, D), qkv {kernel U_qkv (D, 3 D), bias (3 D,)}, out {kernel U_msa (D, D), bias (D,)}
     ->  (B, T, D)    (Equations 5 to 8)
 
-    The columns of U_qkv are the queries of head 1, head 2, ..., then all keys, then all values.
-    `relative` {table (R, D)} adds relative positions (appendix D.4, see `positions.py`), and
-    `class_token` says whether the first token is a class token. Dropout of `rate` follows U_msa.
-    `watch` receives "probabilities" (B, h, T, T) and, in the pullback, "dprobabilities".
-    Raises ValueError if D is not a multiple of `heads`.
+    The columns of U_qkv compute the queries of head 1, head 2, ..., then all keys, then all values.
+    `relative` {table (R, D)} and `class_token` are passed to `relative_positions` (appendix D.4).
+    Dropout of `rate` follows U_msa. `watch` receives "probabilities" (B, h, T, T) and, in the
+    pullback, "dprobabilities". Raises ValueError if D is not a multiple of `heads`.
     """
     xp = array_module(z)
     B, T, D = z.shape

@@ -7,10 +7,9 @@ from .padding import crop_same, pad_same, window_views
 
 @widen_float16
 def convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullback]:
-    """Apply one matrix to every window of the feature map, with SAME padding and no bias.
+    """Multiply every window of the feature map by a matrix, with SAME padding and no bias.
 
-    x (B, H, W, C), kernel (kh, kw, C, E)  ->  y (B, h, w, E)
-    h and w are H / stride and W / stride, rounded up.
+    x (B, H, W, C), kernel (kh, kw, C, E)  ->  y (B, h, w, E), h = ⌈H / stride⌉, w = ⌈W / stride⌉
     """
     kh, kw, C, E = kernel.shape
     shape = x.shape
@@ -30,7 +29,7 @@ def standardise(kernel: Array) -> tuple[Array, Pullback]:
     """Give the weights of every output channel zero mean and unit standard deviation.
 
     kernel (kh, kw, C, E)  ->  w_hat = (w - mean) / (σ + 1e-5), the same shape
-    Mean and (population) standard deviation σ are taken over all axes but the last. Other
+    The mean and the population standard deviation σ are taken over all axes except the last. Other
     implementations add an epsilon inside the square root instead. (Qiao et al., 2019)
     """
     xp = array_module(kernel)
@@ -38,15 +37,15 @@ def standardise(kernel: Array) -> tuple[Array, Pullback]:
     rows = kernel.reshape(-1, E)  # (n, E)
     average = xp.full((1, len(rows)), 1 / len(rows), dtype=kernel.dtype)
     centred = rows - average @ rows  # (n, E)
-    centred -= average @ centred  # remove what rounding left of the mean
+    centred -= average @ centred  # remove the remaining rounding error
     sigma = (average @ (centred * centred)) ** 0.5  # (1, E)
     divisor = sigma + 1e-5
     w_hat = xp.divide(centred, divisor, out=centred)  # reuse the memory of `centred`
 
     def pullback(dw_hat: Array) -> Array:
         # As in layer norm, remove the component along 1 and, up to the epsilon, the component
-        # along w_hat. The derivative of σ, centred / (n σ), is 0 / 0 for constant weights. There
-        # w_hat is zero, so the component is zero as well.
+        # along w_hat. For constant weights, the derivative of σ is 0 / 0, but the component is
+        # zero, because w_hat is zero.
         drows = dw_hat.reshape(-1, E)
         along = average @ (drows * w_hat)  # (1, E)
         along /= xp.where(sigma.real > 0, sigma, 1)
@@ -57,10 +56,7 @@ def standardise(kernel: Array) -> tuple[Array, Pullback]:
 
 
 def standardised_convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[Array, Pullback]:
-    """Convolve with the standardised kernel.
-
-    x (B, H, W, C), kernel (kh, kw, C, E)  ->  y (B, h, w, E), as in `convolution`
-    """
+    """Convolve with the standardised kernel. The shapes are those of `convolution`."""
     w_hat, standardise_back = standardise(kernel)
     y, convolution_back = convolution(x, w_hat, stride)
 
@@ -74,7 +70,7 @@ def standardised_convolution(x: Array, kernel: Array, stride: int = 1) -> tuple[
 def extract_windows(x: Array, sides: tuple[int, int], stride: int) -> Array:
     """Copy each window in the kernel's order (im2col).  x (B, H, W, C)  ->  (B, h, w, kh kw C)"""
     if sides == (1, 1):
-        return x[:, ::stride, ::stride]  # no copy if the stride is 1
+        return x[:, ::stride, ::stride]
     views = list(window_views(pad_same(x, sides, stride), sides, stride))
     B, h, w, C = views[0].shape
     windows = array_module(x).empty((B, h, w, len(views), C), dtype=x.dtype)
@@ -86,10 +82,7 @@ def extract_windows(x: Array, sides: tuple[int, int], stride: int) -> Array:
 def accumulate_windows(
     dwindows: Array, shape: tuple[int, ...], sides: tuple[int, int], stride: int
 ) -> Array:
-    """Backward pass of `extract_windows` (col2im): sum the gradients of overlapping windows.
-
-    dwindows (B, h, w, kh kw C)  ->  (B, H, W, C)
-    """
+    """Sum the gradients of overlapping windows (col2im).  (B, h, w, kh kw C)  ->  (B, H, W, C)"""
     if sides == (1, 1) and stride == 1:
         return dwindows
     B, H, W, C = shape

@@ -11,7 +11,7 @@ def patch_embedding(
     """Project each patch to D dimensions by the matrix E.
 
     images (B, H, W, C), kernel E (P P C, D), bias (D,) or None  ->  x (B, N, D)
-    This equals a convolution with kernel E.reshape(P, P, C, D) and stride P.
+    The result equals a convolution with kernel E.reshape(P, P, C, D) and stride P.
     """
     patches, patchify_back = patchify(images, patch_size)  # (B, N, P P C)
     x, linear_back = linear(patches, kernel, bias)  # (B, N, D)
@@ -25,10 +25,7 @@ def patch_embedding(
 
 @widen_float16
 def prepend_class_token(x: Array, class_token: Array) -> tuple[Array, Pullback]:
-    """Prepend the learned class token to the patches of every image.
-
-    x (B, N, D), class_token (D,)  ->  z (B, N + 1, D)
-    """
+    """Prepend the class token.  x (B, N, D), class_token (D,)  ->  z (B, N + 1, D)"""
     B, _, D = x.shape
     xp = array_module(x)
     tokens = xp.broadcast_to(class_token, (B, 1, D))

@@ -6,11 +6,11 @@ The authors' code uses the tanh approximation; timm and Hugging Face use the exa
 
 In the approximation, the polynomial p has two coefficients. With seven coefficients, fitted to
 atanh(erf(x / √2)) / x, the largest error of x Φ(x) / max(1, |x|) is 2e-8, which is below the
-rounding error of float32. float64 and complex numbers compute erf by numerical integration.
+rounding error of float32. For float64 and complex numbers, erf is integrated numerically.
 
-The backward pass needs Φ again. The exact form obtains it as y / x, because the next layer keeps y
-anyway. The tanh form also needs 1 - Φ, which y / x would give with too few significant digits, so
-it evaluates tanh a second time.
+The backward pass needs Φ again. The exact form computes it as y / x, because the next layer retains
+y anyway. The tanh form also needs 1 - Φ, which y / x does not give precisely enough. It therefore
+evaluates tanh a second time.
 """
 
 import math
@@ -35,10 +35,9 @@ GAUSS = list(zip((0.5 + NODES).tolist(), WEIGHTS.tolist(), strict=True))  # on [
 def gelu(x: Array, kind: str = "tanh") -> tuple[Array, Pullback]:
     """Gaussian error linear unit:  y = x Φ(x).
 
-    x, any shape  ->  y, the same shape
+    x, any shape  ->  y, the same shape    (Hendrycks and Gimpel, 2016)
     `kind` is "tanh" (the approximation of the authors' code) or "erf" (exact; the error is below
-    2e-7 max(1, |x|) in float32 and 4e-15 max(1, |x|) in float64). Raises ValueError for another
-    kind. (Hendrycks and Gimpel, 2016)
+    2e-7 max(1, |x|) in float32 and 4e-15 max(1, |x|) in float64). Raises ValueError otherwise.
     """
     if kind == "tanh":
         return gelu_tanh(x)
@@ -86,25 +85,18 @@ def gelu_erf(x: Array) -> tuple[Array, Pullback]:
 
     def gradient(dx: Array, x: Array, y: Array, dy: Array) -> None:
         # The derivative of Φ is the normal density, so y' = Φ + x exp(-x²/2) / √(2π).
-        cdf = normal_cdf(x, y, dx)
+        with np.errstate(invalid="ignore"):
+            normal_cdf = xp.divide(y, x, out=dx)  # Φ = y / x
+        normal_cdf[x == 0] = 0.5
         slope = x * x
         slope *= -0.5
         xp.exp(slope, out=slope)
         slope *= x
         slope *= 1 / math.sqrt(2 * math.pi)
-        slope += cdf
+        slope += normal_cdf
         xp.multiply(slope, dy, out=dx)
 
     return y, lambda dy: map_blocks(gradient, x, y, dy)
-
-
-def normal_cdf(x: Array, y: Array, out: Array) -> Array:
-    """Φ(x) from y = x Φ(x): the ratio y / x, and ½ at x = 0."""
-    xp = array_module(x)
-    with np.errstate(invalid="ignore"):
-        cdf = xp.divide(y, x, out=out)
-    cdf[x == 0] = 0.5
-    return cdf
 
 
 def apply_tanh_form(x: Array, p: tuple[float, ...], y: Array) -> None:
@@ -131,12 +123,9 @@ def tanh_of_polynomial(x: Array, p: tuple[float, ...], t: Array) -> Array:
 
 
 def erf(z: Array) -> Array:
-    """erf(z) = 2 z / √π ∫₀¹ exp(-z² t²) dt by 24-point Gauss quadrature, with |Re z| clipped at 6.
-
-    Real and complex z are supported.
-    """
+    """erf(z) = 2 z / √π ∫₀¹ exp(-z² t²) dt for real or complex z, by 24-point Gauss quadrature."""
     xp = array_module(z)
-    z = xp.clip(z.real, -6, 6) + (z - z.real)  # keep the imaginary part
+    z = xp.clip(z.real, -6, 6) + (z - z.real)  # erf(6) rounds to 1
     minus_square = -(z * z)
     integral = xp.zeros_like(z)
     for t, weight in GAUSS:

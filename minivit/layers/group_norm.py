@@ -9,9 +9,9 @@ def group_norm(
 ) -> tuple[Array, Pullback]:
     """Give each group of channels of each image zero mean and unit variance, then scale and shift.
 
-    x (B, H, W, C), scale (C,), bias (C,)  ->  y (B, H, W, C)
-    A group is C / groups adjacent channels; mean and variance are taken over them and over all
-    pixels. Raises ValueError if C is not a multiple of `groups`. (Wu and He, 2018)
+    x (B, H, W, C), scale (C,), bias (C,)  ->  y (B, H, W, C)    (Wu and He, 2018)
+    A group consists of C / groups adjacent channels and all pixels of an image. Raises ValueError
+    if C is not a multiple of `groups`.
     """
     xp = array_module(x)
     B, H, W, C = x.shape
@@ -26,8 +26,8 @@ def group_norm(
     y += bias
 
     def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
-        # The pullback of layer norm, with a group of one image instead of a token. The sums
-        # over the pixels of a channel give dscale and dbias as well as the group means.
+        # As in layer norm, with a group instead of a token. The sums over the pixels of a channel
+        # give dscale, dbias and the group means.
         drows = dy.reshape(B, H * W, C)
         product = drows * x_hat  # (B, H W, C)
         dscale, dbias = channel_sums(product), channel_sums(drows)  # (B, 1, C)

@@ -26,11 +26,8 @@ def mean_pool(z: Array) -> tuple[Array, Pullback]:
     """
     xp = array_module(z)
     B, N, D = z.shape
-
-    def pullback(dy: Array) -> Array:
-        return xp.broadcast_to((dy / N)[:, None], (B, N, D))
-
-    return matmul(xp.full((1, N), 1 / N, dtype=z.dtype), z)[:, 0], pullback
+    y = matmul(xp.full((1, N), 1 / N, dtype=z.dtype), z)[:, 0]
+    return y, lambda dy: xp.broadcast_to((dy / N)[:, None], (B, N, D))
 
 
 @widen_float16
@@ -51,7 +48,7 @@ def hidden_layer(y: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback]
 def pretraining_head(
     y: Array, hidden: dict[str, Array], head: dict[str, Array]
 ) -> tuple[Array, Pullback]:
-    """Head of pre-training: a hidden tanh layer and a linear layer.
+    """Pre-training head: a hidden tanh layer and a linear layer.
 
     y (B, D), hidden {kernel (D, R), bias (R,)}, head {kernel (R, K), bias (K,)}  ->  (B, K)
     Fine-tuning replaces it by a single linear layer, initialised to zero. (Section 3.1)

@@ -17,13 +17,13 @@ def cross_entropy(
     logits (B, K); labels (B,) integers from 0 to K - 1, or soft targets (B, K)  ->  a scalar
     Label smoothing s replaces the targets by (1 - s) target + s / K. Only the logits receive a
     gradient. Raises ValueError for labels of another shape or out of range and for s outside
-    [0, 1], TypeError for labels that are neither integers nor soft targets.
+    [0, 1], TypeError if labels of shape (B,) are not integers.
     """
     check_label_smoothing(label_smoothing)
     xp = array_module(logits)
     B = len(logits)
     targets = make_targets(logits, labels, label_smoothing)  # (B, K)
-    mass = targets.sum(-1, keepdims=True)  # (B, 1), one unless the soft targets do not sum to one
+    mass = targets.sum(-1, keepdims=True)  # (B, 1), 1 unless soft targets have another sum
     shifted = logits - logits.real.max(-1, keepdims=True)
     exps = xp.exp(shifted)
     norm = exps.sum(-1, keepdims=True)  # (B, 1)
@@ -57,9 +57,9 @@ def make_targets(logits: Array, labels: Array, label_smoothing: float) -> Array:
 
 
 def check_labels(labels: Array, K: int) -> None:
-    """Raise TypeError or ValueError unless the labels are class numbers from 0 to K - 1.
+    """Raise TypeError or ValueError unless the labels are integers from 0 to K - 1.
 
-    The range of labels on a GPU is not checked, because reading them would wait for the GPU.
+    The range of labels on a GPU is not checked, because this would wait for the GPU.
     """
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers (class numbers), not {labels.dtype}")
@@ -70,10 +70,9 @@ def check_labels(labels: Array, K: int) -> None:
 
 @widen_float16
 def mean_squared_error(y: Array, target: Array) -> tuple[Array, Pullback]:
-    """Mean of (y - target)² over all entries.
+    """Mean of (y - target)² over all entries. Both arguments receive a gradient.
 
-    y and target of the same shape  ->  a scalar
-    Both receive a gradient. Raises ValueError if the shapes differ.
+    y and target of the same shape  ->  a scalar. Raises ValueError if the shapes differ.
     """
     if y.shape != target.shape:
         raise ValueError(f"shapes differ: {y.shape} and {target.shape}")

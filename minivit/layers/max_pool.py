@@ -9,9 +9,9 @@ from .padding import crop_same, pad_same, window_views
 def max_pool(x: Array, side: int = 3, stride: int = 2) -> tuple[Array, Pullback]:
     """Maximum of each window, channel by channel, with SAME padding by -inf.
 
-    x (B, H, W, C)  ->  y (B, h, w, C)
-    h and w are H / stride and W / stride, rounded up. If several entries of a window are equal to
-    the maximum, the first one in row-major order receives the gradient.
+    x (B, H, W, C)  ->  y (B, h, w, C), h = ⌈H / stride⌉, w = ⌈W / stride⌉
+    If several entries of a window are equal to the maximum, the first in row-major order receives
+    the gradient.
     """
     B, H, W, C = x.shape
     sides = side, side

@@ -12,13 +12,9 @@ from .linear import linear
 
 @singledispatch
 def mlp(
-    x: Array,
-    hidden: dict[str, Array],
-    out: dict[str, Array],
-    kind: str = "tanh",
-    rate: float = 0.0,
-    generator: np.random.Generator | None = None,
-) -> tuple[Array, Pullback]:
+    x: Array, hidden: dict[str, Array], out: dict[str, Array], kind: str = "tanh",
+    rate: float = 0.0, generator: np.random.Generator | None = None,
+) -> tuple[Array, Pullback]:  # fmt: skip
     """Process each token separately: linear layer to width M, GELU, linear layer to width D.
 
     x (..., D), hidden {kernel (D, M), bias (M,)}, out {kernel (M, D), bias (D,)}  ->  y (..., D)

@@ -1,10 +1,9 @@
 """SAME padding, and the windows of a convolution or pooling layer.
 
-Along an axis of n entries, a window of `side` entries moves in steps of `stride` to n / stride
-positions, rounded up. The missing entries are padded: half before the image and half after it, *the
-odd one after*. At 224 pixels, a 7 x 7 window of stride 2 has 2 before and 3 after. With 3 on both
-sides, as in PyTorch, every window would lie one pixel further up and left. This is the rule of
-TensorFlow and JAX, with which the authors' ResNet was trained.
+Along an axis of n entries, a window has n / stride positions, rounded up. The padding is divided
+equally between both ends; *an odd entry is added at the end*. For example, a 7 x 7 window of stride
+2 needs 2 entries before and 3 after 224 pixels. PyTorch pads 3 on both sides, which shifts all
+windows by one pixel. TensorFlow and JAX use SAME padding, and so does the authors' ResNet.
 """
 
 from collections.abc import Iterator
@@ -13,14 +12,14 @@ from ..arrays import Array, array_module
 
 
 def same_padding(n: int, side: int, stride: int) -> tuple[int, int]:
-    """Return the padding before and after an axis of n entries."""
+    """Return the padding before and after an axis of n entries, for windows of `side` entries."""
     windows = -(-n // stride)
     missing = max((windows - 1) * stride + side - n, 0)
     return missing // 2, missing - missing // 2
 
 
 def pad_same(x: Array, sides: tuple[int, int], stride: int, value: float = 0.0) -> Array:
-    """Copy x (B, H, W, C) into a larger array that is padded with `value`."""
+    """Copy x (B, H, W, C) into an array padded with `value`."""
     B, H, W, C = x.shape
     top, bottom = same_padding(H, sides[0], stride)
     left, right = same_padding(W, sides[1], stride)
@@ -38,7 +37,7 @@ def crop_same(padded: Array, H: int, W: int, sides: tuple[int, int], stride: int
 
 
 def window_views(padded: Array, sides: tuple[int, int], stride: int) -> Iterator[Array]:
-    """Yield, for each offset in a window in row-major order, all windows' entries at that offset.
+    """Yield the entries of all windows at one offset, for each offset in row-major order.
 
     padded (B, Hp, Wp, C)  ->  kh kw views (B, h, w, C)
     """

@@ -6,16 +6,13 @@ from ..arrays import Array, Pullback
 def patchify(images: Array, patch_size: int) -> tuple[Array, Pullback]:
     """Cut images into patches in raster order.
 
-    images (B, H, W, C), patch_size P  ->  patches (B, N, P P C)
-    Each patch is flattened in the order row, column, channel. Raises ValueError if H or W is not a
-    multiple of P. (Section 3.1)
+    images (B, H, W, C), patch_size P  ->  patches (B, N, P P C)    (Section 3.1)
+    Each patch is flattened in the order row, column, channel. Every pixel belongs to one patch, so
+    the pullback reassembles the image. Raises ValueError if H or W is not a multiple of P.
     """
     H, W = images.shape[1:3]
-
-    def pullback(dpatches: Array) -> Array:
-        return fold(dpatches, patch_size, H, W)  # every pixel belongs to exactly one patch
-
-    return unfold(images, patch_size), pullback
+    patches = unfold(images, patch_size)
+    return patches, lambda dpatches: fold(dpatches, patch_size, H, W)
 
 
 def unpatchify(patches: Array, patch_size: int, height: int, width: int) -> tuple[Array, Pullback]:
@@ -27,11 +24,7 @@ def unpatchify(patches: Array, patch_size: int, height: int, width: int) -> tupl
     P, N = patch_size, patches.shape[1]
     if height % P or width % P or (height // P) * (width // P) != N:
         raise ValueError(f"{N} patches of {P} x {P} do not form an image of {height} x {width}")
-
-    def pullback(dimages: Array) -> Array:
-        return unfold(dimages, patch_size)
-
-    return fold(patches, patch_size, height, width), pullback
+    return fold(patches, P, height, width), lambda dimages: unfold(dimages, P)
 
 
 def unfold(images: Array, P: int) -> Array:

@@ -13,7 +13,7 @@ PREPROCESSINGS = (
 )  # fmt: skip
 GROUPS = 32  # of the stem's group norms
 
-#         depth, width, mlp, heads
+#         depth, width, mlp_width, heads
 SIZES = {
     "Ti": (12, 192, 768, 3),
     "S": (12, 384, 1536, 6),
@@ -39,8 +39,7 @@ class ViTConfig:
     Parameters
     ----------
     image_size : int or (int, int)
-        Height and width in pixels. One number stands for a square. Always a pair after
-        construction.
+        Height and width in pixels, stored as a pair. An int is the side of a square.
     patch_size : int
         Side P of a patch, in pixels of the image or of the stem's feature map.
     channels, classes : int
@@ -53,33 +52,30 @@ class ViTConfig:
     pooling : str
         "class" for a class token, "mean" for the mean of the patch tokens.
     hidden_head : int, optional
-        Width of the hidden tanh layer of the head in pre-training.
+        Width R of the hidden tanh layer of the pre-training head.
     gelu : str
         "tanh" (approximation) or "erf" (exact).
     norm_eps : float
         Epsilon of the layer norms.
-    dropout : float
-        Dropout rate in training.
-    drop_path : float
-        Rate of stochastic depth in training: the probability with which the last block drops each
-        of its branches for an image. It increases linearly from 0 in the first block.
+    dropout, drop_path : float
+        Rates of dropout and of stochastic depth in training. `drop_path` is the rate of the last
+        block; the rates increase linearly from 0 in the first block.
     position_std : float
         Standard deviation of the initial position embeddings. With the authors' 0.02, small models
         on small, simple patches learn positions slowly.
     qkv_bias, patch_bias : bool
         Whether these two linear layers have a bias. All others do.
     stem : tuple of int, optional
-        Hybrid: the number of units in each stage of its ResNet. () is the root alone, None a plain
-        ViT.
+        Number of units in each stage of a hybrid's ResNet: () is the root alone, None a plain ViT.
     stem_width : int
         Channels F of the stem's root, a multiple of 32.
     preprocessing : str
-        How photographs are prepared, see `data/preprocessing.py`.
+        Preprocessing of photographs, see `data/preprocessing.py`.
 
     Raises
     ------
     ValueError
-        If a value is out of range or the values do not fit together.
+        If a value is out of range, or if the values do not fit together.
 
     Examples
     --------
@@ -127,16 +123,10 @@ class ViTConfig:
         self._check_image_size()
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
-        for name, choices in {
-            "positions": POSITIONS,
-            "pooling": POOLINGS,
-            "gelu": GELUS,
-            "preprocessing": PREPROCESSINGS,
-        }.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}: choose {', '.join(choices)}"
-                )
+        options = {"positions": POSITIONS, "pooling": POOLINGS, "gelu": GELUS}
+        for name, choices in {**options, "preprocessing": PREPROCESSINGS}.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"unknown {name} {value!r}: choose {', '.join(choices)}")
         divisor = {"2d": 2, "sincos2d": 4}.get(self.positions, 1)
         if self.width % divisor:
             raise ValueError(
@@ -181,15 +171,13 @@ class ViTConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels from one token to the next: the stem's stride times the patch size."""
+        """Pixels from one patch to the next: the stem's stride times the patch size."""
         return self.patch_size * self.stem_stride
 
     @property
     def stem_stride(self) -> int:
-        """Pixels per entry of the stem's feature map; 1 without a stem.
-
-        The root has stride 4, and every stage but the first doubles it.
-        """
+        """Pixels per entry of the stem's feature map, or 1 without a stem."""
+        # The root has stride 4. Every stage except the first doubles it.
         return 1 if self.stem is None else 4 * 2 ** max(len(self.stem) - 1, 0)
 
     @property
@@ -213,16 +201,16 @@ class ViTConfig:
 
     @property
     def tokens(self) -> int:
-        """T: the N patches and the class token if there is one."""
+        """The number of tokens T: N patches and, if the model has one, the class token."""
         return self.grid[0] * self.grid[1] + (self.pooling == "class")
 
     def drop_path_of_block(self, i: int) -> float:
-        """The drop-path rate of block i, counted from 0."""
+        """Return the drop-path rate of block i, counted from 0."""
         return self.drop_path * (i / max(self.depth - 1, 1))
 
     @classmethod
     def named(cls, name: str, **fields: Any) -> "ViTConfig":
-        """Return the configuration of a name like "ViT-B/16" or "R50+ViT-B/16".
+        """Return the configuration named, for example, "ViT-B/16" or "R50+ViT-B/16".
 
         Keyword arguments replace fields. Raises ValueError for an unknown name.
         """
@@ -236,11 +224,8 @@ class ViTConfig:
                 f"unknown model {name!r}: choose ViT-{{{','.join(SIZES)}}}/PATCH "
                 f"or one of {', '.join(HYBRIDS)}"
             )
-        depth, width, mlp_width, heads = SIZES[size]
-        known: dict[str, Any] = {"patch_size": patch_size, "stem": stem, "depth": depth}
-        known |= {"width": width, "mlp_width": mlp_width, "heads": heads}
-        known |= fields
-        return cls(**known)
+        sizes = dict(zip(("depth", "width", "mlp_width", "heads"), SIZES[size], strict=True))
+        return cls(**{"patch_size": patch_size, "stem": stem, **sizes, **fields})
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -21,16 +21,11 @@ class ParameterSpec(NamedTuple):
 
 
 def initialise(config: ViTConfig, seed: int = 0, dtype: str = "float32") -> dict[str, Any]:
-    """Draw the parameters of a new model. The same seed gives the same parameters.
-
-    Raises ValueError if the dtype is not a floating-point type.
-    """
+    """Draw the parameters of a new model. Raises ValueError unless the dtype is a float."""
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"parameters must have a floating-point dtype, not {dtype}")
-    rng = np.random.default_rng(seed)
-    return map_tree(
-        lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), parameter_specs(config)
-    )
+    rng, specs = np.random.default_rng(seed), parameter_specs(config)
+    return map_tree(lambda p: p.draw(rng, p.shape).astype(dtype, copy=False), specs)
 
 
 def parameter_count(config: ViTConfig) -> int:
@@ -39,7 +34,7 @@ def parameter_count(config: ViTConfig) -> int:
 
 
 def parameter_specs(config: ViTConfig) -> dict[str, Any]:
-    """Return the tree of parameter specifications of a configuration."""
+    """Return the tree of parameter specifications."""
     C, P, D, K = config.feature_channels, config.patch_size, config.width, config.classes
     tree: dict[str, Any] = {} if config.stem is None else {"stem": _stem(config)}
     patch_bias = zeros if config.patch_bias else None
@@ -90,67 +85,60 @@ def _positions(config: ViTConfig) -> dict[str, ParameterSpec]:
     gh, gw = config.grid
     if config.positions == "1d":
         return {"table": ParameterSpec((config.tokens, D), draw)}
-    tables = {
-        "rows": ParameterSpec((gh, D // 2), draw),
-        "columns": ParameterSpec((gw, D // 2), draw),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"rows": (gh, D // 2), "columns": (gw, D // 2)}
     if config.pooling == "class":
-        tables["class_token"] = ParameterSpec((D,), draw)
-    return tables
+        shapes["class_token"] = (D,)
+    return {name: ParameterSpec(shape, draw) for name, shape in shapes.items()}
 
 
 def _block(config: ViTConfig) -> dict[str, Any]:
     D, M = config.width, config.mlp_width
-    # U_qkv consists of three D x D matrices, each initialised separately.
-    qkv_bias = zeros if config.qkv_bias else None
-    qkv = _linear(D, 3 * D, xavier_uniform_thirds, qkv_bias)
+    qkv = _linear(D, 3 * D, xavier_uniform_thirds, zeros if config.qkv_bias else None)
     attention: dict[str, Any] = {"qkv": qkv, "out": _linear(D, D, xavier_uniform)}
     if config.positions == "relative":
         N = math.prod(config.grid)
         R = 2 * N - 1 + 3 * (config.pooling == "class")
         attention["relative"] = {"table": ParameterSpec((R, D), normal(config.position_std))}
-    mlp = {
-        "hidden": _linear(D, M, xavier_uniform, normal(1e-6)),
-        "out": _linear(M, D, xavier_uniform, normal(1e-6)),
-    }
+    hidden = _linear(D, M, xavier_uniform, normal(1e-6))
+    mlp = {"hidden": hidden, "out": _linear(M, D, xavier_uniform, normal(1e-6))}
     return {"norm1": _norm(D), "attention": attention, "norm2": _norm(D), "mlp": mlp}
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Zeros: biases, the class token and the head."""
+    """Zeros, for biases, the class token and the head."""
     return np.zeros(shape, dtype=np.float32)
 
 
 def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Ones: the scale of a norm."""
+    """Ones, for the scale of a norm."""
     return np.ones(shape, dtype=np.float32)
 
 
 def normal(std: float) -> Initialiser:
-    """Normal with a given standard deviation: position embeddings and the biases of the MLP."""
+    """Normal distribution, for position embeddings and the biases of the MLP."""
     return lambda rng, shape: rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
 def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Normal truncated at two standard deviations, with variance 1 / fan_in after truncation."""
+    """Normal distribution, truncated at two standard deviations, with variance 1 / fan_in."""
     x = rng.standard_normal(shape, dtype=np.float32)
-    while (far := abs(x) > 2).any():
-        x[far] = rng.standard_normal(int(far.sum()), dtype=np.float32)
-    truncated_std = 0.87962566103423978
+    while (outside := abs(x) > 2).any():
+        x[outside] = rng.standard_normal(int(outside.sum()), dtype=np.float32)
+    truncated_std = 0.87962566103423978  # of the standard normal distribution, truncated at 2
     fan_in = math.prod(shape[:-1])
     return x * np.float32(1 / math.sqrt(fan_in) / truncated_std)
 
 
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Uniform with variance 2 / (fan_in + fan_out)."""
+    """Uniform distribution with variance 2 / (fan_in + fan_out)."""
     limit = math.sqrt(6 / sum(shape))
     return rng.random(shape, dtype=np.float32) * np.float32(2 * limit) - np.float32(limit)
 
 
 def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Three square matrices, concatenated and drawn separately."""
-    D, three_D = shape
-    return np.concatenate([xavier_uniform(rng, (D, three_D // 3)) for _ in range(3)], axis=1)
+    """Three square matrices, drawn separately and concatenated, for U_qkv."""
+    D = shape[0]
+    return np.concatenate([xavier_uniform(rng, (D, D)) for _ in range(3)], axis=1)
 
 
 def _linear(

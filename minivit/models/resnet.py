@@ -11,7 +11,6 @@
 All convolutions use standardised weights and have no bias. All norms are group norms of 32 groups.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from ..arrays import Array, Pullback, Watch, add_prefix
@@ -31,10 +30,13 @@ def resnet_stem(
     """
     x, root_back = resnet_root(images, params, watch)
     units_back = []
-    for stage, number, unit, stride in iterate_units(params):
-        x, unit_back = bottleneck(x, unit, stride, add_prefix(watch, f"stages/{stage}/{number}"))
-        if retain:
-            units_back.append((stage, unit_back))
+    for stage, units in enumerate(params.get("stages", [])):
+        for number, unit in enumerate(units):
+            stride = 2 if number == 0 and stage > 0 else 1
+            watch_unit = add_prefix(watch, f"stages/{stage}/{number}")
+            x, unit_back = bottleneck(x, unit, stride, watch_unit)
+            if retain:
+                units_back.append((stage, unit_back))
 
     def pullback(dx: Array) -> tuple[Array, Params]:
         dstages = [[] for _ in params.get("stages", [])]
@@ -45,13 +47,6 @@ def resnet_stem(
         return dimages, dparams | ({"stages": dstages} if dstages else {})
 
     return x, pullback
-
-
-def iterate_units(params: Params) -> Iterator[tuple[int, int, Params, int]]:
-    """Yield (stage, number, parameters, stride) of every unit. Stages and units count from 0."""
-    for stage, units in enumerate(params.get("stages", [])):
-        for number, unit in enumerate(units):
-            yield stage, number, unit, 2 if number == 0 and stage > 0 else 1
 
 
 def resnet_root(
@@ -75,8 +70,8 @@ def bottleneck(
 ) -> tuple[Array, Pullback]:
     """One unit.  x (B, H, W, C)  ->  (B, H / stride, W / stride, 4 f)
 
-    The 3 x 3 convolution has the stride. A 1 x 1 convolution of stride 2 would ignore three of four
-    entries. This variant is known as ResNet v1.5.
+    The stride belongs to the 3 x 3 convolution (ResNet v1.5), because a 1 x 1 convolution of stride
+    2 would ignore three of four entries.
     """
     shortcut, shortcut_back = (
         conv_norm(x, params, "_shortcut", stride)

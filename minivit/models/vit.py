@@ -14,23 +14,14 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, Pullback, Watch, add_prefix
-from ..layers import (
-    add_positions,
-    add_positions_2d,
-    add_positions_sincos2d,
-    class_pool,
-    drop_path,
-    dropout,
-    hidden_layer,
-    layer_norm,
-    linear,
-    mean_pool,
-    mlp,
-    patch_embedding,
-    prepend_class_token,
-    pretraining_head,
-    self_attention,
-)
+from ..layers.attention import self_attention
+from ..layers.dropout import drop_path, dropout
+from ..layers.embedding import patch_embedding, prepend_class_token
+from ..layers.heads import class_pool, hidden_layer, mean_pool, pretraining_head
+from ..layers.layer_norm import layer_norm
+from ..layers.linear import linear
+from ..layers.mlp import mlp
+from ..layers.positions import add_positions, add_positions_2d, add_positions_sincos2d
 from .config import ViTConfig
 from .resnet import resnet_stem
 
@@ -38,18 +29,15 @@ Params = dict[str, Any]
 
 
 def vit(
-    images: Array,
-    params: Params,
-    config: ViTConfig,
-    generator: np.random.Generator | None = None,
-    watch: Watch | None = None,
-) -> tuple[Array, Pullback]:
+    images: Array, params: Params, config: ViTConfig,
+    generator: np.random.Generator | None = None, watch: Watch | None = None,
+) -> tuple[Array, Pullback]:  # fmt: skip
     """Compute the logits and the pullback, which returns (dimages, dparams).
 
     images (B, H, W, C)  ->  logits (B, K), or features as in `forward_features` without classes
     Dropout and drop path are active if a generator is given. `watch` receives "embedding",
     "blocks/0/attention/probabilities", "blocks/0/output", ... and, in the pullback,
-    "blocks/0/attention/dprobabilities". A hybrid also passes "stem/root",
+    "blocks/0/attention/dprobabilities". For a hybrid it also receives "stem/root",
     "stem/stages/0/0/output", ...
     """
     z, embed_back = embed(images, params, config, generator, watch)
@@ -73,9 +61,9 @@ def vit(
 
 
 def infer(images: Array, params: Params, config: ViTConfig, watch: Watch | None = None) -> Array:
-    """Compute the logits alone. Each block's pullback is discarded at once to save memory.
+    """Compute the logits without a pullback.  images (B, H, W, C)  ->  logits (B, K)
 
-    images (B, H, W, C)  ->  logits (B, K)
+    Each block's pullback is discarded immediately to save memory.
     """
     z, _ = embed(images, params, config, watch=watch, retain=False)
     for i, block in enumerate(params["blocks"]):
@@ -92,13 +80,9 @@ def forward_features(images: Array, params: Params, config: ViTConfig) -> Array:
 
 
 def embed(
-    images: Array,
-    params: Params,
-    config: ViTConfig,
-    generator: np.random.Generator | None = None,
-    watch: Watch | None = None,
-    retain: bool = True,
-) -> tuple[Array, Pullback]:
+    images: Array, params: Params, config: ViTConfig, generator: np.random.Generator | None = None,
+    watch: Watch | None = None, retain: bool = True,
+) -> tuple[Array, Pullback]:  # fmt: skip
     """Equation 1.  images (B, H, W, C)  ->  z_0 (B, T, D)
 
     A hybrid cuts patches from the feature map of its stem, a plain ViT from the image. Without
@@ -126,16 +110,11 @@ def embed(
 def apply_stem(
     images: Array, params: Params, config: ViTConfig, watch: Watch | None, retain: bool
 ) -> tuple[Array, Pullback]:
-    """The hybrid's ResNet. A plain ViT has none, and the images are returned unchanged."""
+    """Apply the hybrid's ResNet. A plain ViT has none; the images are returned unchanged."""
     if config.stem is None:
         return images, lambda dx: (dx, {})
-    features, stem_back = resnet_stem(images, params["stem"], add_prefix(watch, "stem"), retain)
-
-    def pullback(dfeatures: Array) -> tuple[Array, Params]:
-        dimages, dstem = stem_back(dfeatures)
-        return dimages, {"stem": dstem}
-
-    return features, pullback
+    watch_stem = add_prefix(watch, "stem")
+    return nest_gradients("stem", *resnet_stem(images, params["stem"], watch_stem, retain))
 
 
 def add_class_token(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
@@ -155,37 +134,32 @@ def add_position_embeddings(x: Array, params: Params, config: ViTConfig) -> tupl
     if config.positions == "sincos2d":
         return add_positions_sincos2d(x, config.grid)
     add = add_positions if config.positions == "1d" else add_positions_2d
-    z, add_back = add(x, **params["positions"])
+    return nest_gradients("positions", *add(x, **params["positions"]))
 
-    def pullback(dz: Array) -> tuple[Array, Params]:
-        dx, dpositions = add_back(dz)
-        return dx, {"positions": dpositions}
 
-    return z, pullback
+def nest_gradients(name: str, value: Array, value_back: Pullback) -> tuple[Array, Pullback]:
+    """Nest the parameter gradients that a pullback returns: (dx, {name: dparams})."""
+
+    def pullback(dvalue: Array) -> tuple[Array, Params]:
+        dx, dparams = value_back(dvalue)
+        return dx, {name: dparams}
+
+    return value, pullback
 
 
 def encoder_block(
-    z: Array,
-    params: Params,
-    config: ViTConfig,
-    drop_path_rate: float = 0.0,
-    generator: np.random.Generator | None = None,
-    watch: Watch | None = None,
-) -> tuple[Array, Pullback]:
+    z: Array, params: Params, config: ViTConfig, drop_path_rate: float = 0.0,
+    generator: np.random.Generator | None = None, watch: Watch | None = None,
+) -> tuple[Array, Pullback]:  # fmt: skip
     """Equations 2 and 3.  z_{l-1} (B, T, D)  ->  z_l (B, T, D)
 
-    In training, each branch is dropped for some of the images (`drop_path`).
+    Dropout and drop path are active if a generator is given.
     """
     normed1, norm1_back = layer_norm(z, **params["norm1"], eps=config.norm_eps)
     attn_out, attention_back = self_attention(
-        normed1,
-        **params["attention"],
-        heads=config.heads,
-        class_token=config.pooling == "class",
-        rate=config.dropout,
-        generator=generator,
-        watch=add_prefix(watch, "attention"),
-    )
+        normed1, **params["attention"], heads=config.heads, class_token=config.pooling == "class",
+        rate=config.dropout, generator=generator, watch=add_prefix(watch, "attention"),
+    )  # fmt: skip
     attn_out, path1_back = drop_path(attn_out, drop_path_rate, generator)
     mid = z + attn_out  # (2)
     normed2, norm2_back = layer_norm(mid, **params["norm2"], eps=config.norm_eps)
@@ -210,7 +184,7 @@ def encoder_block(
 
 
 def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
-    """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K), or features, see `apply_head`"""
+    """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K), or features as in `apply_head`"""
     normed, norm_back = layer_norm(z, **params["norm"], eps=config.norm_eps)
     pool = class_pool if config.pooling == "class" else mean_pool
     y, pool_back = pool(normed)  # (4)  (B, D)
@@ -225,9 +199,9 @@ def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullba
 
 
 def apply_head(y: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
-    """Apply the hidden layer and the classifier, as far as the configuration has them.
+    """Apply the hidden layer and the classifier. Each is optional.
 
-    y (B, D)  ->  (B, K) with classes; else (B, R) with a hidden layer, else y itself
+    y (B, D)  ->  (B, K) with a classifier; else (B, R) with a hidden layer; else y itself
     """
     has_hidden, has_classes = config.hidden_head is not None, config.classes is not None
     if has_hidden and has_classes:
@@ -235,10 +209,4 @@ def apply_head(y: Array, params: Params, config: ViTConfig) -> tuple[Array, Pull
     if not has_hidden and not has_classes:
         return y, lambda dy: (dy, {})
     name, layer = ("head", linear) if has_classes else ("hidden", hidden_layer)
-    out, layer_back = layer(y, **params[name])
-
-    def pullback(dout: Array) -> tuple[Array, Params]:
-        dy, dlayer = layer_back(dout)
-        return dy, {name: dlayer}
-
-    return out, pullback
+    return nest_gradients(name, *layer(y, **params[name]))

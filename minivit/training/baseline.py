@@ -1,4 +1,4 @@
-"""Logistic regression on the raw pixels, the baseline of every accuracy."""
+"""Logistic regression on the raw pixels, a baseline for the accuracy of a model."""
 
 import math
 
@@ -12,8 +12,8 @@ from ..optim import AdamW
 from ..parallel import single_threaded_blas
 from ..tree import pack
 
-MAX_SCALARS = 1 << 26  # of the images that are held in memory: 268 MB
-BATCH_SIZE = 5_000  # full-batch steps on a large data set would take minutes without being better
+MAX_SCALARS = 1 << 26  # held in memory: 268 MB in float32
+BATCH_SIZE = 5_000  # full-batch steps on more images would take minutes without being better
 MIN_IMAGES = 1_000  # a smaller sample of a large data set would not be representative
 
 
@@ -23,13 +23,14 @@ def fit_logistic_regression(
     """Train logistic regression with AdamW and return its held-out accuracy, 0 to 1.
 
     With at most 5,000 images, each step uses all of them. With more, it uses 5,000 at a time, and
-    the learning rate decreases linearly to zero. Of a large data set, a random sample with 2^26
-    scalars is used. Returns None if this sample has fewer than 1,000 images.
+    the learning rate decreases linearly to zero. A large data set is replaced by a random sample
+    with 2^26 scalars. Returns None if this sample has fewer than 1,000 images.
     """
-    if sample_size(dataset.images) < min(MIN_IMAGES, len(dataset.images)):
+    limit = MAX_SCALARS // math.prod(dataset.images.shape[1:])  # images
+    if limit < min(MIN_IMAGES, len(dataset.images)):
         return None
-    x, labels = sample_rows(dataset.images, dataset.labels)
-    test, test_labels = sample_rows(dataset.held_out_images, dataset.held_out_labels)
+    x, labels = sample_rows(dataset.images, dataset.labels, limit)
+    test, test_labels = sample_rows(dataset.held_out_images, dataset.held_out_labels, limit)
     K, parts = len(dataset.classes), math.ceil(len(x) / BATCH_SIZE)
     head = {"kernel": np.zeros((x.shape[1], K), x.dtype), "bias": np.zeros(K, x.dtype)}
     optimiser = AdamW(pack(head), weight_decay=0.01)
@@ -45,14 +46,8 @@ def fit_logistic_regression(
     return float(np.mean(logits.argmax(-1) == test_labels))
 
 
-def sample_size(images: Array) -> int:
-    """Return the number of images (n, H, W, C) that are used."""
-    return min(len(images), MAX_SCALARS // math.prod(images.shape[1:]))
-
-
-def sample_rows(images: Array, labels: Array) -> tuple[Array, Array]:
-    """Return a random sample of the images as rows (m, H W C), and their labels (m,)."""
-    n = len(images)
-    chosen = np.random.default_rng(0).permutation(n)[: sample_size(images)]
+def sample_rows(images: Array, labels: Array, limit: int) -> tuple[Array, Array]:
+    """Return at most `limit` random images as rows (m, H W C), and their labels (m,)."""
+    chosen = np.random.default_rng(0).permutation(len(images))[:limit]
     sample, labels = take(images, labels, np.sort(chosen))
     return sample.reshape(len(sample), -1), labels

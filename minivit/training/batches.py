@@ -3,10 +3,10 @@
 import math
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import devices
 from ..arrays import Array
 from ..data import Dataset
 from ..data.augment import augment, mix
@@ -16,10 +16,7 @@ from ..layers.losses import check_labels
 from ..parallel import batch_slices, single_threaded_blas
 from .recipe import Recipe
 
-SHUFFLE = 2**31  # takes the place of a shard's number in the seed, so the streams differ
-
-if TYPE_CHECKING:
-    from ..cuda.transfer import Uploader
+SHUFFLE = 2**31  # last entry of the shuffling seed; that of a dropout seed, a shard, is smaller
 
 Batch = tuple[Array, Array]  # images (B, H, W, C), labels (B,) or, if mixed, (B, K)
 
@@ -37,13 +34,23 @@ def iterate_batches(dataset: Dataset, recipe: Recipe, epoch: int) -> Generator[B
     that does not fit the images.
     """
     check_augmentation(dataset, recipe)
-    n = len(dataset.images)
+    n, border = len(dataset.images), black_pixel(dataset)
     generator = np.random.default_rng([recipe.seed, epoch, SHUFFLE])
     order = generator.permutation(n)
     for part in batch_slices(n, count_batches(dataset, recipe)):
         images, labels = take(dataset.images, dataset.labels, order[part])
-        if len(images):
-            yield augment_batch(images, labels, dataset, recipe, generator)
+        if len(images) == 0:
+            continue
+        images = augment(
+            images, generator, shift=recipe.shift, border=border, flip=recipe.flip,
+            randaugment=recipe.randaugment, randaugment_magnitude=recipe.randaugment_magnitude,
+            random_erasing=recipe.random_erasing,
+        )  # fmt: skip
+        if recipe.mixup or recipe.cutmix:
+            K = len(dataset.classes)
+            yield mix(images, labels, K, generator, mixup=recipe.mixup, cutmix=recipe.cutmix)
+        else:
+            yield images, labels
 
 
 def check_augmentation(dataset: Dataset, recipe: Recipe) -> None:
@@ -64,35 +71,13 @@ def check_augmentation(dataset: Dataset, recipe: Recipe) -> None:
 
 
 def black_pixel(dataset: Dataset) -> Array | float:
-    """Return the value of black in the model's colours: a number, or one per channel."""
+    """Return black in the colours of the images: a number, or one per channel."""
     preprocessing = getattr(dataset.images, "preprocessing", None)
-    if preprocessing is None:
-        return -1.0
-    return preprocessing.normalise(np.zeros(dataset.images.shape[-1]))
-
-
-def augment_batch(
-    images: Array, labels: Array, dataset: Dataset, recipe: Recipe, generator: np.random.Generator
-) -> Batch:
-    """Augment and mix a batch as the recipe says."""
-    images = augment(
-        images,
-        generator,
-        shift=recipe.shift,
-        border=black_pixel(dataset),
-        flip=recipe.flip,
-        randaugment=recipe.randaugment,
-        randaugment_magnitude=recipe.randaugment_magnitude,
-        random_erasing=recipe.random_erasing,
-    )
-    if not recipe.mixup and not recipe.cutmix:
-        return images, labels
-    K = len(dataset.classes)
-    return mix(images, labels, K, generator, mixup=recipe.mixup, cutmix=recipe.cutmix)
+    return preprocessing.normalise(np.zeros(dataset.images.shape[-1])) if preprocessing else -1.0
 
 
 def upload_batches(
-    batches: Iterator[Batch], classes: int, uploader: "Uploader"
+    batches: Iterator[Batch], classes: int, uploader: "devices.Uploader"
 ) -> Generator[Batch, None, None]:
     """Copy batches to the GPU. With `prefetch`, the copy overlaps with the previous step.
 
@@ -107,11 +92,11 @@ def upload_batches(
 
 
 def prefetch(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """Yield the same batches, prepared one ahead in a background thread.
+    """Yield the batches. A background thread prepares each one during the previous step.
 
     Exceptions of the thread are raised here. The thread ends with the last batch, or when the
     generator is closed. BLAS is limited to one thread throughout: otherwise the last bits of an
-    image that is resized in the background would depend on what the caller computes meanwhile.
+    image that is resized in the background would depend on concurrent computations.
     """
     with single_threaded_blas(), ThreadPoolExecutor(1) as thread:
         pending = thread.submit(next, batches, None)

@@ -1,5 +1,6 @@
 """Plain minibatch gradient descent for any function that returns logits and a pullback."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,28 +28,24 @@ def train_sgd(
     """Minimise the cross-entropy by SGD and return the held-out accuracy after each epoch.
 
     model(images, params) returns (logits, pullback), and pullback(dlogits) returns (dimages,
-    dparams). The arrays of `params` are updated in place: each by -learning_rate times the gradient
-    of the same name. Arrays without a gradient do not change. Raises FloatingPointError if the loss
-    becomes NaN or infinite.
+    dparams). The arrays of `params` are updated in place; those without a gradient do not change.
+    Raises FloatingPointError if the loss becomes NaN or infinite.
     """
     generator = np.random.default_rng(seed)
-    n = len(dataset.images)
-    accuracies = []
+    n, leaves, accuracies = len(dataset.images), flatten(params), []
     with single_threaded_blas():  # these models are too small for two threads
         for _ in range(epochs):
             order = generator.permutation(n)
-            for part in batch_slices(n, -(-n // batch_size)):
+            for part in batch_slices(n, math.ceil(n / batch_size)):
                 images, labels = take(dataset.images, dataset.labels, order[part])
-                if len(images) == 0:  # none is readable
+                if len(images) == 0:  # all are unreadable
                     continue
                 logits, model_back = model(images, params)
                 loss, loss_back = cross_entropy(logits, labels)
                 if not np.isfinite(loss):
-                    raise FloatingPointError(
-                        f"the loss is {loss}: the learning rate {learning_rate} is too high"
-                    )
+                    reason = f"the learning rate {learning_rate} is too high"
+                    raise FloatingPointError(f"the loss is {loss}: {reason}")
                 _, dparams = model_back(loss_back())
-                leaves = flatten(params)
                 for name, gradient in flatten(dparams).items():
                     leaves[name] -= learning_rate * gradient
             images, labels = take(dataset.held_out_images, dataset.held_out_labels, slice(None))

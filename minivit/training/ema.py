@@ -20,7 +20,7 @@ class EMA:
         self.decay = decay
 
     def update(self, vector: Array, t: int, threads: int | None = None) -> None:
-        """Include the parameter vector after step t, counted from 1."""
+        """Add the parameter vector after step t, counted from 1, to the average."""
         weight = 1 - min(self.decay, (1 + t) / (10 + t))
         average = self.parameters.vector
 

@@ -1,5 +1,6 @@
 """Evaluate a model on images that it was not trained on."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from ..layers import cross_entropy
 from ..parallel import batch_slices
 from .step import check_has_head
 
-BATCH_SIZE = 256  # images that are read and resized at a time
+BATCH_SIZE = 256  # images that are read, resized and evaluated together
 
 
 class Score(NamedTuple):
@@ -28,8 +29,8 @@ def evaluate(model: ViT, images: Array, labels: Array) -> Score:
     Parameters
     ----------
     model : ViT
-    images : (n, H, W, C) array, or images that are read on demand (see `data`)
-        Images that cannot be read are skipped.
+    images : (n, H, W, C) array, or images that are read on demand (see `Dataset`)
+        Unreadable images are skipped.
     labels : (n,) array of integers
 
     Returns
@@ -57,14 +58,13 @@ def evaluate(model: ViT, images: Array, labels: Array) -> Score:
 def predict_batches(
     function: Callable[[Array], Array], images: Array, labels: Array
 ) -> tuple[Array, Array]:
-    """Apply `model` or `model.features` to many images in batches. Return outputs and labels.
+    """Apply `model` or `model.features` to images in batches. Return outputs and labels.
 
-    Images that cannot be read are skipped, and so are their labels. Raises ValueError if no image
-    is readable.
+    Unreadable images and their labels are skipped. Raises ValueError if no image is readable.
     """
     n = len(images)
     outputs, kept_labels = [], []
-    for part in batch_slices(n, max(1, -(-n // BATCH_SIZE))):
+    for part in batch_slices(n, math.ceil(n / BATCH_SIZE) or 1):
         batch, batch_labels = take(images, labels, part)
         if len(batch):
             outputs.append(function(batch))
@@ -76,6 +76,6 @@ def predict_batches(
 
 
 def map_batches(function: Callable[[Array], Array], images: Array) -> Array:
-    """Apply a function to many readable images in batches."""
+    """Apply a function to images in batches. All of them must be readable."""
     outputs, _ = predict_batches(function, images, np.arange(len(images)))
     return outputs

@@ -13,9 +13,7 @@ from ..arrays import Array
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
 L2 = 2.0**10
-BIAS_FEATURE = (
-    100.0  # constant feature for the bias; as it is large, its weight is hardly penalised
-)
+BIAS_FEATURE = 100.0  # for the bias; it is large, so that the penalty on its weight is negligible
 
 
 def evaluate_few_shot(
@@ -30,11 +28,12 @@ def evaluate_few_shot(
 
     features (n, D), labels (n,), test_features (m, D), test_labels (m,)
     ->  (len(shots), len(seeds))
-    A larger number of shots includes the images of a smaller one. Raises ValueError if a class has
-    too few images.
+    The images of a smaller number of shots are among those of a larger one. Raises ValueError for
+    inconsistent shapes, or if a class has too few images.
     """
     if features.ndim != 2 or features.shape[1:] != test_features.shape[1:]:
-        raise ValueError(f"features of shapes {features.shape} and {test_features.shape}")
+        shapes = f"{features.shape} and {test_features.shape}"
+        raise ValueError(f"features of shapes {shapes}: expected (n, D) and (m, D)")
     if (len(features), len(test_features)) != (len(labels), len(test_labels)):
         raise ValueError("features and labels must have the same length")
     K = int(labels.max()) + 1
@@ -62,7 +61,7 @@ def fit_least_squares(
 ) -> Callable[[Array], Array]:
     """Fit a linear model to targets of -1 and 1 with the penalty l2 |weights|², in float64.
 
-    features (n, D), labels (n,)  ->  a function: features (m, D)  ->  scores (m, K)
+    features (n, D), labels (n,)  ->  a function from features (m, D) to scores (m, K)
     Each feature is standardised to zero mean and unit variance over these n images.
     """
     features = features.astype(np.float64)
@@ -79,18 +78,18 @@ def fit_least_squares(
 
 
 def solve_primal(X: Array, Y: Array, l2: float) -> Array:
-    """(XᵀX + l2 I)⁻¹ XᵀY from the eigenvectors of XᵀX, the smaller matrix if n >= D.
+    """Return W = (XᵀX + l2 I)⁻¹ XᵀY from the eigenvectors of XᵀX, the smaller matrix if n >= D.
 
-    X (n, D), Y (n, K)  ->  (D, K)
+    X (n, D), Y (n, K)  ->  W (D, K)
     """
     values, Q = np.linalg.eigh(X.T @ X)  # (D,), (D, D)
     return Q @ ((Q.T @ (X.T @ Y)) / (values + l2)[:, None])
 
 
 def solve_dual(X: Array, Y: Array, l2: float) -> Array:
-    """The same solution as Xᵀ (XXᵀ + l2 I)⁻¹ Y, from the eigenvectors of XXᵀ, for n < D.
+    """Return the same W = Xᵀ (XXᵀ + l2 I)⁻¹ Y from the eigenvectors of XXᵀ, if n < D.
 
-    X (n, D), Y (n, K)  ->  (D, K)
+    X (n, D), Y (n, K)  ->  W (D, K)
     """
     values, Q = np.linalg.eigh(X @ X.T)  # (n,), (n, n)
     return X.T @ (Q @ ((Q.T @ Y) / (values + l2)[:, None]))

@@ -6,25 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from ..weights.files import write_atomically
-from .progress import RENAMED_FIELDS
+from .progress import rename_fields
 
 LOG = "log.csv"
-COLUMNS = [
-    "epoch", "step", "learning_rate", "loss", "held_out_loss", "held_out_accuracy", "seconds",
-]  # fmt: skip
-INTEGERS = ("epoch", "step")
+COLUMNS = {
+    "epoch": int, "step": int, "learning_rate": float, "loss": float, "held_out_loss": float,
+    "held_out_accuracy": float, "seconds": float,
+}  # fmt: skip
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:
     """Read the rows of a `log.csv`, one per epoch. Raises ValueError for another kind of file."""
     with open(path, newline="") as file:
-        rows = [
-            {RENAMED_FIELDS.get(name, name): value for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+        rows = [rename_fields(row) for row in csv.DictReader(file)]
     try:
-        types = {name: int if name in INTEGERS else float for name in COLUMNS}
-        return [{name: convert(row[name]) for name, convert in types.items()} for row in rows]
+        return [{name: parse(row[name]) for name, parse in COLUMNS.items()} for row in rows]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} is not a training log") from None
 

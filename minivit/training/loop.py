@@ -9,33 +9,29 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from .. import weights
+from .. import devices, weights
 from ..api import ViT
 from ..arrays import Array, array_module, device_of, to_host
 from ..data import Dataset
 from ..data.dataset import fingerprint
-from ..devices import create_uploader
 from ..optim import SGD, AdamW, clip_by_global_norm
 from ..tree import pack
 from .batches import check_augmentation, count_batches, iterate_batches, prefetch, upload_batches
 from .ema import EMA
 from .evaluate import Score, evaluate
-from .log import COLUMNS, LOG, read_log, write_log
+from .log import LOG, read_log, write_log
 from .progress import CHECKPOINT, Progress, read_progress
 from .recipe import OPTIMISERS, Recipe
 from .schedules import schedule_learning_rate
 from .step import StepOptions, batch_gradients, check_has_head
 
-if TYPE_CHECKING:
-    from ..cuda.transfer import Uploader
-
 STEP_BAR_DELAY = 3  # seconds after which an epoch shows a progress bar of its steps
-LOSS_INTERVAL = 50  # steps between two readings of the loss on a GPU; each reading waits for it
+LOSS_INTERVAL = 50  # steps between two readings of the loss on a GPU; a reading waits for the GPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +45,7 @@ class TrainingRun:
     folder: Path
     optimiser: AdamW | SGD
     ema: EMA | None
-    uploader: "Uploader | None"  # for a model on a GPU
+    uploader: "devices.Uploader | None"  # for a model on a GPU
 
     @property
     def result(self) -> ViT:
@@ -60,10 +56,9 @@ class TrainingRun:
 
     @property
     def state(self) -> dict[str, Array]:
-        """The vectors that a checkpoint needs besides the parameters of the result."""
-        if self.ema is None:
-            return self.optimiser.state
-        return self.optimiser.state | {"running": self.optimiser.parameters.vector}
+        """The vectors in a checkpoint besides the parameters of the result."""
+        running = {"running": self.optimiser.parameters.vector} if self.ema else {}
+        return self.optimiser.state | running
 
 
 class ResumeError(ValueError):
@@ -73,7 +68,7 @@ class ResumeError(ValueError):
 def train(
     model: ViT, dataset: Dataset, recipe: Recipe, folder: str | Path, *, threads: int | None = None
 ) -> Score:
-    """Train a model from its present parameters and write `model.npz` and `log.csv`.
+    """Train a model from its current parameters and write `model.npz` and `log.csv`.
 
     The same model, data, recipe and number of shards give the same bits. Each epoch ends with a
     checkpoint, from which `resume` continues.
@@ -132,7 +127,7 @@ def resume(
 ) -> Score:
     """Continue an interrupted training. The result has the same bits as without interruption.
 
-    `model` is the one loaded from the folder's checkpoint. Raises ResumeError if the training is
+    `model` has been loaded from the checkpoint in the folder. Raises ResumeError if the training is
     complete, ValueError if the data set differs in its name, classes, files or labels,
     FileNotFoundError if there is no checkpoint.
     """
@@ -153,9 +148,8 @@ def resume(
     if progress.data not in (None, dataset.name):
         raise ValueError(f"{path} was trained on the {progress.data}, not on the {dataset.name}")
     if progress.fingerprint not in (None, fingerprint(dataset)):
-        raise ValueError(
-            f"{path} was trained on other files or labels than the {dataset.name} have now"
-        )
+        others = f"other files or labels than the {dataset.name} have now"
+        raise ValueError(f"{path} was trained on {others}")
     log = read_log(folder / LOG) if progress.epoch else []
     rows = [row for row in log if row["epoch"] <= progress.epoch]
     return _train_epochs(run, progress.epoch, rows)
@@ -164,36 +158,29 @@ def resume(
 def _prepare_run(
     model: ViT, dataset: Dataset, recipe: Recipe, folder: Path, threads: int | None
 ) -> TrainingRun:
-    trained = {"head": model.params["head"]} if recipe.freeze else model.params
-    parameters = pack(trained)
-    return TrainingRun(
-        model,
-        dataset,
-        recipe,
-        recipe.step_options(threads),
-        folder,
-        OPTIMISERS[recipe.optimiser](parameters, recipe.weight_decay),
-        EMA(parameters, recipe.ema) if recipe.ema else None,
-        create_uploader() if model.device == "gpu" else None,
-    )
+    parameters = pack({"head": model.params["head"]} if recipe.freeze else model.params)
+    optimiser = OPTIMISERS[recipe.optimiser](parameters, recipe.weight_decay)
+    ema = EMA(parameters, recipe.ema) if recipe.ema else None
+    uploader = devices.create_uploader() if model.device == "gpu" else None
+    options = recipe.step_options(threads)
+    return TrainingRun(model, dataset, recipe, options, folder, optimiser, ema, uploader)
 
 
 def _train_epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
-    score, epochs, path = None, run.recipe.epochs, run.folder / LOG
-    write_log(path, rows)
+    score, epochs = None, run.recipe.epochs
+    write_log(run.folder / LOG, rows)
     with (
-        open(path, "a", newline="") as file,
+        open(run.folder / LOG, "a", newline="") as file,
         tqdm(total=epochs, initial=done, unit="epoch", disable=None) as bar,
     ):
-        log = csv.DictWriter(file, COLUMNS)
+        log = csv.writer(file)
         for epoch in range(done + 1, epochs + 1):
             loss, learning_rate = _train_epoch(run, epoch)
             score = evaluate(run.result, run.dataset.held_out_images, run.dataset.held_out_labels)
             _check_finite(score.loss, "held-out loss", epoch, run.recipe)
             seconds = round(time.perf_counter() - started, 3)
-            values = [epoch, run.optimiser.t, learning_rate, loss, *score, seconds]
-            log.writerow(dict(zip(COLUMNS, values, strict=True)))
+            log.writerow([epoch, run.optimiser.t, learning_rate, loss, *score, seconds])
             file.flush()
             os.fsync(file.fileno())  # the log must not be older than the checkpoint
             _save_checkpoint(run, epoch)
@@ -204,13 +191,14 @@ def _train_epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Sc
                 print(f"epoch {epoch}/{epochs}: {line}, {seconds:.0f} s", file=sys.stderr)
     if run.ema is not None:
         run.optimiser.parameters.vector[:] = run.ema.parameters.vector
-    assert score is not None  # a checkpoint with progress has epochs left
+    assert score is not None  # `done` is less than `epochs`
     return score
 
 
 def _train_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
     """Train for one epoch. Return the mean loss and the last learning rate."""
     recipe, steps = run.recipe, count_batches(run.dataset, run.recipe)
+    warmup = round(recipe.warmup * steps)
     batches = iterate_batches(run.dataset, recipe, epoch)
     if run.uploader is not None:
         batches = upload_batches(batches, len(run.dataset.classes), run.uploader)
@@ -224,15 +212,10 @@ def _train_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
         for images, labels in batches:
             t = run.optimiser.t
             learning_rate = schedule_learning_rate(
-                t,
-                steps=recipe.epochs * steps,
-                peak=recipe.learning_rate,
-                warmup=round(recipe.warmup * steps),
-                schedule=recipe.schedule,
+                t, recipe.epochs * steps, recipe.learning_rate, warmup, recipe.schedule
             )
-            loss, gradients = batch_gradients(
-                run.model, images, labels, run.options, seed=(recipe.seed, t)
-            )
+            seed = recipe.seed, t
+            loss, gradients = batch_gradients(run.model, images, labels, run.options, seed=seed)
             unread.append((loss, len(images)))
             if device_of(loss) == "cpu" or len(unread) == LOSS_INTERVAL:
                 total += _read_losses(unread, epoch, recipe)
@@ -246,18 +229,18 @@ def _train_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
 
 
 def _read_losses(unread: list[tuple[float | Array, int]], epoch: int, recipe: Recipe) -> float:
-    """Return the sum of mean losses times images, and clear the list. On a GPU this waits."""
+    """Return the sum of loss times batch size, and clear the list. On a GPU, this waits."""
     total = 0.0
-    while unread:
-        loss, images = unread.pop(0)
-        loss = float(to_host(loss))
-        _check_finite(loss, "loss", epoch, recipe)
-        total += loss * images
+    for loss, size in unread:
+        value = float(to_host(loss))
+        _check_finite(value, "loss", epoch, recipe)
+        total += value * size
+    unread.clear()
     return total
 
 
 def _update(run: TrainingRun, gradient: Array, learning_rate: float) -> None:
-    """Clip the gradient, update the weights and their moving average."""
+    """Clip the gradient, then update the weights and their moving average."""
     optimiser, threads = run.optimiser, run.options.threads
     if run.recipe.grad_clip:
         clip_by_global_norm(gradient, run.recipe.grad_clip)
@@ -268,22 +251,15 @@ def _update(run: TrainingRun, gradient: Array, learning_rate: float) -> None:
 
 def _check_finite(loss: float, name: str, epoch: int, recipe: Recipe) -> None:
     if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the {name} is {loss} in epoch {epoch}: the learning rate of "
-            f"{recipe.learning_rate} may be too high"
-        )
+        reason = f"the learning rate of {recipe.learning_rate} may be too high"
+        raise FloatingPointError(f"the {name} is {loss} in epoch {epoch}: {reason}")
 
 
 def _save_checkpoint(run: TrainingRun, epoch: int) -> None:
     training = {}
     if epoch < run.recipe.epochs:
-        progress = Progress(
-            epoch=epoch,
-            t=run.optimiser.t,
-            recipe=run.recipe,
-            data=run.dataset.name,
-            source=run.dataset.source,
-            fingerprint=fingerprint(run.dataset),
-        )
-        training = {"progress": np.array(json.dumps(progress.to_json())), **run.state}
+        d = run.dataset
+        progress = Progress(epoch, run.optimiser.t, run.recipe, d.name, d.source, fingerprint(d))
+        fields = progress._asdict() | {"recipe": run.recipe.to_dict()}
+        training = {"progress": np.array(json.dumps(fields)), **run.state}
     weights.save(run.folder / CHECKPOINT, run.model.config, run.result.params, training)

@@ -9,15 +9,19 @@ from .schedules import SCHEDULES
 from .step import StepOptions
 
 OPTIMISERS = {"adamw": AdamW, "sgd": SGD}
-MINIMUM = {
-    "epochs": 1, "batch_size": 1, "shift": 0, "randaugment": 0, "seed": 0, "grad_accumulation": 1,
-}  # fmt: skip
+CHOICES = {"optimiser": OPTIMISERS, "schedule": SCHEDULES}
 NON_NEGATIVE = (
     "learning_rate", "warmup", "weight_decay", "grad_clip", "label_smoothing", "mixup", "cutmix",
     "ema",
 )  # fmt: skip
-BELOW_1 = ("label_smoothing", "ema")
-MAXIMUM = {"randaugment_magnitude": 10, "random_erasing": 1}
+RANGES = {  # description, in error messages -> test, names of the fields
+    "at least 1, not": (lambda x: x >= 1, ("epochs", "batch_size")),
+    "at least 0, not": (lambda x: x >= 0, ("shift", "randaugment", "seed")),
+    "finite and not negative:": (lambda x: 0 <= x < math.inf, NON_NEGATIVE),
+    "below 1, not": (lambda x: x < 1, ("label_smoothing", "ema")),
+    "from 0 to 10, not": (lambda x: 0 <= x <= 10, ("randaugment_magnitude",)),
+    "from 0 to 1, not": (lambda x: 0 <= x <= 1, ("random_erasing",)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,34 +100,19 @@ class Recipe:
     grad_accumulation: int = 1
 
     def __post_init__(self) -> None:
-        for name, low in MINIMUM.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        for name in NON_NEGATIVE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and not negative: {getattr(self, name)}")
-        for name in BELOW_1:
-            if getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be below 1, not {getattr(self, name)}")
-        for name, high in MAXIMUM.items():
-            if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be from 0 to {high}, not {getattr(self, name)}")
-        if self.shards is not None and self.shards < 1:
-            raise ValueError(f"shards must be at least 1, not {self.shards}")
-        for name, choices in {"optimiser": OPTIMISERS, "schedule": SCHEDULES}.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(choices)
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose {known}")
+        for description, (is_valid, names) in RANGES.items():
+            for name in names:
+                if not is_valid(value := getattr(self, name)):
+                    raise ValueError(f"{name} must be {description} {value}")
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"unknown {name} {value!r}: choose {', '.join(choices)}")
+        self.step_options()  # raises ValueError for invalid shards and grad_accumulation
 
     def step_options(self, threads: int | None = None) -> StepOptions:
         """Return the options of a training step."""
-        return StepOptions(
-            label_smoothing=self.label_smoothing,
-            freeze=self.freeze,
-            grad_accumulation=self.grad_accumulation,
-            shards=self.shards,
-            threads=threads,
-        )
+        names = "label_smoothing", "freeze", "grad_accumulation", "shards"
+        return StepOptions(**{name: getattr(self, name) for name in names}, threads=threads)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict, for JSON."""

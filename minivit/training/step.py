@@ -12,24 +12,36 @@ from ..models import forward_features, vit
 from ..parallel import batch_slices, map_shards
 from ..tree import ParameterVector, Tree, flatten, pack
 
-Seed = tuple[int, ...]
+Seed = tuple[int, ...] | None  # None deactivates dropout
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
     """Options of a training step. `Recipe.step_options` creates them from a recipe.
 
+    Parameters
+    ----------
     label_smoothing : float
-        Probability that is spread evenly over all classes, 0 to 1.
+        Probability spread evenly over all classes, 0 to 1.
     freeze : bool
         Train the head alone. The gradients are {"head": ...}, and dropout is inactive.
     grad_accumulation : int
         Number of parts of the batch that are processed one after the other to save memory.
     shards : int, optional
-        Number of parts of these parts that are processed in parallel. By default it depends on the
-        CPU cache and the number of threads. The last bits of the gradients depend on it.
+        Number of shards, into which each part is split for parallel processing. The default depends
+        on the CPU cache and the number of threads. The last bits of the gradients depend on it.
     threads : int, optional
         Number of CPU threads. By default all cores.
+
+    Raises
+    ------
+    ValueError
+        If the number of parts or shards is below 1.
+
+    Examples
+    --------
+    >>> StepOptions(shards=3)
+    StepOptions(label_smoothing=0.0, freeze=False, grad_accumulation=1, shards=3, threads=None)
     """
 
     label_smoothing: float = 0.0
@@ -51,7 +63,7 @@ def loss_and_gradients(
     labels: Array,
     options: StepOptions = StepOptions(),
     *,
-    seed: Seed | None = None,
+    seed: Seed = None,
 ) -> tuple[float, Tree]:
     """Compute the mean cross-entropy of a batch and its gradient for every parameter.
 
@@ -90,7 +102,7 @@ def loss_and_gradients(
 
 
 def batch_gradients(
-    model: ViT, images: Array, labels: Array, options: StepOptions, *, seed: Seed | None = None
+    model: ViT, images: Array, labels: Array, options: StepOptions, *, seed: Seed = None
 ) -> tuple[float | Array, ParameterVector]:
     """Compute the loss and the packed gradients of a batch, as `loss_and_gradients` does.
 
@@ -103,29 +115,19 @@ def batch_gradients(
         raise TypeError(f"labels must be an array of class numbers, not {type(labels).__name__}")
     if len(labels) != B:
         raise ValueError(f"{B} images, but {len(labels)} labels")
-    parts = batch_slices(B, min(options.grad_accumulation, B))
-
-    def part_seed(i: int) -> Seed | None:
-        return seed and (*seed[:-1], options.grad_accumulation * seed[-1] + i)
-
-    first, *others = parts
-    loss, total = part_gradients(model, images, labels, first, options, part_seed(0))
-    for i, part in enumerate(others, 1):
-        part_loss, gradients = part_gradients(model, images, labels, part, options, part_seed(i))
+    parts = enumerate(batch_slices(B, min(options.grad_accumulation, B)))
+    results = (part_gradients(model, images, labels, *part, options, seed) for part in parts)
+    loss, total = next(results)
+    for part_loss, gradients in results:
         loss = loss + part_loss
         total.vector[:] += gradients.vector
     return loss, total
 
 
 def part_gradients(
-    model: ViT,
-    images: Array,
-    labels: Array,
-    part: slice,
-    options: StepOptions,
-    seed: Seed | None,
+    model: ViT, images: Array, labels: Array, i: int, part: slice, options: StepOptions, seed: Seed
 ) -> tuple[float | Array, ParameterVector]:
-    """Compute one part's contribution to the loss and the gradients of the whole batch.
+    """Compute the contribution of part i to the loss and the gradients of the batch.
 
     The shards run in parallel. Their gradients are added in the order of the shards, so the same
     number of shards gives the same bits.
@@ -135,7 +137,10 @@ def part_gradients(
 
     def shard_gradients(numbered: tuple[int, slice]) -> tuple[Array, Tree]:
         s, shard = numbered
-        generator = None if seed is None else np.random.default_rng([*seed, s])
+        generator = None
+        if seed is not None:
+            *prefix, step = seed
+            generator = np.random.default_rng([*prefix, options.grad_accumulation * step + i, s])
         logits, model_back = forward_pass(model, images[shard], options.freeze, generator)
         loss, loss_back = cross_entropy(logits, labels[shard], options.label_smoothing)
         weight = len(logits) / B  # every image of the batch has the same weight
@@ -145,9 +150,8 @@ def part_gradients(
     threads = 1 if model.device == "gpu" else options.threads
     shards = options.shards or model.choose_shard_count(len(images), options.threads)
     slices = batch_slices(len(images), min(shards, len(images)))
-    with contextlib.closing(
-        map_shards(shard_gradients, list(enumerate(slices)), threads)
-    ) as results:
+    results = map_shards(shard_gradients, list(enumerate(slices)), threads)
+    with contextlib.closing(results):
         loss, tree = next(results)
         total = pack(tree)
         leaves = flatten(total.tree)
@@ -161,11 +165,10 @@ def part_gradients(
 def forward_pass(
     model: ViT, images: Array, freeze: bool, generator: np.random.Generator | None
 ) -> tuple[Array, Pullback]:
-    """Compute the logits and a pullback to the parameters that are trained.
+    """Compute the logits and a pullback that returns the gradients of the trained parameters.
 
     images (B, H, W, C)  ->  logits (B, K)
-    With `freeze`, the body is used as in evaluation, and the pullback returns the gradients of the
-    head alone.
+    With `freeze`, dropout is inactive, and the pullback returns the gradients of the head alone.
     """
     if not freeze:
         return vit(images, model.params, model.config, generator)

@@ -120,7 +120,7 @@ class ModelFile:
         dtypes = Counter(array.dtype for array in self.arrays.values())
         # minivit's arrays have one dtype. Of other mixtures, the widest; float16 becomes float32.
         mixed, usual = self.layout is not own, dtypes.most_common(1)[0][0]
-        for name, shape in ((n, e.file_shape) for e in entries.values() for n in e.names):
+        for name, shape in ((n, e.shape) for e in entries.values() for n in e.names):
             array = self.arrays[name]
             if array.shape != shape:
                 raise ArrayError(f"{{}} has shape {array.shape}, expected {shape}", name)

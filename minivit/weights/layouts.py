@@ -62,23 +62,19 @@ def parts_in_use(names: Iterable[str], parts: Mapping[str, str]) -> Mapping[str,
 class Entry(NamedTuple):
     """The array of a file that contains a leaf of minivit's tree, or the three with its thirds.
 
-    shape: of the leaf or third, with its axes split as in the file. axes: their order in the file.
+    shape: in the file. axes: the order of the file's axes, in which minivit's are split.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     axes: tuple[int, ...]
 
-    @property
-    def file_shape(self) -> tuple[int, ...]:
-        """The shape of each array in the file."""
-        return tuple(self.shape[axis] for axis in self.axes)
-
     def to_file(self, leaf: Array) -> dict[str, Array]:
         """Convert a leaf to the arrays of the file."""
+        split = [self.shape[axis] for axis in np.argsort(self.axes)]
         thirds = np.split(leaf, len(self.names), axis=-1)
-        parts = [third.reshape(self.shape).transpose(self.axes) for third in thirds]
-        return dict(zip(self.names, map(np.ascontiguousarray, parts), strict=True))
+        parts = [np.ascontiguousarray(p.reshape(split).transpose(self.axes)) for p in thirds]
+        return dict(zip(self.names, parts, strict=True))
 
     def to_leaf(self, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
         """Convert arrays of the file to a leaf, if possible to a view."""
@@ -131,7 +127,7 @@ class Names(NamedTuple):
             third = (*spec.shape[:-1], spec.shape[-1] // len(names))
             shape = split.get(leaf) or split.get(leaf.split("/", 2)[-1], third)
             axes = self.axes.get(len(shape), tuple(range(len(shape))))
-            entries[leaf] = Entry(names, shape, axes)
+            entries[leaf] = Entry(names, tuple(shape[axis] for axis in axes), axes)
         return entries
 
     def shape(self, leaf: str, dimensions: int, shapes: Shapes) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..tree import Tree
 from . import huggingface, own
 from .convert import ModelFile, export
 from .files import PICKLES, CheckpointError, read_arrays, write_arrays, write_atomically
-from .layouts import ArrayError
+from .layouts import ArrayError, Names
 from .positions import resize_model
 
 MODEL, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
@@ -91,7 +92,7 @@ def make_model(
         else:
             config = stored = own.from_json(text, fields, len(file.sources))
             if file.layout is not own and config.positions in UNLEARNED:
-                stored = dataclasses.replace(config, positions="1d")  # a table for other programs
+                stored = replace(config, positions="1d")  # a table for other programs
         params = file.read(stored)
     except CheckpointError:
         raise
@@ -119,34 +120,34 @@ def _infer_config(file: ModelFile, fields: dict[str, Any], image_size: Any) -> V
     some_size = inferred["patch_size"] * 4 * 2 ** len(inferred["stem"] or ())  # divisible
     config = ViTConfig(**known | {"image_size": some_size})
     file.entries(config)  # check the names, which do not depend on the size
-    size = _infer_image_size(file, config, stated.get("image_size"), image_size)
-    return dataclasses.replace(config, image_size=size)
-
-
-def _infer_image_size(file: ModelFile, config: ViTConfig, stated: Any, wanted: Any) -> Any:
-    """Return the size with as many patches as positions: stated, wanted, or that of a square."""
-    sizes = [size for size in (stated, wanted) if size is not None]
+    sizes = [size for size in (stated.get("image_size"), image_size) if size is not None]
     if config.positions != "1d":
         if not sizes:
             raise ValueError(f"positions '{config.positions}' have no table: pass image_size=")
-        return sizes[0]
-    names = file.layout.NAMES
-    tokens = names.shape("positions/table", 3, file.shapes)[1]
-    N = tokens - (config.pooling == "class")
-    patches = [math.prod(dataclasses.replace(config, image_size=size).grid) for size in sizes]
-    if N in patches:
-        return sizes[patches.index(N)]
-    square, one_more = (n == math.isqrt(max(n, 0)) ** 2 > 0 for n in (N, N - 1))
-    if config.pooling == "mean" and (N - 1 in patches or (one_more and not square)):
+        return replace(config, image_size=sizes[0])
+    return _match_positions(file, config, sizes, stated)
+
+
+def _match_positions(
+    file: ModelFile, config: ViTConfig, sizes: list[Any], stated: dict[str, Any]
+) -> ViTConfig:
+    """Return the configuration with the first size, or square, that has the file's positions."""
+    names: Names = file.layout.NAMES
+    T, (table,) = names.shape("positions/table", 3, file.shapes)[1], names.of("positions/table")
+    N = T - (config.pooling == "class")
+    square = math.isqrt(max(N, 1)) * config.stride
+    candidates = sizes if "image_size" in stated else [*sizes, square]
+    for candidate in (configs := [replace(config, image_size=size) for size in candidates]):
+        if candidate.tokens == T:
+            return candidate
+    if config.pooling == "mean" and any(candidate.tokens == T - 1 for candidate in configs):
         names.shape("class_token", 3, file.shapes)  # raises: it is missing
-    (table,) = names.of("positions/table")
-    if stated is not None:
-        raise ArrayError(f"config.json says image_size is {stated}, {{}} has {N} patches", table)
-    if not square:
-        hint = "" if wanted is None else "the file's own "
+    if "image_size" in stated:
+        message = f"config.json says image_size is {sizes[0]}, {{}} has {N} patches"
+    else:
+        hint = "the file's own " if sizes else ""
         message = f"{{}} has {N} patches, not a square: pass {hint}image_size=(height, width)"
-        raise ArrayError(message, table)
-    return math.isqrt(N) * config.stride
+    raise ArrayError(message, table)
 
 
 def _read_json(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "mi
         if config.positions == "sincos2d":
             z, _ = add_positions_sincos2d(z, config.grid)
         params = params | {"positions": {"table": z[0]}}
-        table = dataclasses.replace(config, positions="1d")
+        table = replace(config, positions="1d")
     arrays = export(params, table, layout)
     if layout == "huggingface" and path.suffix not in (".npz", ".safetensors"):
         path.mkdir(parents=True, exist_ok=True)
@@ -222,7 +223,7 @@ def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "mi
         if config.channels == 3:
             _write_json(path / PROCESSOR, huggingface.make_processor(config))
         path = path / MODEL
-    return write_arrays(path, arrays, own.to_json(config))
+    return write_arrays(path, arrays, json.dumps(dataclasses.asdict(config)))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

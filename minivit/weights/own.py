@@ -25,7 +25,7 @@ def save(
     """Write a checkpoint atomically. Raises OSError if the folder cannot be written."""
     arrays = {f"params/{name}": to_host(leaf) for name, leaf in flatten(params).items()}
     arrays |= {f"training/{name}": to_host(leaf) for name, leaf in (training or {}).items()}
-    write_arrays(path, arrays, to_json(config))
+    write_arrays(path, arrays, json.dumps(dataclasses.asdict(config)))
 
 
 def read_progress(path: str | Path) -> dict[str, Any] | None:
@@ -50,11 +50,6 @@ def load_training(path: str | Path) -> dict[str, Array]:
     """Load the vectors that an interrupted training needs to resume; {} if it is complete."""
     prefix, (arrays, _) = "training/", read_arrays(path)
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-
-def to_json(config: ViTConfig) -> str:
-    """Return a configuration as text."""
-    return json.dumps(dataclasses.asdict(config))
 
 
 def from_json(text: str, fields: dict[str, Any], arrays: int) -> ViTConfig:

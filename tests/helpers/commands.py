@@ -1,4 +1,4 @@
-"""Run commands in this process, and small inputs for them."""
+"""Functions that run commands in this process, and small inputs for them."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
 
 def run(*arguments):
-    """Run `minivit` with these arguments."""
+    """Run the command line with these arguments."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -38,14 +38,14 @@ def run(*arguments):
 
 
 def output_of(*arguments):
-    """Run a command that succeeds without messages, and return its output."""
+    """Return the output of a command that must succeed without messages."""
     status, out, err = run(*arguments)
     assert (status, err) == (0, "")
     return out
 
 
 def error_of(*arguments, status=1):
-    """Run a command that fails, and return its error, which must be a single line."""
+    """Return the error of a command, which must fail with a single line."""
     result = run(*arguments)
     assert result.status == status
     assert "Traceback" not in result.out + result.err
@@ -69,7 +69,7 @@ def save_model(path, **fields):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Replace the baseline and the figures, which take longer than the tests' training."""
+    """Replace the baseline and the figures, which take longer than a small training."""
     monkeypatch.setattr(training, "fit_logistic_regression", lambda dataset: 0.97)
     monkeypatch.setattr(analysis, "plot_curves", lambda *args: None)
     monkeypatch.setattr(analysis, "plot_held_out", lambda *args: None)
@@ -78,7 +78,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Replace training, and return the list of its arguments."""
+    """Replace the training by a function that appends its arguments to this list."""
     calls = []
 
     def train(model, dataset, recipe, out, threads):
@@ -90,7 +90,7 @@ def calls(monkeypatch):
 
 
 def use_few_scattered(monkeypatch, held_out=20):
-    """Replace the scattered digits by a few of them."""
+    """Replace the data set of scattered digits by a few of them, and return it."""
     dataset = data.load_scattered(n=10, held_out=held_out)
     monkeypatch.setitem(data.DATASETS, "scattered", lambda n=1: dataset)
     return dataset

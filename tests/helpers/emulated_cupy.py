@@ -1,9 +1,9 @@
 """CuPy without a GPU: the strict arrays of `strict.py`, and CUDA kernels that the CPU executes.
 
-As `sys.modules["cupy"]` it lets all of minivit run as on a GPU, including `minivit/cuda`. g++
-compiles the kernels' source with `emulated/cuda_fp16.h`. The emulated cuBLAS reads and writes the
-addresses that it receives. Errors that a GPU would not report raise exceptions: a wrong stride, a
-lane that misses a shuffle, more memory than the device has.
+With this module as `sys.modules["cupy"]`, all of minivit runs as on a GPU, including
+`minivit/cuda`. g++ compiles the source of the kernels with `emulated/cuda_fp16.h`. The emulated
+cuBLAS reads and writes the addresses that it receives. Errors that a GPU would not report raise
+exceptions, such as a wrong stride or a lane that misses a shuffle.
 """
 
 import contextlib
@@ -30,15 +30,15 @@ TYPES = ("__half", "float", "double")
 
 
 class OutOfMemoryError(MemoryError):
-    """As `cupy.cuda.memory.OutOfMemoryError`."""
+    """Stands for `cupy.cuda.memory.OutOfMemoryError`."""
 
 
 class DeviceSynchronized(RuntimeError):
-    """As `cupyx.DeviceSynchronized`."""
+    """Stands for `cupyx.DeviceSynchronized`."""
 
 
 class Device:
-    """The memory of the device with CuPy's memory pool, and counters of what it did."""
+    """The memory of the device, CuPy's memory pool, and counters of launches and downloads."""
 
     def __init__(self):
         self.total = 1 << 40  # bytes
@@ -111,10 +111,10 @@ sys.modules.setdefault("emulated_cupy", sys.modules[__name__])
 
 
 class RawModule:
-    """As `cupy.RawModule`, with g++ in place of NVRTC."""
+    """Stands for `cupy.RawModule`, with g++ instead of NVRTC."""
 
     def __init__(self, code, options=(), name_expressions=()):
-        # One library contains a kernel for all types: starting g++ takes most of the time.
+        # One library for all types, because most of the time is spent on starting g++.
         (expression,) = name_expressions
         kernel = expression.partition("<")[0]
         for i, T in enumerate(TYPES):
@@ -141,7 +141,7 @@ class RawModule:
 
 
 def compile_library(source, options):
-    """Compile a shared library, or return the one that was compiled from the same source."""
+    """Return a shared library. It is compiled again only if the source has changed."""
     header = (INCLUDE / "cuda_fp16.h").read_text()
     key = hashlib.sha256((header + source + str(options)).encode()).hexdigest()[:24]
     library = CACHE / f"{key}.so"
@@ -256,7 +256,7 @@ def get_default_memory_pool():
 
 @contextlib.contextmanager
 def allow_synchronize(allow):
-    """As `cupyx.allow_synchronize` of CuPy 14, with its warning."""
+    """Stands for `cupyx.allow_synchronize` of CuPy 14, including its warning."""
     warnings.warn("cupyx.allow_synchronize will be removed in future releases", stacklevel=3)
     before, device.may_synchronize = device.may_synchronize, allow
     try:

@@ -1,17 +1,17 @@
-"""Count the FLOP of the matrix products that a model computes."""
+"""Count the FLOP of the matrix products in a pass through a model."""
 
 import numpy as np
 
 from minivit.models import initialise, vit
 from minivit.tree import map_tree
 
-BATCH_SIZE = 2  # with one image, the product of the head would be a product with a vector
+BATCH_SIZE = 2  # with one image, the head would compute a product with a vector
 
 
 class CountingArray(np.ndarray):
-    """An array that appends to a list, `counts`, the FLOP of every product that it is part of.
+    """An array that appends the FLOP of each of its matrix products to the list `counts`.
 
-    Results of its operations count as well, except those of functions such as `concatenate`.
+    Results of ufuncs are counting arrays too. Results of functions such as `concatenate` are not.
     """
 
     __module__ = "numpy"  # `array_module` returns the module of this name
@@ -30,12 +30,10 @@ class CountingArray(np.ndarray):
 
 
 def as_plain(x):
-    """Return a view without counting."""
     return x.view(np.ndarray) if isinstance(x, CountingArray) else x
 
 
 def as_counting(x, counts):
-    """Return a view that appends to `counts`."""
     x = np.asarray(x).view(CountingArray)
     x.counts = counts
     return x

@@ -10,22 +10,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from minivit.data.cifar import RecordDataset
+from minivit.data.cifar import CIFAR10
 from minivit.data.download import RemoteFile
-from minivit.data.mnist import NAMES, IdxDataset
+from minivit.data.mnist import MNIST, NAMES
 
 SHAPES = ((20, 28, 28), (20,), (10, 28, 28), (10,))
 TRAIN, TEST = {f"data_batch_{i}.bin": 4 for i in range(1, 4)}, {"test_batch.bin": 3}
-CIFAR_FOLDER = "cifar-10-batches-bin"
-RED, GREEN, BLUE = 200, 100, 0
 
 
 class Server:
     """Serve `files`, {name: bytes}, and record (name, range) of each request in `requests`.
 
-    ranges, lengths: whether ranges are supported and Content-Length is sent. breaks: the number of
-    bytes after which each of the next responses is cut off. before, sending: called before a
-    response, and after its first 100,000 bytes.
+    ranges, lengths: whether the server supports ranges and sends Content-Length. breaks: lengths to
+    which the next responses are truncated. before, sending: functions that the server calls before
+    a response and after its first 100,000 bytes.
     """
 
     def __init__(self):
@@ -80,8 +78,8 @@ def remote_file(url, content):
     return RemoteFile(url, len(content), hashlib.md5(content).hexdigest())
 
 
-def publish_nowhere(name, content):
-    """Describe a file at a URL where no server listens."""
+def publish_offline(name, content):
+    """Describe a file at a URL without a server."""
     return remote_file("http://127.0.0.1:9/" + name, content)
 
 
@@ -90,49 +88,47 @@ def to_idx(array):
 
 
 def idx_arrays():
-    """Twenty training images and labels, and ten held-out ones."""
+    """Return 20 training images, their labels, 10 held-out images and their labels."""
     rng = np.random.default_rng(5)
     train, test = (rng.integers(256, size=SHAPES[i], dtype=np.uint8) for i in (0, 2))
     return train, np.arange(20, dtype=np.uint8) % 10, test, np.arange(10, dtype=np.uint8)
 
 
-def small_mnist(publish=publish_nowhere):
-    """The files {name: content} of a small MNIST, and its description."""
+def small_mnist(publish=publish_offline):
+    """Return the files {name: content} of a small MNIST, and its description."""
     contents = [gzip.compress(to_idx(array), mtime=0) for array in idx_arrays()]
     files = dict(zip(NAMES, contents, strict=True))
     remote = tuple(publish(name, content) for name, content in files.items())
-    return files, IdxDataset("small digits", "MNIST/raw", remote, tuple("0123456789"), SHAPES)
+    return files, MNIST._replace(files=remote, shapes=SHAPES)
 
 
 def make_records(n, label_bytes=1):
-    """Records of one colour, of which i has the label i, and the red value i in its first pixel.
+    """Return n records of the colour (200, 100, 0). The first red value of record i is i.
 
-    Label bytes before the last one are 99.
+    Its label bytes are 99, except the last, which is i.
     """
     table = np.full((n, label_bytes + 3072), 99, np.uint8)
-    table[:, label_bytes - 1] = np.arange(n)
-    table[:, label_bytes:] = np.repeat([RED, GREEN, BLUE], 1024)
-    table[:, label_bytes] = np.arange(n)
+    table[:, label_bytes:] = np.repeat([200, 100, 0], 1024)
+    table[:, label_bytes - 1] = table[:, label_bytes] = np.arange(n)
     return table.tobytes()
 
 
 def cifar_files():
-    """The files {name: content} in the archive of a small CIFAR-10."""
+    """Return the files {name: content} in the archive of a small CIFAR-10."""
     files = {name: make_records(n) for name, n in (TRAIN | TEST).items()}
     files["batches.meta.txt"] = b"airplane\nautomobile\nbird\ncat\n\n"
-    return {f"{CIFAR_FOLDER}/{name}": content for name, content in files.items()}
+    return {f"{CIFAR10.folder}/{name}": content for name, content in files.items()}
 
 
-def small_cifar(publish=publish_nowhere, archive=None):
-    """The archive of a small CIFAR-10, and its description."""
+def small_cifar(publish=publish_offline, archive=None):
+    """Return the archive of a small CIFAR-10, and its description."""
     archive = make_tar(cifar_files()) if archive is None else archive
-    remote = publish("cifar-10-binary.tar.gz", archive)
-    names = "batches.meta.txt"
-    return archive, RecordDataset("small", CIFAR_FOLDER, remote, TRAIN, TEST, names, 1, 4)
+    remote = publish(CIFAR10.archive.name, archive)
+    return archive, CIFAR10._replace(archive=remote, train=TRAIN, test=TEST, K=4)
 
 
 def make_tar(files, *entries):
-    """A .tar.gz of {name: content}, after other entries (TarInfo)."""
+    """Return a .tar.gz with these entries (TarInfo), followed by the files {name: content}."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for entry in entries:
@@ -142,18 +138,3 @@ def make_tar(files, *entries):
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return gzip.compress(out.getvalue(), mtime=0)
-
-
-def tree(folder):
-    """The contents of a folder: {path: bytes}, None for a folder."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-def write_tree(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def same_windows(n, side, stride):
-    """TensorFlow's rule for SAME padding. Returns (windows, padding before, padding after)."""
+    """Return (windows, padding before, padding after) of SAME padding in TensorFlow."""
     windows = math.ceil(n / stride)
     last = side - stride if n % stride == 0 else side - n % stride
     padding = max(last, 0)
@@ -14,7 +14,7 @@ def same_windows(n, side, stride):
 
 
 def windows_in_loops(x, sides, stride):
-    """Yield ((b, row, column), [(i, j, pixel)]) for every window, without the padding."""
+    """Yield ((b, row, column), [(i, j, pixel), ...]) for each window, without the padding."""
     B, H, W, _ = x.shape
     h, top, _ = same_windows(H, sides[0], stride)
     w, left, _ = same_windows(W, sides[1], stride)
@@ -34,16 +34,16 @@ def empty_map(x, sides, stride, channels):
 
 def convolution_in_loops(x, kernel, stride):
     y = empty_map(x, kernel.shape[:2], stride, kernel.shape[3])
-    for place, pixels in windows_in_loops(x, kernel.shape[:2], stride):
+    for index, pixels in windows_in_loops(x, kernel.shape[:2], stride):
         for i, j, pixel in pixels:
-            y[place] += pixel @ kernel[i, j]
+            y[index] += pixel @ kernel[i, j]
     return y
 
 
 def max_pool_in_loops(x, side, stride):
     y = empty_map(x, (side, side), stride, x.shape[3])
-    for place, pixels in windows_in_loops(x, (side, side), stride):
-        y[place] = np.max([pixel for _, _, pixel in pixels], axis=0)
+    for index, pixels in windows_in_loops(x, (side, side), stride):
+        y[index] = np.max([pixel for _, _, pixel in pixels], axis=0)
     return y
 
 

@@ -17,7 +17,7 @@ TINY = {
 def tiny_model(dtype="float64", **fields):
     """Return a tiny model with perturbed parameters.
 
-    The head of a new model is zero, so its logits would be zero and its body without gradients.
+    The head of a new model is zero, so its logits and most of its gradients would be zero.
     """
     model = ViT.create(ViTConfig(**TINY | fields), dtype=dtype)
     rng = np.random.default_rng(1)
@@ -42,27 +42,27 @@ def few_digits():
 
 
 class Unreadable:
-    """Images (n, H, W, C), some of which cannot be read."""
+    """Images (n, H, W, C), of which those with the indices `unreadable` cannot be read."""
 
-    def __init__(self, images, bad):
-        self.images, self.shape, self.bad = images, images.shape, bad
+    def __init__(self, images, unreadable):
+        self.images, self.shape, self.unreadable = images, images.shape, unreadable
 
     def __len__(self):
         return len(self.images)
 
-    def read(self, chosen):
-        good = ~np.isin(np.arange(len(self))[chosen], self.bad)
-        return self.images[chosen][good], good
+    def read(self, indices):
+        readable = ~np.isin(np.arange(len(self))[indices], self.unreadable)
+        return self.images[indices][readable], readable
 
 
 def copy_leaves(tree):
     return {name: leaf.copy() for name, leaf in flatten(tree).items()}
 
 
-def same_bits(one, other):
+def same_bits(a, b):
     """Return whether two trees have the same names and equal arrays."""
-    one, other = flatten(one), flatten(other)
-    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+    a, b = flatten(a), flatten(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def blas_threads():
@@ -72,7 +72,7 @@ def blas_threads():
 
 @pytest.fixture
 def three_blas_threads():
-    """Limit BLAS to 3 threads, neither 1 nor this machine's default, and verify it afterwards."""
+    """Limit BLAS to 3 threads, and verify afterwards that the limit has not changed."""
     with threadpool_limits(limits=3, user_api="blas"):
         assert blas_threads() == {3}
         yield

@@ -1,7 +1,7 @@
-"""The arrays that the device tests use, and the execution of a layer case on them.
+"""The array modules of the device tests, and functions that run a layer on their arrays.
 
-`xp` is the array module for the readable layers: the strict stand-in for CuPy. `cupy` is the one
-for the CUDA kernels: CuPy emulated on the CPU. With `pytest --device gpu`, both are CuPy itself.
+`xp` runs the readable layers on arrays with the restrictions of CuPy. `cupy` runs the CUDA kernels
+on the CPU. With `pytest --device gpu`, both are CuPy itself.
 """
 
 import os
@@ -37,10 +37,10 @@ def cast(argument, *dtypes):
 
 
 def run_layer(function, arguments, dtype, rounded=None, asarray=np.asarray):
-    """Return {name: array} with the value and all gradients of a layer.
+    """Return {name: array} with the value and all gradients of a layer, for a random cotangent.
 
-    The arguments and the cotangent, random numbers, have this dtype. They are first rounded to the
-    dtype `rounded`, and then converted by `asarray`.
+    The arguments and the cotangent are rounded to the dtype `rounded`, cast to `dtype` and then
+    converted by `asarray`.
     """
     arguments = convert(cast(arguments, rounded or dtype, dtype), asarray)
     value, pullback = function(*arguments)
@@ -54,14 +54,14 @@ def run_layer(function, arguments, dtype, rounded=None, asarray=np.asarray):
     }
 
 
-def assert_close(found, expected, dtype, tolerance, array_type=np.ndarray, floor=0.0):
+def assert_close(actual, expected, dtype, tolerance, array_type=np.ndarray, floor=0.0):
     """Assert that named arrays have this dtype, type and shape, and agree with the reference.
 
     The tolerance is relative to the largest entry of the reference, and at least to `floor`.
     """
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, reference in expected.items():
-        array = found[name]
+        array = actual[name]
         assert isinstance(array, (array_type, np.generic)), f"{name} is on another device"
         assert (array.dtype, array.shape) == (dtype, reference.shape), name
         host = array.get() if hasattr(array, "get") else array

@@ -1,6 +1,6 @@
-"""A collection of mistakes in backward passes, most of them taken from public repositories.
+"""Mistakes in backward passes, most of them taken from public repositories.
 
-Each mistake has a correct counterpart with the same value. Only the gradient is wrong.
+Each mistake has a correct counterpart with the same value. Only its gradient is wrong.
 """
 
 import inspect
@@ -24,14 +24,14 @@ class Mistake(NamedTuple):
     wrong: Callable
     correct: Callable
     arguments: tuple
-    refused: bool  # the checker raises TypeError, because the function is not repeatable
+    refused: bool  # the checker raises TypeError, because repeated calls differ
 
 
 MISTAKES = []
 
 
 def wrong_function(correct, *arguments, refused=False):
-    """Add the decorated function, a wrong version of `correct`, to the collection."""
+    """Add the decorated function to the collection, as a wrong version of `correct`."""
 
     def add(wrong):
         MISTAKES.append(Mistake(wrong, correct, arguments, refused))
@@ -41,7 +41,7 @@ def wrong_function(correct, *arguments, refused=False):
 
 
 def wrong_pullback(correct, *arguments):
-    """Add `correct` with the decorated pullback to the collection.
+    """Add the function `correct` with the decorated pullback to the collection.
 
     The pullback takes dy, the correct pullback, the value and the arguments of `correct`.
     """
@@ -135,7 +135,7 @@ def two_norms(z, norm1, norm2):
 
 @wrong_function(two_norms, draw(2, 3, 5), norm_params(5), norm_params(5))
 def name_bound_again(z, norm1, norm2):
-    """Both norms use one name. A closure reads the value that was bound last."""
+    """Both norms use the same names. A closure reads the value that was bound last."""
     normed, norm_back = layers.layer_norm(z, **norm1)
     mid = z + normed
     normed, norm_back = layers.layer_norm(mid, **norm2)
@@ -168,7 +168,7 @@ def pull_through_chain(dx, pullbacks):
 
 @wrong_function(chain, draw(4, 3), [draw(3, 3), draw(3, 3)])
 def closures_made_in_a_loop(x, kernels):
-    """Every closure made in the loop reads the last values, so layer 1 has no backward pass."""
+    """Every closure of the loop reads the last values, so the first layer has no pullback."""
     pullbacks = []
     for kernel in kernels:
         x, linear_back = layers.linear(x, kernel)
@@ -210,7 +210,7 @@ def gradients_never_zeroed(x, kernel, bias):
 
 @wrong_function(layers.softmax, draw(2, 3))
 def captured_array_overwritten(x):
-    """The pullback works in place on an array it captured: only the first call is correct."""
+    """The pullback overwrites an array that it captured: only its first call is correct."""
     p, _ = layers.softmax(x)
 
     def pullback(dp):
@@ -233,7 +233,7 @@ shared_generator = np.random.default_rng(3)
 
 @wrong_function(lambda x, seed: layers.dropout(x, 0.4, None), draw(4, 5), 7, refused=True)
 def dropout_on_in_evaluation(x, seed):
-    """Dropout is active in evaluation: every call returns another value."""
+    """Dropout is active in evaluation, so every call returns another value."""
     return layers.dropout(x, 0.4, shared_generator)
 
 
@@ -245,13 +245,13 @@ def dropout_drawn_again(dy, back, y, x, seed):
 
 @wrong_pullback(*DROPOUT)
 def dropout_not_rescaled(dy, back, y, *_):
-    """The backward pass drops the correct entries and does not divide by 1 - rate."""
+    """The backward pass uses the correct mask, but does not divide by 1 - rate."""
     return dy * (y != 0)
 
 
 @wrong_pullback(*DROPOUT)
 def dropout_not_in_backward(dy, *_):
-    """The backward pass has no mask."""
+    """The backward pass does not apply the mask."""
     return dy
 
 
@@ -350,7 +350,7 @@ def norm_without_the_variance(dy, back, y, x, scale, bias):
 
 @wrong_pullback(*TOKENS)
 def norm_over_the_wrong_axis(dy, back, y, x, scale, bias):
-    """The backward pass takes means over the tokens, the forward pass over the width."""
+    """The backward pass averages over the tokens, the forward pass over the width."""
     (x_hat, rstd), g = normalise(x), dy * scale
     mean, along = g.mean(-2, keepdims=True), (g * x_hat).mean(-2, keepdims=True)
     return rstd * (g - mean - x_hat * along), back(dy)[1]
@@ -381,7 +381,7 @@ def softmax_only_diagonal(dp, back, p, *_):
 
 @wrong_pullback(layers.softmax, draw(2, 3))
 def softmax_backward_of_zeros(dp, back, p, *_):
-    """The gradient is zero. A check of the summed outputs misses this, because they sum to 1."""
+    """The gradient is zero. Checking the sum of the outputs misses this: it is always 1."""
     return 0 * p
 
 
@@ -429,9 +429,9 @@ def queries_and_keys_swapped(dy, back, *_):
 @wrong_pullback(*ATTENTION)
 def values_by_rows(dy, back, y, q, k, v):
     """dv is A dy instead of Aᵀ dy: queries and keys are exchanged."""
-    seen = {}
-    layers.attend(q / math.sqrt(q.shape[-1]), k, v, watch=seen.__setitem__)
-    return *back(dy)[:2], seen["probabilities"] @ dy
+    arrays = {}
+    layers.attend(q / math.sqrt(q.shape[-1]), k, v, watch=arrays.__setitem__)
+    return *back(dy)[:2], arrays["probabilities"] @ dy
 
 
 def merge_heads(y):
@@ -474,7 +474,7 @@ def gelu_of_the_other_kind(dy, back, y, x, kind):
 
 
 def pool_patches(z):
-    """The mean of all tokens except the first."""
+    """Average all tokens except the first."""
     y, back = layers.mean_pool(z[:, 1:])
     class_token = np.zeros((len(z), 1, z.shape[-1]))
     return y, lambda dy: np.concatenate([class_token, back(dy)], axis=1)
@@ -487,8 +487,8 @@ def pooled_by_the_wrong_count(dy, back, y, z):
 
 
 @wrong_pullback(pool_patches, draw(2, 4, 3))
-def class_token_pooled_too(dy, back, y, z):
-    """The class token receives a gradient, although the forward pass does not use it."""
+def class_token_receives_a_gradient(dy, back, y, z):
+    """The class token receives a gradient, although the forward pass does not read it."""
     return np.repeat(dy[:, None] / (z.shape[1] - 1), z.shape[1], axis=1)
 
 
@@ -504,7 +504,7 @@ def hidden_layer_detached(dlogits, back, logits, y, hidden, head):
 
 @wrong_pullback(*HEAD)
 def derivative_of_tanh_forgotten(dlogits, back, logits, y, hidden, head):
-    """The gradient passes the tanh unchanged."""
+    """The backward pass omits the tanh."""
     h, hidden_back = layers.linear(y, **hidden)
     dt, dhead = layers.linear(np.tanh(h), **head)[1](dlogits)
     dy, dhidden = hidden_back(dt)
@@ -516,7 +516,7 @@ LABELS = np.array([2, 0, 3])
 
 @wrong_pullback(layers.cross_entropy, draw(3, 4), LABELS)
 def loss_not_divided_by_the_batch(dloss, back, loss, logits, labels):
-    """The loss is a mean and its gradient that of a sum: it grows with the batch size."""
+    """The loss is a mean, but its gradient is that of a sum and grows with the batch size."""
     return back(dloss) * len(logits)
 
 
@@ -545,7 +545,7 @@ STRIDED = layers.convolution, draw(2, 4, 6, 3), draw(3, 3, 3, 2), 2
 
 @wrong_pullback(*STRIDED)
 def symmetric_padding(dy, back, y, x, kernel, stride):
-    """The forward pass pads 0 before and 1 after; the backward pass assumes 1 on each side."""
+    """The forward pass pads one pixel after the image, the backward pass one on each side."""
     dx, dparams = back(dy)
     shifted = np.zeros_like(dx)
     shifted[:, :-1, :-1] = dx[:, 1:, 1:]
@@ -572,7 +572,7 @@ def kernel_rotated(dy, back, *_):
 
 @wrong_pullback(layers.convolution, draw(2, 4, 6, 3), draw(1, 1, 3, 2), 2)
 def skipped_pixels_filled(dy, back, y, x, kernel, stride):
-    """A 1 x 1 convolution of stride 2 skips three of four pixels, which get a gradient here."""
+    """A 1 x 1 convolution of stride 2 skips 3 of 4 pixels. Here they receive a gradient."""
     dx = (dy @ kernel[0, 0].T).repeat(stride, axis=1).repeat(stride, axis=2)
     return dx, back(dy)[1]
 
@@ -611,7 +611,7 @@ def standardise_with_constant_std(dw_hat, back, w_hat, kernel):
 
 @wrong_pullback(*FILTERS)
 def std_of_a_sample(dw_hat, back, w_hat, kernel):
-    """The backward pass divides by n - 1, like the std of some frameworks."""
+    """The backward pass divides by n - 1, the default of some frameworks."""
     n = kernel[..., 0].size
     sigma = kernel_std(kernel) * math.sqrt(n / (n - 1))
     return standardise_gradient(dw_hat, kernel, sigma + 1e-5, sigma)
@@ -631,7 +631,7 @@ def eps_left_out_of_backward(dw_hat, back, w_hat, kernel):
 
 
 def group_norm_with(shape, axes):
-    """Return a group norm whose backward pass takes means over these axes of x.reshape(shape)."""
+    """Return a group norm with a backward pass that averages these axes of x.reshape(shape)."""
 
     def mean(a):
         rows = a.reshape(shape)
@@ -658,37 +658,37 @@ GROUPED = group_norm_with(BY_GROUP, (1, 2, 4)), draw(2, 2, 3, 6), draw(6), draw(
 
 
 @wrong_function(*GROUPED)
-def every_third_channel(x, scale, bias, groups):
-    """The backward pass groups channels 0, 3, then 1, 4, ...; the forward pass 0, 1, then 2, 3."""
+def channels_grouped_by_stride(x, scale, bias, groups):
+    """The backward pass groups channels 0 and 3, the forward pass channels 0 and 1."""
     return group_norm_with((2, 2, 3, 2, 3), (1, 2, 3))(x, scale, bias, groups)
 
 
 @wrong_function(*GROUPED)
 def groups_without_the_map(x, scale, bias, groups):
-    """The backward pass takes means for each pixel, like layer norm, the forward pass over all."""
+    """The backward pass averages over the channels of each pixel, like layer norm."""
     return group_norm_with(BY_GROUP, 4)(x, scale, bias, groups)
 
 
 @wrong_function(*GROUPED)
 def channels_normalised_separately(x, scale, bias, groups):
-    """The backward pass takes means over each channel, the forward pass over the group."""
+    """The backward pass averages over each channel, the forward pass over the group."""
     return group_norm_with(BY_GROUP, (1, 2))(x, scale, bias, groups)
 
 
 @wrong_function(*GROUPED)
 def norm_over_the_batch(x, scale, bias, groups):
-    """The backward pass takes means over all images, like batch norm."""
+    """The backward pass averages over all images, like batch norm."""
     return group_norm_with(BY_GROUP, (0, 1, 2, 4))(x, scale, bias, groups)
 
 
 def pool_gradient(x, gradient):
-    """Add gradient(view) to each view of the windows. Even sides are padded after the image."""
+    """Return the gradient of x, which is gradient(view) in each view of the windows."""
     padded = pad_same(x, (3, 3), 2, -math.inf)
     dpadded = np.zeros(padded.shape)
     windows = (window_views(a, (3, 3), 2) for a in (padded, dpadded))
     for view, dview in zip(*windows, strict=True):
         dview += gradient(view)
-    return dpadded[:, : x.shape[1], : x.shape[2]]
+    return dpadded[:, : x.shape[1], : x.shape[2]]  # even sides are padded after the image
 
 
 POOLED = layers.max_pool, np.round(draw(2, 4, 6, 3))  # rounded: many entries are equal

@@ -1,4 +1,4 @@
-"""Errors about files that are not a complete, valid model."""
+"""Errors about files that are not a valid model."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from minivit.weights import CheckpointError
 
 
 def refusal(load, *parts):
-    """Return the message of a refusal, which is one line and contains all `parts`.
+    """Return the message of a CheckpointError, which must be one line and contain all `parts`.
 
-    load: a function, or the path of a file, which the message must contain.
+    load: a function, or the path of a file. The message must contain the path.
     """
     path, load = (None, load) if callable(load) else (load, lambda: ViT.load(path))
     with pytest.raises(CheckpointError) as error:

@@ -3,10 +3,10 @@
 `StrictArray` wraps a NumPy array, and this module is its array module: `array_module(x)` returns it
 as it returns `cupy` for a CuPy array. The differences from NumPy are:
 
-- Host arrays are never mixed in: only `asarray` uploads, only `.get()` downloads, and both copy.
-- Nothing reads values implicitly: no `float`, `if`, `math.sqrt`, NumPy function or printing.
-- There are no functions, methods and keywords except those in the tables below. CuPy has them too.
-- float32 does not become float64, and no float64 array is created unless a dtype is named.
+- Only `asarray` uploads and only `.get()` downloads. Both copy. Operations reject host arrays.
+- `float`, `if`, `math.sqrt`, NumPy functions and printing do not read values.
+- Only the functions, methods and keywords in the tables below exist. CuPy has all of them.
+- float32 does not become float64, and no array is float64 unless a dtype is named.
 - Uninitialised memory contains NaN.
 
 Iteration yields the rows of an array of two or more dimensions, as in `q, k, v = qkv`. CuPy also
@@ -65,7 +65,7 @@ class StrictArray:
 
     __module__ = "strict"  # a top-level module, as `array_module` expects
     __slots__ = ("_host",)
-    __array_ufunc__ = None  # NumPy's operators return NotImplemented, and ours refuse
+    __array_ufunc__ = None  # NumPy's operators return NotImplemented, and ours raise TypeError
     __hash__ = None
 
     def __init__(self, host):
@@ -118,9 +118,9 @@ def asarray(x, dtype=None, array_type=StrictArray):
 
 
 def check_calls(function, keywords=(), sequences=True, array_type=StrictArray):
-    """Let a NumPy function take and return strict arrays, and check all its arguments.
+    """Make a NumPy function take and return strict arrays, and check all arguments.
 
-    sequences: whether an argument may be a list or tuple (a shape, or arrays to join). Elsewhere it
+    sequences: whether an argument may be a list or tuple (a shape, or arrays to join). Otherwise it
     would be a host array. array_type: the type of the results if no argument is a strict array.
     """
     name = getattr(function, "__name__", "a function")

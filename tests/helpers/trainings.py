@@ -1,4 +1,4 @@
-"""A short training in which everything that may be random is random, recorded or interrupted."""
+"""A short training with all random options, and functions that record or interrupt it."""
 
 import dataclasses
 from typing import NamedTuple
@@ -47,25 +47,25 @@ def record_steps(folder, monkeypatch, dataset=None, **fields):
     """Train a model and return the steps."""
     steps, batch_gradients = [], loop.batch_gradients
 
-    def recorded(model, images, labels, options, *, seed):
+    def record_step(model, images, labels, options, *, seed):
         loss, gradients = batch_gradients(model, images, labels, options, seed=seed)
         steps.append(Step(images, labels, options, seed, loss))
         return loss, gradients
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "batch_gradients", recorded)
+        patch.setattr(loop, "batch_gradients", record_step)
         train(new_model(), dataset or few_digits(), make_recipe(**fields), folder)
     return steps
 
 
 def interrupt(monkeypatch, name, call):
-    """Make one of the loop's functions raise KeyboardInterrupt in the call of this number."""
+    """Make a function of `training.loop` raise KeyboardInterrupt in its call number `call`."""
     function, calls = getattr(loop, name), []
 
-    def interrupted(*args, **kwargs):
+    def count_call(*args, **kwargs):
         calls.append(name)
         if len(calls) == call:
             raise KeyboardInterrupt
         return function(*args, **kwargs)
 
-    monkeypatch.setattr(loop, name, interrupted)
+    monkeypatch.setattr(loop, name, count_call)

@@ -1,11 +1,10 @@
 """Functions that draw a figure and return it, without pyplot."""
 
-from .attention import plot_attention
+from .attention import plot_attention, plot_gradients
 from .distance import plot_distances
 from .embeddings import plot_filters, plot_similarity
 from .figure import save_figure
 from .model import plot_held_out, plot_model
-from .relevance import plot_gradients
 from .training import plot_curves
 
 __all__ = [

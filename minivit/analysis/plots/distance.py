@@ -7,7 +7,7 @@ from ...arrays import Array
 
 
 def plot_distances(distances: Array, uniform: float) -> Figure:
-    """Plot one dot per head, by layer, and a line at the distance of uniform attention.
+    """Plot the distance of each head by layer, and a line at the distance of uniform attention.
 
     distances (L, h) in pixels, from `mean_attention_distance`
     """

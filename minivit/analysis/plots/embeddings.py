@@ -1,4 +1,4 @@
-"""The similarity of position embeddings, and the filters (Figure 7 left and centre, Figure 10)."""
+"""Filters and the similarity of position embeddings (Figure 7 left and centre, Figure 10)."""
 
 import math
 
@@ -13,7 +13,7 @@ SIDE, SPACING = 6.0, 0.35  # inches: longer side of the grid of maps, and betwee
 
 
 def plot_similarity(similarity: Array) -> Figure:
-    """Plot a grid of maps, one per patch: the similarity of its position to all positions.
+    """Plot one map per patch: the similarity of its position embedding to all others.
 
     similarity (gh, gw, gh, gw), from `position_similarity`
     """

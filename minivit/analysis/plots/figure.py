@@ -1,6 +1,5 @@
 """Save a figure, and draw panels with images, maps and boxes."""
 
-import errno
 import sys
 import textwrap
 import warnings
@@ -17,22 +16,17 @@ from matplotlib.patheffects import withStroke
 from ...arrays import Array
 
 DPI = 120
-PANEL, GAP, LINE = 1.6, 1 / 12, 0.15  # inches: a panel, a gap, and a line of a title
+PANEL, GAP, LINE = 1.6, 1 / 12, 0.15  # inches: a panel, the gap between two, a line of a title
 BLANK = {"xticks": [], "yticks": [], "frame_on": False}  # an empty panel
 TITLE_LENGTH = 23  # characters of 9 points per line above a panel
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write the figure as a PNG, with the same bytes each time, and close it if pyplot made it.
+    """Write the figure as a PNG file with reproducible bytes, and close it if pyplot created it.
 
-    Characters that the font lacks are drawn as boxes. Raises FileNotFoundError if the folder does
-    not exist.
+    Characters that the font lacks are drawn as boxes.
     """
-    folder = Path(path).parent
     try:
-        if not folder.is_dir():
-            reason = f"there is no folder {folder.absolute()}; create it first"
-            raise FileNotFoundError(errno.ENOENT, reason, str(path))
         with warnings.catch_warnings():
             no_glyph = r"Glyph .* missing from|Matplotlib currently does not support"
             warnings.filterwarnings("ignore", no_glyph)
@@ -63,12 +57,12 @@ def create_panels(
 
 
 def wrap(text: str, columns: int) -> str:
-    """Break a text into lines that are no wider than some columns of panels."""
+    """Wrap each line of a text to the width of this number of panels."""
     return "\n".join(textwrap.fill(line, TITLE_LENGTH * columns) for line in text.splitlines())
 
 
 def show_image(axis: Axes, image: Array, title: str = "") -> None:
-    """Draw an image (H, W, C) with values in [-1, 1]: in colour if C = 3, else its mean in grey."""
+    """Draw an image (H, W, C) in [-1, 1]: in colour if C = 3, else the mean of its channels."""
     shown = np.clip((np.asarray(image, dtype=np.float64) + 1) / 2, 0, 1)
     if shown.shape[-1] != 3:
         shown = shown.mean(-1)

@@ -1,4 +1,4 @@
-"""From a model to a figure: everything that `python -m minivit attention` draws."""
+"""Plot a model: all figures of `python -m minivit attention`."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,11 @@ from ..distance import mean_attention_distance
 from ..embeddings import patch_filters, position_similarity, position_table
 from ..kinds import KINDS, LAYER_KINDS
 from ..relevance import attention_gradients
-from .attention import plot_attention
+from .attention import plot_attention, plot_gradients
 from .distance import plot_distances
 from .embeddings import plot_filters, plot_similarity
-from .relevance import plot_gradients
 
-EXAMPLES = 128  # images over which distances are averaged, as in Figure 11
+EXAMPLES = 128  # images for the mean attention distance, as in Figure 11
 
 
 def plot_model(
@@ -30,10 +29,10 @@ def plot_model(
 ) -> Figure:
     """Plot one of KINDS.
 
-    IMAGE_KINDS need images (B, H, W, C). The titles, the layer and boxes (B, 4) in pixels apply to
-    LAYER_KINDS. Gradients are those of the predicted class. Maps are laid over colour images.
-    Raises ValueError for an unknown kind, and if the model has nothing to plot: no table of
-    positions, no filters of pixels (a hybrid), no classifier (gradients).
+    IMAGE_KINDS require images (B, H, W, C). The titles, the layer and boxes (B, 4) in pixels apply
+    to LAYER_KINDS. Gradients are those of the predicted class. Maps are drawn over colour images.
+    Raises ValueError for an unknown kind, and if the model has nothing to plot: no position
+    embeddings, no filters of pixels (a hybrid) or no classifier (gradients).
     """
     c = model.config
     if kind not in KINDS:
@@ -48,11 +47,13 @@ def plot_model(
         return plot_filters(*patch_filters(kernel, c.patch_size, count))
     if kind == "distance":
         uniform = np.full((1, 1, 1, c.tokens, c.tokens), 1 / c.tokens)
-        maps = model.attention(images), uniform
-        distances, level = (mean_attention_distance(A, c.grid, c.stride) for A in maps)
+        pair = model.attention(images), uniform
+        distances, level = (mean_attention_distance(A, c.grid, c.stride) for A in pair)
         return plot_distances(distances, float(level[0, 0]))
-    no_gradient = kind == "maps" and c.classes is None
-    A, dA = (model.attention(images), None) if no_gradient else attention_gradients(model, images)
+    if kind == "maps" and c.classes is None:
+        A, dA = model.attention(images), None
+    else:
+        A, dA = attention_gradients(model, images)
     pixels = get_preprocessing(c.preprocessing, c.image_size).denormalise(images)
     if kind == "gradients":
         return plot_gradients(pixels, A, dA, c.grid, titles, layer, boxes)
@@ -60,12 +61,12 @@ def plot_model(
 
 
 def plot_held_out(model: ViT, dataset: Dataset, kind: str = "maps", layer: int = -1) -> Figure:
-    """Plot one of IMAGE_KINDS for held-out images. Images that cannot be read are omitted.
+    """Plot one of IMAGE_KINDS for held-out images. Unreadable images are omitted.
 
-    LAYER_KINDS show the first image of some classes; "distance" is a mean over many images.
+    LAYER_KINDS show the first image of the first few classes. "distance" is a mean over EXAMPLES.
     """
     labels, boxes = dataset.held_out_labels, dataset.held_out_boxes
-    if kind not in LAYER_KINDS:  # images may be sorted by class, so take them at equal distances
+    if kind not in LAYER_KINDS:  # images may be sorted by class, so take them at regular intervals
         chosen = np.arange(0, len(labels), max(1, len(labels) // EXAMPLES))[:EXAMPLES]
         return plot_model(model, kind, take(dataset.held_out_images, labels, chosen)[0])
     _, first = np.unique(labels, return_index=True)  # the first image of each class

@@ -5,7 +5,7 @@ several patches. There are
 
     ((H - P) // stride + 1) ((W - P) // stride + 1)    patches.
 
-Several Vision Transformers start in this way (T2T-ViT, Yuan et al., 2021), because a stroke at the
+Several Vision Transformers use such patches (T2T-ViT, Yuan et al., 2021), because a stroke at the
 edge of one patch lies inside a neighbouring patch. In the backward pass, a pixel that was copied
 into several patches receives the sum of their gradients.
 """

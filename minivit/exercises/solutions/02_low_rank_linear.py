@@ -1,9 +1,10 @@
-"""A low-rank linear layer: two thin matrices in place of one large matrix.
+"""Low-rank linear layer: two narrow matrices instead of one large matrix.
 
     y = x down up,    down (D, r), up (r, E)
 
-If r is much smaller than D and E, this layer has r (D + E) parameters instead of D E. Large models
-are fine-tuned cheaply by adding such a product to a frozen kernel (LoRA, Hu et al., 2021).
+This layer has r (D + E) parameters instead of D E, far fewer if r is much smaller than D and E.
+Large models are fine-tuned cheaply by adding such a product to a frozen kernel (LoRA, Hu et al.,
+2021).
 """
 
 import numpy as np
@@ -49,7 +50,7 @@ def expected(x: Array, down: Array, up: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. Square matrices hide a missing transpose in the shapes."""
+    """Return the inputs for grading. With square matrices, only values show a missing transpose."""
     sizes = [((2, 3), 5, 2, 4), ((4,), 3, 3, 3), ((2, 1, 3), 4, 1, 5)]
     return [
         (rng.normal(size=(*tokens, D)), rng.normal(size=(D, r)), rng.normal(size=(r, E)))

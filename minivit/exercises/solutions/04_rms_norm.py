@@ -3,8 +3,8 @@
     y = scale * x_hat,    x_hat = x / rms,    rms² = mean(x²) + ε
 
 No mean is subtracted and there is no bias (Zhang and Sennrich, 2019). Many large language models
-use it in place of layer norm. The pullback of layer norm removes two components from the gradient.
-Which of them does the pullback of RMS norm remove?
+use RMS norm instead of layer norm. The pullback of layer norm removes two components from the
+gradient. Which of them does the pullback of RMS norm remove?
 """
 
 import math
@@ -54,6 +54,6 @@ def expected(x: Array, scale: Array, eps: float = 1e-6) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. In the last, eps affects the result."""
+    """Return the inputs for grading. In the last set, eps affects the result."""
     sets = [((2, 3, 5),), ((4, 3),), ((1, 4), 0.5)]
     return [(rng.normal(size=shape), rng.normal(size=shape[-1]), *eps) for shape, *eps in sets]

@@ -1,4 +1,4 @@
-"""Softmax with a learned temperature.
+"""Softmax with temperature: a learned parameter sets how concentrated the weights are.
 
     p = softmax(x / τ)
 
@@ -51,6 +51,6 @@ def expected(x: Array, temperature: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. The exponentials of the last scores overflow."""
+    """Return the inputs for grading. In the last set, exp of the scores would overflow."""
     sets = [((2, 3, 4), 0.0, 0.5), ((5,), 0.0, 3.0), ((2, 3), 800.0, 1.0)]
     return [(shift + rng.normal(size=shape), np.array([tau])) for shape, shift, tau in sets]

@@ -2,7 +2,7 @@
 
     A = softmax(s · cos(q_i, k_j)),    y = A v
 
-The score of a query and a key is the cosine of the angle between them, times a learned number s.
+The score of a query and a key is the cosine of the angle between them, times a learned scale s.
 In large models, unbounded scores can grow during training until a few pairs of tokens dominate the
 attention. Swin Transformer V2 therefore uses this bounded form (Liu et al., 2022).
 """
@@ -72,6 +72,6 @@ def expected(q: Array, k: Array, v: Array, scale: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. T = Dh hides a missing transpose in the shapes."""
+    """Return the inputs for grading. With T = Dh, only values show a missing transpose."""
     sizes = [((2, 4, 3), 2.0), ((3, 3), 5.0), ((1, 2, 3, 2), 0.5)]
     return [(*rng.normal(size=(3, *shape)), np.array([s])) for shape, s in sizes]

@@ -1,4 +1,4 @@
-"""Multi-query attention: each head has its own queries, and all heads share one key and one value.
+"""Multi-query attention: each head has its own queries, and all heads share the keys and values.
 
     y_i = softmax(q_i kᵀ / √Dh) v    for each head i
 

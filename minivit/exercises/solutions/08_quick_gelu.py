@@ -1,4 +1,4 @@
-"""Quick GELU: a sigmoid in place of the normal distribution function.
+"""Quick GELU: a sigmoid instead of the normal distribution function.
 
     y = x σ(1.702 x)
 

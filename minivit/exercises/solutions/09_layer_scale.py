@@ -11,8 +11,8 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "There are three inputs and three gradients. y is a sum. Which gradient does z receive?\n"
-    "Which gradient does branch receive, which is multiplied by the gain?",
+    "There are three inputs and three gradients. y is a sum. Which gradient does z receive? The\n"
+    "branch is multiplied by the gain. Which gradient does the branch receive?",
     "dz is dy. dbranch is dy times the gain. All tokens share the gain, so its gradient is a sum\n"
     "over all tokens.",
     "The gradient of the gain is (dy * branch).reshape(-1, D).sum(0).",
@@ -43,7 +43,7 @@ def expected(z: Array, branch: Array, gain: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. In the second, a gain per token has the same shape."""
+    """Return the inputs for grading. In the second set, a gain per token has the same shape."""
     return [
         (*rng.normal(size=(2, *shape)), rng.normal(size=shape[-1]))
         for shape in [(2, 4, 3), (3, 3), (1, 2, 2, 4)]

@@ -55,7 +55,7 @@ def expected(z: Array, probe: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. T = D hides a sum over the wrong axis in the shapes."""
+    """Return the inputs for grading. With T = D, only values show a sum over the wrong axis."""
     return [
         (rng.normal(size=shape), 2 * rng.normal(size=shape[-1]))
         for shape in [(2, 4, 3), (3, 3, 3), (1, 2, 5)]

@@ -1,4 +1,4 @@
-"""The complex step: a derivative without subtraction.
+"""Complex step: a derivative without subtraction.
 
     Im f(x + i h v) / h    with h = 1e-20
 
@@ -35,12 +35,12 @@ def complex_step(f: Callable[[Array], Array], x: Array, v: Array) -> Array:
 
 
 def wave(x: Array) -> Array:
-    """A wave with a large offset, which finite differences compute inaccurately."""
+    """Return a wave with a large offset, which makes finite differences inaccurate."""
     return 1e6 + np.sin(20 * x)
 
 
 def norm(x: Array) -> Array:
-    """The norm of a vector, a scalar."""
+    """Return the norm of a vector."""
     return (x * x).sum() ** 0.5
 
 

@@ -3,8 +3,8 @@
     H = mean over the queries i of  -Σ_j A_ij log A_ij
 
 H is 0 if each query attends to a single token, and log T if it attends to all tokens equally.
-exp(H) can be read as the number of tokens attended to. Training can become unstable if the entropy
-falls to 0 (Zhai et al., 2023). With its pullback, the entropy can be part of a loss.
+exp(H) is the effective number of tokens that a query attends to. Training can become unstable if
+the entropy falls to 0 (Zhai et al., 2023). With its pullback, the entropy can be part of a loss.
 """
 
 import math
@@ -15,8 +15,7 @@ from minivit.arrays import Array, Pullback
 
 HINTS = (
     "Consider one query. By the product rule, the derivative of -a log a has two terms. Treat\n"
-    "the entries of A as independent variables. The constraint that rows sum to one does not\n"
-    "matter.",
+    "the entries of A as independent variables, although its rows sum to one.",
     "The derivative of -a log a is -(log a + 1). The mean over T queries divides it by T.",
     "dH has one entry per head, shape (...). Add two axes of length 1 for broadcasting:\n"
     "    -(np.log(A) + 1) * dH[..., None, None] / T",

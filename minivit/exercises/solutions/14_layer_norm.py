@@ -1,4 +1,4 @@
-"""Debug a layer norm: find and correct the mistake in its pullback.
+"""Debug layer norm: find and correct the mistake in its pullback.
 
     y = scale * x_hat + bias,    x_hat = (x - mean(x)) / σ,    σ² = mean((x - mean(x))²) + ε
 
@@ -41,7 +41,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> tuple[
     return scale * x_hat + bias, pullback
 
 
-def handed_over(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> tuple[Array, Pullback]:
+def incorrect(x: Array, scale: Array, bias: Array, eps: float = 1e-6) -> tuple[Array, Pullback]:
     """Compute layer norm with an incorrect gradient."""
     D = x.shape[-1]
     centred = x - x.mean(-1, keepdims=True)

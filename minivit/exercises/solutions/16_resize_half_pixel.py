@@ -1,4 +1,4 @@
-"""Resize position embeddings with half-pixel centres.
+"""Half-pixel resizing: interpolate position embeddings between the centres of patches.
 
     new[i, j] = Σ_rc  max(0, 1 - |u - r|) · max(0, 1 - |v - c|) · old[r, c]
 
@@ -13,9 +13,9 @@ import numpy as np
 from minivit.arrays import Array, Pullback
 
 HINTS = (
-    "First write a function that returns the matrix of one axis, (new, old). Its row i contains\n"
-    "the weights of the old positions for the new position i. Apply one matrix along the rows\n"
-    "and another along the columns.",
+    "First write a function that returns the interpolation matrix of one axis, (new, old). Its\n"
+    "row i contains the weights of the old positions for the new position i. Apply one matrix\n"
+    "along the rows and another along the columns.",
     "The result is linear in the table, so the pullback consists of the two transposed matrices.\n"
     "The gradient of the class token is passed on unchanged.",
     "    positions = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)\n"

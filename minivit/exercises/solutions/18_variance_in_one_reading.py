@@ -4,12 +4,12 @@
     mean = mean_a + gap · b / n
     squares = squares_a + squares_b + gap² · a b / n
 
-Layer norm reads a row three times: for the mean, for the variance, and to write the
-result. One pass is saved if count, mean and squares are computed for partial sets and merged as
-above, where `squares` is the sum of the squared differences from the mean (Chan et al., 1979). A
-single number is also a set. Each of the `lanes` lanes merges every `lanes`-th number into its set.
-Then the lanes are merged in pairs, at distances lanes / 2, lanes / 4, ..., 1. (mean(x²) - mean(x)²
-also needs one pass, but the leading digits that both terms share cancel.)
+Layer norm reads a row three times: for the mean, for the variance, and to write the result. One
+pass is saved if count, mean and squares are computed for partial sets and merged as above, where
+`squares` is the sum of the squared differences from the mean (Chan et al., 1979). A single number
+is also a set. Each of the `lanes` lanes merges every `lanes`-th number into its set. Then the lanes
+are merged in pairs, at distances lanes / 2, lanes / 4, ..., 1. (mean(x²) - mean(x)² also needs one
+pass, but the leading digits that both terms share cancel.)
 """
 
 import numpy as np
@@ -19,7 +19,8 @@ from minivit.arrays import Array, Pullback
 HINTS = (
     "Use three arrays: count (lanes,), mean and squares (..., lanes), initially zero. In each\n"
     "round, every lane merges one number: a set with count 1, mean x and squares 0. In the last\n"
-    "round, some lanes get none: a set with count 0. Avoid 0 / 0 if both sets are empty.",
+    "round, some lanes have no number left and merge a set with count 0. Avoid 0 / 0 if both sets\n"
+    "are empty.",
     "After the row is read, merge lane j with lane j ^ distance for distance = lanes / 2, ...,\n"
     "2, 1: use mean[..., np.arange(lanes) ^ distance], and likewise for count and squares. Then\n"
     "every lane has the result. The backward pass needs no lanes: what is the derivative of the\n"

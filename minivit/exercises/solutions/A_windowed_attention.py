@@ -17,8 +17,8 @@ from minivit.arrays import Array, Pullback
 from minivit.layers import softmax
 
 HINTS = (
-    "No mask and no loop is needed. The attention of chapter 6 accepts any leading axes, so make\n"
-    "the windows one of them.",
+    "Neither a mask nor a loop is needed. The attention of chapter 6 accepts any leading axes, so\n"
+    "make the windows one of them.",
     "A reshape from (B, h, T, Dh) to (B, h, T / w, w, Dh) gives the tokens of each window their\n"
     "own axis. Compute attention there and reshape back. The pullback of a reshape is a reshape.",
     "    windows = (*q.shape[:2], -1, window, q.shape[-1])\n"
