@@ -1,6 +1,6 @@
-"""The CUDA kernels of `minivit/cuda`, each compared with the readable version in float64.
+"""The CUDA kernels of `minivit/cuda`, compared with the readable layers in float64.
 
-Without a GPU, the CPU executes the same source, see `helpers/emulated_cupy.py`.
+Without a GPU, the CPU executes the source of the kernels (helpers/emulated_cupy.py).
 """
 
 import subprocess
@@ -45,17 +45,17 @@ def upload(arguments, dtype):
     return convert(cast(arguments, dtype), cupy.asarray)
 
 
-def assert_close_on_device(found, expected, dtype, factor=1.0):
+def assert_close_on_device(actual, expected, dtype, factor=1.0):
     """`found` and `expected` are arrays, or dicts or lists of arrays."""
-    named = [flatten({"": x}) for x in (found, expected)]
+    named = [flatten({"": x}) for x in (actual, expected)]
     assert_close(*named, dtype, factor * TOLERANCE[dtype], cupy.ndarray, floor=0.1)
 
 
 def assert_agrees(function, arguments, dtype, factor=1.0):
     """Assert that value and gradients agree with the readable version in float64.
 
-    NumPy arrays select the readable version. The pullback is called twice, and must leave the
-    arguments unchanged.
+    NumPy arrays select the readable version. The pullback is called twice. It may not change the
+    arguments.
     """
     expected = run_layer(function, arguments, "float64", rounded=dtype)
     on_device = []
@@ -68,8 +68,8 @@ def assert_agrees(function, arguments, dtype, factor=1.0):
         value, pullback = function(*args)
         return value, lambda dy: (pullback(dy), pullback(dy))[1]
 
-    found = run_layer(twice, arguments, dtype, asarray=asarray)
-    assert_close(found, expected, dtype, factor * TOLERANCE[dtype], cupy.ndarray, floor=0.1)
+    actual = run_layer(twice, arguments, dtype, asarray=asarray)
+    assert_close(actual, expected, dtype, factor * TOLERANCE[dtype], cupy.ndarray, floor=0.1)
     for array, host in on_device:
         np.testing.assert_array_equal(array.get(), host)
 
@@ -79,7 +79,7 @@ def assert_agrees(function, arguments, dtype, factor=1.0):
 
 @every_dtype
 @pytest.mark.parametrize("name", CASES)
-def test_layer_agrees_with_the_readable_layer(name, dtype):
+def test_a_layer_agrees_with_the_readable_layer(name, dtype):
     if (name, dtype) == ("standardise, small weights", "float16"):
         pytest.skip("the gradient overflows in float16")
     factor = 4 if dtype == "float16" else 8
@@ -87,19 +87,19 @@ def test_layer_agrees_with_the_readable_layer(name, dtype):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(WITH_KERNELS)])
-def test_pullback_is_the_derivative_of_the_readable_layer(name):
-    # Complex arrays are computed by the readable layers, and so is the complex step.
+def test_a_pullback_is_the_derivative_of_the_readable_layer(name):
+    # The readable layers compute the complex step, because kernels have no complex numbers.
     assert CASES[name].check("gpu").worst < 1e-12
 
 
 @pytest.mark.parametrize("positions", ["1d", "relative"])
-def test_pullback_of_a_model_is_its_derivative(positions):
+def test_the_pullback_of_a_model_is_its_derivative(positions):
     name = f"ViT, {positions}, class, linear head, tanh"
     (case,) = (case for case in model_cases() if case.name == name)
     assert case.check("gpu").worst < 1e-12
 
 
-def test_exactly_the_dispatched_functions_have_a_cuda_version():
+def test_the_functions_with_a_cuda_version_are_those_that_dispatch():
     for function in FUNCTIONS:
         assert function.dispatch(cupy.ndarray) is not function.dispatch(np.ndarray), function
     dispatched = {
@@ -117,7 +117,7 @@ def test_exactly_the_dispatched_functions_have_a_cuda_version():
 
 @every_dtype
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3, 31), (9, 32), (2, 2, 5, 33), (300, 7), (3, 197)])
-def test_rows_of_any_length(shape, dtype):
+def test_kernels_accept_rows_of_any_length(shape, dtype):
     x, vector, rows = draw(0, *shape), draw(1, shape[-1]), shape[-2]
     assert_agrees(layers.softmax, (3 * x,), dtype, 2)
     assert_agrees(layers.gelu, (2 * x, "tanh"), dtype, 2)
@@ -132,7 +132,7 @@ def test_rows_of_any_length(shape, dtype):
 @every_dtype
 @pytest.mark.parametrize("kind", ["tanh", "erf"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 7, 3), (33, 70, 9)])
-def test_mlp(sizes, kind, dtype):
+def test_the_mlp_accepts_any_width(sizes, kind, dtype):
     D, M, rows = sizes
     hidden = {"kernel": draw(1, D, M) / D**0.5, "bias": draw(2, M)}
     out = {"kernel": draw(3, M, D) / M**0.5, "bias": draw(4, D)}
@@ -142,7 +142,7 @@ def test_mlp(sizes, kind, dtype):
     assert_agrees(layers.mlp, (x, hidden, out, kind), dtype, factor)
 
 
-def test_arrays_without_rows():
+def test_kernels_accept_arrays_without_rows():
     x, ones = np.zeros((0, 5)), np.ones(5)
     kernels = {"kernel": draw(1, 5, 7)}, {"kernel": draw(1, 7, 5)}
     for function, *parameters in [
@@ -152,7 +152,7 @@ def test_arrays_without_rows():
 
 
 @every_dtype
-def test_large_values(dtype):
+def test_large_values_do_not_overflow(dtype):
     large = LARGE[dtype]
     scores = large * draw(0, 4, 37)
     scores[1], scores[2] = large, -large
@@ -171,14 +171,14 @@ def test_large_values(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_layer_norm_far_from_zero(dtype):
+def test_layer_norm_is_accurate_far_from_zero(dtype):
     # Computed as E[x²] - E[x]², the variance would have no correct digits.
     arguments = draw(1, 3, 40) + 1e3, draw(2, 40), draw(3, 40)
     assert_agrees(layers.layer_norm, arguments, dtype, 1e3)
 
 
 @pytest.mark.parametrize("eps", [1, 1e-2, 1e-6])
-def test_eps_of_layer_norm(eps):
+def test_layer_norm_uses_eps(eps):
     arguments = 1e-2 * draw(1, 4, 7), np.ones(7), np.zeros(7), eps
     assert_agrees(layers.layer_norm, arguments, "float64", 4)
 
@@ -189,7 +189,7 @@ def test_float16_losses_of_a_large_batch_do_not_overflow():
     assert (loss.dtype, float(loss.get())) == ("float16", 20)  # the sum exceeds 65,504
 
 
-def test_softmax_in_place_and_of_views():
+def test_softmax_accepts_views_and_writes_to_out():
     x = draw(0, 3, 4, 6)
     expected, _ = layers.softmax(x)
     scores = cupy.asarray(x)
@@ -212,21 +212,21 @@ def test_invalid_arguments_raise_the_errors_of_the_readable_layers():
         layers.cross_entropy(logits, np.array([0, 3]))
 
 
-def test_kernels_refuse_operands_of_another_dtype_or_shape():
-    x, wide = cupy.ones((2, 3), dtype="float32"), cupy.ones((2, 3), dtype="float64")
+def test_kernels_reject_operands_of_another_dtype_or_shape():
+    x, x64 = (cupy.ones((2, 3), dtype=dtype) for dtype in ("float32", "float64"))
     expected = r"the kernel expects float32 \(2, 3\), not "
     for layer in (layers.softmax, layers.gelu, partial(layers.layer_norm, scale=x[0], bias=x[0])):
         _, pullback = layer(x)
         with pytest.raises(ValueError, match=expected + r"float64 \(2, 3\)"):
-            pullback(wide)
+            pullback(x64)
         with pytest.raises(ValueError, match=expected + r"float32 \(1, 3\)"):
             pullback(x[:1])
     with pytest.raises(ValueError, match=r"expects float32 \(3,\), not float64 \(3,\)"):
-        layers.layer_norm(x, wide[0], x[0])
+        layers.layer_norm(x, x64[0], x[0])
     with pytest.raises(ValueError, match=r"expects float32 \(3,\), not float32 \(2,\)"):
         layers.layer_norm(x, x[0], x[0, :2])
     with pytest.raises(ValueError, match=r"expects float32 \(3,\), not float64 \(3,\)"):
-        AdamW(pack({"a": cupy.ones(3, dtype="float32")})).update(wide[0], 0.1)
+        AdamW(pack({"a": cupy.ones(3, dtype="float32")})).update(x64[0], 0.1)
 
 
 # --- products, sums, AdamW -----------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_kernels_refuse_operands_of_another_dtype_or_shape():
         ((2, 1, 3, 5), (4, 5, 2)), ((3, 0), (0, 2)), ((0, 3), (3, 2)), ((0, 2, 3), (0, 3, 4)),
     ],
 )  # fmt: skip
-def test_matmul(a, b, dtype):
+def test_matmul_agrees_with_numpy(a, b, dtype):
     a, b = cast((draw(6, *a), draw(7, *b)), dtype, "float64")
     assert_close_on_device(matmul(*upload((a, b), dtype)), a @ b, dtype, 4)
     transposed = [x.swapaxes(-1, -2) for x in upload((a.mT, b.mT), dtype)]
@@ -289,7 +289,7 @@ def test_matmul_writes_into_views():
     assert_close_on_device(column_major, a @ b, "float64")
 
 
-def test_matmul_refuses_shapes_and_dtypes_that_do_not_match():
+def test_matmul_rejects_shapes_and_dtypes_that_do_not_match():
     zeros = partial(cupy.zeros, dtype="float32")
     with pytest.raises(ValueError, match=r"cannot multiply float32 \(2, 3\) by float32 \(4, 2\)"):
         matmul(zeros((2, 3)), zeros((4, 2)))
@@ -297,7 +297,7 @@ def test_matmul_refuses_shapes_and_dtypes_that_do_not_match():
         matmul(zeros((2, 3)), cupy.zeros((3, 2), dtype="float64"))
 
 
-def test_matmul_precision():
+def test_the_precision_of_products_can_be_selected():
     a, b = cast((draw(9, 256, 256), draw(10, 256, 256)), "float32", "float64")
     device_a, device_b = upload((a, b), "float32")
     expected, errors = {"y": a @ b, "dx": a @ b.T, "kernel": a.T @ a, "matmul": a @ b}, {}
@@ -305,10 +305,10 @@ def test_matmul_precision():
         devices.set_matmul_precision(precision)
         y, pullback = layers.linear(device_a, device_b)
         dx, dparams = pullback(device_a)
-        found = {"y": y, "dx": dx, **dparams, "matmul": matmul(device_a, device_b)}
-        assert {array.dtype.name for array in found.values()} == {"float32"}
+        actual = {"y": y, "dx": dx, **dparams, "matmul": matmul(device_a, device_b)}
+        assert {array.dtype.name for array in actual.values()} == {"float32"}
         errors[precision] = {
-            name: abs(found[name].get() - exact).max() / abs(exact).max()
+            name: abs(actual[name].get() - exact).max() / abs(exact).max()
             for name, exact in expected.items()
         }
     for name, error in errors["tf32"].items():  # all products of a linear layer
@@ -323,7 +323,7 @@ def test_matmul_precision():
 
 @every_dtype
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 5), (40, 33), (129, 2), (3000, 70)])
-def test_sum_leading(shape, dtype):
+def test_sum_leading_agrees_with_numpy(shape, dtype):
     x = cast(draw(10, *shape), dtype, "float64")
     on_device = upload(x, dtype)
     sums = sum_leading(on_device)
@@ -342,27 +342,15 @@ def test_float16_is_summed_in_float32():
 
 @every_dtype
 @pytest.mark.parametrize("decayed", [0, 5, 301])
-def test_adamw(decayed, dtype):
+def test_adamw_agrees_with_the_readable_version(decayed, dtype):
     p, g, m, v = cast((*draw(11, 3, 301), draw(12, 301) ** 2), dtype, "float64")
     options = {"decayed": decayed, "step_size": 0.01, "decay_factor": 0.9, "beta1": 0.9}
     options |= {"beta2": 0.999, "v_scale": 2.0, "eps": 1e-3}
-    found, before = upload([p, g, m, v], dtype), g.copy()
-    adamw(*found, **options)
+    actual, before = upload([p, g, m, v], dtype), g.copy()
+    adamw(*actual, **options)
     adamw(p, g, m, v, **options)
-    names = dict(enumerate(found)), dict(enumerate((p, before, m, v)))
+    names = dict(enumerate(actual)), dict(enumerate((p, before, m, v)))
     assert_close_on_device(*names, dtype, 2)
-
-
-def test_ten_updates_of_adamw():
-    rng = np.random.default_rng(12)
-    params = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
-    on_device = AdamW(pack(upload(params, "float64")), weight_decay=0.1)
-    on_host = AdamW(pack(params), weight_decay=0.1)
-    for gradient in rng.normal(size=(10, 15)):
-        on_host.update(gradient, 0.01)
-        on_device.update(cupy.asarray(gradient), 0.01)
-    found, expected = on_device.parameters.vector.get(), on_host.parameters.vector
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 # --- the emulation and the real compiler --------------------------------------------------------
@@ -381,7 +369,7 @@ def test_a_wrong_kernel_is_found(monkeypatch):
     assert CASES["softmax"].check("gpu").worst > 0.01
 
 
-@pytest.mark.skipif(ON_GPU, reason="a GPU would wait for ever")
+@pytest.mark.skipif(ON_GPU, reason="the kernel would never end on a GPU")
 def test_a_lane_that_misses_a_shuffle_is_found(monkeypatch):
     from minivit.cuda.softmax import FORWARD
 
@@ -392,8 +380,7 @@ def test_a_lane_that_misses_a_shuffle_is_found(monkeypatch):
 
 
 @pytest.mark.skipif(util.find_spec("cupy") is None, reason="CuPy with NVRTC is not installed")
-def test_nvrtc_compiles_every_kernel():
-    """The compiler for GPUs needs no GPU."""
+def test_nvrtc_compiles_every_kernel():  # it needs no GPU
     script = Path(__file__).with_name("compile_kernels.py")
     result = subprocess.run([sys.executable, script], capture_output=True, text=True)
     if result.returncode == 77:

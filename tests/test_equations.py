@@ -88,7 +88,7 @@ def flatten_patch(image, n):
     return [image[i][j][c] for i, j, c in pixels]
 
 
-def equation_1(image, patch_embedding, class_token, positions, **others):
+def equation_1(image, patch_embedding, class_token, positions, **_):
     """[x_class; x_p^1 E; ...; x_p^N E] + E_pos"""
     patches = [affine(flatten_patch(image, n), **patch_embedding) for n in range(T - 1)]
     return add([class_token, *patches], positions["table"])
@@ -130,17 +130,17 @@ def equation_8(z, qkv, out, columns=columns_of):
     return [affine([x for head in heads for x in head[t]], **out) for t in range(len(z))]
 
 
-def equation_2(z, norm1, attention, **others):
+def equation_2(z, norm1, attention, **_):
     """z'_l = MSA(LN(z_{l-1})) + z_{l-1}"""
     return add(equation_8([LN(token, **norm1) for token in z], **attention), z)
 
 
-def equation_3(z, norm2, mlp, **others):
+def equation_3(z, norm2, mlp, **_):
     """z_l = MLP(LN(z'_l)) + z'_l"""
     return add([MLP(LN(token, **norm2), **mlp) for token in z], z)
 
 
-def equation_4(z, norm, **others):
+def equation_4(z, norm, **_):
     """y = LN(z_L^0)"""
     return LN(z[0], **norm)
 
@@ -173,11 +173,11 @@ def test_equation_4():
 
 
 def test_equation_5_assigns_queries_and_keys_to_heads():
-    z, attention, seen = draw(1, T, D), draw_block()["attention"], {}
-    layers.self_attention(z, **attention, heads=HEADS, watch=seen.__setitem__)
+    z, attention, watched = draw(1, T, D), draw_block()["attention"], {}
+    layers.self_attention(z, **attention, heads=HEADS, watch=watched.__setitem__)
     qkv = to_lists(attention["qkv"])
     parts = [equation_5(z[0].tolist(), qkv, head) for head in range(HEADS)]
-    assert close(seen["probabilities"], [[equation_6(q, k) for q, k, _ in parts]])
+    assert close(watched["probabilities"], [[equation_6(q, k) for q, k, _ in parts]])
 
 
 def test_equation_5_assigns_values_to_heads():
@@ -191,10 +191,10 @@ def test_equation_5_assigns_values_to_heads():
 
 
 def test_equations_6_and_7():
-    q, k, v, seen = draw(3, T, 5), draw(3, T, 5, seed=1), draw(3, T, 4), {}
-    value, _ = layers.attend(q / math.sqrt(5), k, v, watch=seen.__setitem__)
+    q, k, v, watched = draw(3, T, 5), draw(3, T, 5, seed=1), draw(3, T, 4), {}
+    value, _ = layers.attend(q / math.sqrt(5), k, v, watch=watched.__setitem__)
     A = [equation_6(*pair) for pair in zip(q.tolist(), k.tolist(), strict=True)]
-    assert close(seen["probabilities"], A)
+    assert close(watched["probabilities"], A)
     assert close(value, [equation_7(*pair) for pair in zip(A, v.tolist(), strict=True)])
 
 

@@ -40,7 +40,7 @@ def zoo(tmp_path):
 
 
 def names(images):
-    """The files, as CLASS/NAME."""
+    """Return the files as CLASS/NAME."""
     return ["/".join(Path(file).parts[-2:]) for file in images.files]
 
 
@@ -71,11 +71,11 @@ def test_the_split_depends_on_the_seed_and_on_the_files_of_each_class(zoo):
     assert [name for name in again if "dog" in name] == [n for n in held_out if "dog" in n]
 
 
-def test_names_that_are_not_text_are_escaped(zoo):
+def test_class_names_that_are_not_utf_8_are_escaped(zoo):
     try:
         (zoo / "cat").rename(zoo / "c\udcfft")  # the byte 255
     except OSError:
-        pytest.skip("this file system does not allow such names")
+        pytest.skip("the file system does not allow such names")
     d = load_folder(zoo, (4, 4))
     assert d.classes == ("c\\udcfft", "dog", "eel")
     assert len(d.images[:1]) == 1
@@ -109,7 +109,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert (len(d.images), len(d.held_out_images)) == (6, 3)
 
 
-def test_images_links_and_subfolders_are_found_but_not_hidden_or_other_files(tmp_path):
+def test_images_links_and_subfolders_are_listed_but_not_hidden_or_other_files(tmp_path):
     a = tmp_path / "train" / "a"
     for i, suffix in enumerate(["png", "jpg", "JPG", "JPEG", "webp", "bmp", "gif", "tiff", "ppm"]):
         paint(a / f"{i}.{suffix}", 255)
@@ -122,8 +122,8 @@ def test_images_links_and_subfolders_are_found_but_not_hidden_or_other_files(tmp
     for place in ("../labels.csv", "notes.txt", "png", "Thumbs.db", "0.png.part"):
         (a / place).write_text("...")
     d = load_folder(tmp_path, (3, 3))
-    found = [str(Path(file).relative_to(tmp_path / "train")) for file in d.images.files]
-    assert found == [
+    files = [str(Path(file).relative_to(tmp_path / "train")) for file in d.images.files]
+    assert files == [
         "a/0.png", "a/1/deep.png/0.png", "a/1/z.png", "a/1.jpg", "a/2.JPG", "a/3.JPEG", "a/4.webp",
         "a/5.bmp", "a/6.gif", "a/7.tiff", "a/8.ppm", "a/9.png", "b/0.png",
     ]  # fmt: skip
@@ -155,14 +155,14 @@ def test_the_order_does_not_depend_on_the_file_system(zoo, monkeypatch):
         (["a/1.png", "a/2.png"], "SET has only one class, 'a'"),
         (["a/1.png", "b/1.png"], "one image of each class"),
         (["train/a/1.png", "train/b/1.png"], r"no held-out .*SET.val, or pass .*SET.train to"),
-        (["train/a/1.png", "val/a/1.png"], "train has only one class, 'a'"),
+        (["train/a/1.png", "val/a/1.png"], "SET has only one class, 'a'"),
         (["train/a/1.png", "train/b/1.png", "val/1.png"], "val has no classes"),
         (["train/a/1.png", "train/b/1.txt", "val/a/1.png"], "train.b has no images"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.txt"], "val.a has no images"),
         (["train/a/1.png", "train/b/1.png", "val/c/1.png"], "val.c: .*train has no class of this"),
     ],
 )
-def test_a_folder_of_another_layout_is_rejected_on_one_line(tmp_path, places, message):
+def test_another_layout_is_rejected_with_a_one_line_error(tmp_path, places, message):
     (tmp_path / "SET").mkdir()
     for place in places:
         paint(tmp_path / "SET" / place, format="png")
@@ -185,7 +185,7 @@ def test_a_path_that_is_not_a_folder_is_rejected(tmp_path):
 
 
 def make_images(n, tmp_path, **options):
-    """FolderImages of n pictures with the grey levels 0 to n - 1."""
+    """Return FolderImages of n pictures with the grey levels 0 to n - 1."""
     return FolderImages([paint(tmp_path / f"{i}.png", i) for i in range(n)], (2, 3), 3, **options)
 
 
@@ -204,10 +204,6 @@ def test_images_are_indexed_like_an_array(tmp_path, indices, threads):
     expected = np.broadcast_to(values(np.arange(7))[:, None, None, None], images.shape)[indices]
     assert images[indices].dtype == np.float32
     assert np.array_equal(images[indices], expected)
-    if expected.ndim == 4:
-        batch, readable = images.read(indices)
-        assert np.array_equal(batch, expected)
-        assert (readable.dtype, readable.tolist()) == (bool, [True] * len(batch))
 
 
 def test_only_the_selected_files_are_opened(zoo, monkeypatch):
@@ -221,14 +217,14 @@ def test_only_the_selected_files_are_opened(zoo, monkeypatch):
 
 def test_pillow_is_initialised_before_threads_start(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(Image, "init", lambda: calls.append(threading.current_thread()))
-    make_images(1, tmp_path)
-    assert threading.main_thread() in calls
+    monkeypatch.setattr(Image, "init", lambda: calls.append(1))
+    FolderImages(["1.png"], (2, 3), 3)
+    assert calls == [1]
 
 
 def test_files_are_read_in_parallel(tmp_path, monkeypatch):
     images, open_ = make_images(6, tmp_path, threads=3), Image.open
-    barrier = threading.Barrier(3, timeout=60)  # it breaks if fewer than three threads arrive
+    barrier = threading.Barrier(3, timeout=60)  # raises an error if fewer than three threads wait
 
     def wait_and_open(path):
         barrier.wait()
@@ -240,7 +236,7 @@ def test_files_are_read_in_parallel(tmp_path, monkeypatch):
 
 def test_only_the_warnings_of_pillow_are_silenced(tmp_path, monkeypatch):
     images = make_images(40, tmp_path, threads=4)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # Pillow warns of each picture of 36
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # Pillow warns about 36 pixels
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
@@ -254,7 +250,7 @@ def test_only_the_warnings_of_pillow_are_silenced(tmp_path, monkeypatch):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Six images. 1 is not an image, 2 is truncated, and 5 is a broken link."""
+    """Return six images. 1 is not an image, 2 is truncated, and 5 is a broken link."""
     images = make_images(6, tmp_path)
     damage(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-30])
@@ -267,10 +263,10 @@ def test_unreadable_images_are_skipped_with_their_labels_and_reported_once(
     damaged, tmp_path, capsys
 ):
     labels = np.arange(6) * 10
-    images, known = take(damaged, labels, np.array([3, 2, 1, 1, 0]))
+    images, batch_labels = take(damaged, labels, np.array([3, 2, 1, 1, 0]))
     assert images.dtype == np.float32
     assert images[:, 0, 0, 0].tolist() == values([3, 0]).tolist()
-    assert known.tolist() == [30, 0]
+    assert batch_labels.tolist() == [30, 0]
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split(" cannot")[0] for line in err.splitlines()] == [
@@ -278,13 +274,12 @@ def test_unreadable_images_are_skipped_with_their_labels_and_reported_once(
     ]  # fmt: skip
     assert damaged.unreadable == {damaged.files[1], damaged.files[2]}
     paint(tmp_path / "1.png")  # it is not opened again, so that results stay comparable
-    _, known = take(damaged, labels, slice(0, 5))
-    assert known.tolist() == [0, 30, 40]
+    assert take(damaged, labels, slice(0, 5))[1].tolist() == [0, 30, 40]
     assert capsys.readouterr().err == ""
     assert damaged.read(slice(None))[1].tolist() == [True, False, False, True, True, False]
     assert capsys.readouterr().err == f"skipped: there is no file {damaged.files[5]}\n"
-    images, known = take(damaged, labels, np.array([1, 2, 5]))
-    assert (images.shape, known.shape) == ((0, 2, 3, 3), (0,))
+    images, batch_labels = take(damaged, labels, np.array([1, 2, 5]))
+    assert (images.shape, batch_labels.shape) == ((0, 2, 3, 3), (0,))
 
 
 def test_indexing_an_unreadable_image_raises_an_error(damaged):
@@ -299,45 +294,43 @@ def test_an_error_is_raised_if_no_image_is_readable(damaged, tmp_path):
         damage(tmp_path / f"{i}.png")
     assert len(damaged.read(slice(0, 5))[0]) == 0  # the last one has not been tried
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"none .* can be read, from .*0\.png to .*5\.png"):
+        with pytest.raises(ValueError, match=r"none of the .* from .*0\.png to .*5\.png can be"):
             damaged.read([5])
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
-def test_a_lack_of_system_resources_does_not_make_images_unreadable(zoo, monkeypatch, error):
+def test_a_lack_of_system_resources_does_not_make_images_unreadable(tmp_path, monkeypatch, error):
     def fail(*args):
         raise error
 
-    d = load_folder(zoo, (4, 4))
+    images = make_images(2, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", fail)
         with pytest.raises(type(error)):
-            d.images.read(slice(None))
-    assert len(d.images.read(slice(None))[0]) == len(d.images)
+            images.read(slice(None))
+    assert images.read(slice(None))[1].all()
 
 
-def test_unreadable_images_of_both_parts_are_counted(zoo, capsys):
+def test_unreadable_images_of_both_parts_are_counted(zoo):
     (zoo / "cat" / "99.png").symlink_to(zoo / "nothing.png")
     (zoo / "cat" / "98.png").symlink_to(zoo / "cat" / "98.png")
     d = load_folder(zoo, (4, 4))
     resized = resize_dataset(d, (8, 8), 3)
     assert describe_unreadable(d) == describe_unreadable(load_digits()) == ""
-    readable = [file for file in d.held_out_images.files if Path(file).exists()]
-    damage(readable[0])
+    damage(next(file for file in d.held_out_images.files if Path(file).exists()))
     for images in (d.images, d.held_out_images):
         images.read(slice(None))
     assert describe_unreadable(d) == "3 of 55 images could not be read"
     assert describe_unreadable(resized) == "3 of 55 images could not be read"
-    assert len(capsys.readouterr().err.splitlines()) == 3
     many = d._replace(images=NumberedImages(2000, range(1200)), held_out_images=np.zeros(6))
     assert describe_unreadable(many) == "1,200 of 2,006 images could not be read"
 
 
-# --- evaluation ------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------
 
 
 class NumberedImages:
-    """Image i is the number i. Some are unreadable."""
+    """Image i is the number i, unless it is unreadable."""
 
     def __init__(self, n, unreadable=()):
         self.n, self.unreadable, self.last = n, unreadable, lambda: None
@@ -357,11 +350,12 @@ class NumberedImages:
 
 @pytest.mark.parametrize("n", [2, BATCH_SIZE, BATCH_SIZE + 1, 3 * BATCH_SIZE])
 def test_readable_images_are_evaluated_batch_by_batch(n):
-    bad = {0, 7, n - 1, *range(BATCH_SIZE, 2 * BATCH_SIZE)} - {1}  # one batch is empty
-    good = [i for i in range(n) if i not in bad]
-    outputs, labels = predict_batches(np.negative, NumberedImages(n, bad), np.arange(n) + 1)
-    assert outputs.tolist() == [-i for i in good]
-    assert labels.tolist() == [i + 1 for i in good]
+    unreadable = {0, 7, n - 1, *range(BATCH_SIZE, 2 * BATCH_SIZE)} - {1}  # one batch is empty
+    readable = [i for i in range(n) if i not in unreadable]
+    images = NumberedImages(n, unreadable)
+    outputs, labels = predict_batches(np.negative, images, np.arange(n) + 1)
+    assert outputs.tolist() == [-i for i in readable]
+    assert labels.tolist() == [i + 1 for i in readable]
     with pytest.raises(ValueError, match="none of the images could be read"):
         predict_batches(np.negative, NumberedImages(n, range(n)), np.arange(n))
 
@@ -370,14 +364,14 @@ def test_readable_images_are_evaluated_batch_by_batch(n):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_data_set_that_fits_is_not_changed(zoo, channels):
+def test_a_data_set_of_the_right_format_is_not_changed(zoo, channels):
     d = load_folder(zoo, (8, 8), channels)
     assert resize_dataset(d, (8, 8), channels) is d
     assert resize_dataset(load_digits(n=20), (8, 9), 1).images.read(slice(3, 9))[1].all()
 
 
 @pytest.mark.parametrize("family", PREPROCESSINGS)
-def test_a_folder_and_a_single_file_are_preprocessed_alike(tmp_path, family):
+def test_folders_and_single_files_are_preprocessed_in_the_same_way(tmp_path, family):
     rng = np.random.default_rng(0)
     for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
         path = paint(tmp_path / name)

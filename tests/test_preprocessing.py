@@ -1,4 +1,4 @@
-"""Preprocessing of photographs: the rules of each family, compared pixel by pixel."""
+"""Preprocessing of photographs: sizes, crops, filters and colours of each family."""
 
 import dataclasses
 
@@ -43,16 +43,16 @@ def test_every_family_in_the_configuration_has_rules():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("create", "message"),
     [
         (lambda: get_preprocessing("keras", (8, 8)), "preprocessing 'keras': choose minivit, goog"),
         (lambda: Preprocessing(filter="lanczos"), "'lanczos': choose bilinear, bicubic, area"),
         (lambda: Preprocessing(0), "short_side must be at least 1 pixel, not 0"),
     ],
 )
-def test_invalid_rules_are_rejected(change, message):
+def test_invalid_rules_are_rejected(create, message):
     with pytest.raises(ValueError, match=message):
-        change()
+        create()
 
 
 # --- colours ---------------------------------------------------------------------------------
@@ -101,15 +101,15 @@ SIZES = [
     ((427, 640), (224, 224), 248, (371, 248), (372, 248)),
     ((100, 100), (224, 224), 256, (256, 256), (256, 256)),
     ((500, 500), (224, 224), 500, (500, 500), (500, 500)),
-    ((300, 100), (20, 40), 25, (25, 75), (25, 75)),  # wider than the image: H decides
+    ((300, 100), (20, 40), 25, (25, 75), (25, 75)),  # relatively wider than the image
     ((100, 300), (20, 40), 25, (150, 50), (150, 50)),
-    ((100, 60), (20, 40), 25, (30, 50), (30, 50)),  # wide, but less so
+    ((100, 60), (20, 40), 25, (30, 50), (30, 50)),  # wide, but relatively taller than the image
     ((60, 100), (40, 20), 25, (50, 30), (50, 30)),
 ]
 
 
 @pytest.mark.parametrize(("picture", "size", "short_side", "by_pillow", "by_area"), SIZES)
-def test_a_picture_keeps_its_aspect_ratio_and_covers_the_image(
+def test_a_resized_picture_keeps_its_aspect_ratio_and_covers_the_image(
     picture, size, short_side, by_pillow, by_area
 ):
     picture = Image.new("L", picture)
@@ -123,7 +123,7 @@ def test_a_picture_keeps_its_aspect_ratio_and_covers_the_image(
     ("filter_", "width", "left"),
     [("bicubic", 29, 6), ("bicubic", 27, 4), ("bicubic", 26, 4), ("area", 29, 5), ("area", 27, 4)],
 )
-def test_the_crop_is_central_and_rounded_as_in_the_reference_code(filter_, width, left):
+def test_the_crop_is_central_and_rounded_as_in_the_reference_implementation(filter_, width, left):
     pixels, _ = noise(20, width)
     for x in (pixels, pixels.swapaxes(0, 1)):
         image = preprocess(Image.fromarray(x), (18, 18), Preprocessing(20, filter_))
@@ -133,7 +133,7 @@ def test_the_crop_is_central_and_rounded_as_in_the_reference_code(filter_, width
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-def test_without_a_short_side_the_aspect_ratio_is_ignored(antialias):
+def test_without_a_short_side_the_aspect_ratio_is_not_preserved(antialias):
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, :20] = 255  # the first quarter is white
     image = preprocess(Image.fromarray(pixels), (8, 8), Preprocessing(antialias=antialias))
@@ -148,7 +148,7 @@ def test_without_a_short_side_the_aspect_ratio_is_ignored(antialias):
         ((60000, 1), (224, 224), 248, "of 1 x 60000 pixels would become too large with a .* 248"),
     ],
 )
-def test_a_crop_that_does_not_fit_and_a_resize_that_is_too_large_are_rejected(
+def test_too_large_crops_and_resized_pictures_are_rejected(
     tmp_path, picture, size, short_side, message
 ):
     Image.new("L", picture).save(tmp_path / "x.png")
@@ -182,12 +182,12 @@ def test_other_families_are_resized_by_pillow(family, filter_):
     close(preprocess(picture, (8, 8), preprocessing), expected)
 
 
-# Three pixels, in bytes, of x[i, j, c] = (7 i + 5 j + 60 c) mod 256, 53 x 71, after torchvision's
+# Three pixels of x[i, j, c] = (7 i + 5 j + 60 c) mod 256, 53 x 71, after torchvision's
 # Resize(20, bicubic) and CenterCrop(18).
 BY_TORCHVISION = {(0, 0): [83, 143, 203], (9, 17): [232, 27, 90], (17, 4): [198, 114, 62]}
 
 
-def test_resize_and_crop_give_the_pixels_of_torchvision():
+def test_resize_and_crop_match_torchvision():
     i, j, c = np.ogrid[:53, :71, :3]
     picture = Image.fromarray(((7 * i + 5 * j + 60 * c) % 256).astype(np.uint8))
     image = preprocess(picture, (18, 18), get_preprocessing("timm", (18, 18)))

@@ -1,4 +1,4 @@
-"""Resampling: each method against PyTorch's numbers and its definition, and position embeddings."""
+"""Resampling methods, compared with PyTorch and with their definitions; position embeddings."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ def close(a, b, tolerance=1e-14):
 
 # --- one axis --------------------------------------------------------------------------------
 
-# The first rows of PyTorch 2.13's `interpolate` in float64: "bilinear" with and without
-# `align_corners`, "bicubic" without and with `antialias`. "area" is computed by hand.
+# The first rows of the matrices of PyTorch 2.13's `interpolate` in float64: "bilinear" with and
+# without `align_corners`, "bicubic" without and with `antialias`. "area" is computed by hand.
 FIRST_ROWS = {
     ("aligned", 4, 3): [[1, 0, 0, 0], [0, 0.5, 0.5, 0]],
     ("aligned", 2, 4): [[1, 0], [2 / 3, 1 / 3]],
@@ -47,7 +47,7 @@ FIRST_ROWS = {
 
 
 @pytest.mark.parametrize(("method", "old", "new"), FIRST_ROWS)
-def test_the_weights_are_those_of_pytorch(method, old, new):
+def test_the_weights_match_pytorch(method, old, new):
     expected = FIRST_ROWS[method, old, new]
     matrix = resampling_matrix(old, new, method)
     assert (matrix.shape, matrix.dtype) == ((new, old), np.float64)
@@ -56,7 +56,7 @@ def test_the_weights_are_those_of_pytorch(method, old, new):
 
 @methods
 @pytest.mark.parametrize(("old", "new"), SIZES)
-def test_rows_sum_to_one_and_both_ends_are_treated_alike(method, old, new):
+def test_rows_sum_to_one_and_the_matrix_is_symmetric_under_reflection(method, old, new):
     matrix = resampling_matrix(old, new, method)
     close(matrix.sum(1), np.ones(new))
     if method != "aligned" or new > 1:  # a single aligned point is the first corner
@@ -65,7 +65,7 @@ def test_rows_sum_to_one_and_both_ends_are_treated_alike(method, old, new):
 
 @methods
 @pytest.mark.parametrize("n", [1, 2, 5, 14])
-def test_the_same_size_changes_nothing(method, n):
+def test_the_matrix_for_an_unchanged_size_is_the_identity(method, n):
     close(resampling_matrix(n, n, method), np.eye(n))
 
 
@@ -77,7 +77,7 @@ def test_linear_methods_reproduce_a_line(old, new):
     close(resampling_matrix(old, new, "bilinear") @ line, centres.clip(0, old - 1), 1e-13)
 
 
-def test_a_slope_of_one_half_reproduces_parabolas_and_three_quarters_not_even_lines():
+def test_antialiased_reproduces_parabolas_and_bicubic_does_not_reproduce_lines():
     line = np.arange(14.0)
     centres = (np.arange(24) + 0.5) * 14 / 24 - 0.5
     inside = (centres > 1) & (centres < 12)
@@ -87,9 +87,9 @@ def test_a_slope_of_one_half_reproduces_parabolas_and_three_quarters_not_even_li
     assert 0.04 < abs(curve - centres)[inside].max() < 0.05
 
 
-def test_only_antialiased_and_area_read_every_point_when_shrinking():
-    unread = [(resampling_matrix(48, 8, m) == 0).all(0).sum() for m in RESAMPLING_METHODS]
-    assert unread == [34, 32, 16, 0, 0]
+def test_only_antialiased_and_area_use_every_point_when_shrinking():
+    unused = [(resampling_matrix(48, 8, m) == 0).all(0).sum() for m in RESAMPLING_METHODS]
+    assert unused == [34, 32, 16, 0, 0]
 
 
 def test_area_is_the_mean_of_the_covered_interval():
@@ -116,7 +116,7 @@ def test_invalid_arguments_are_rejected(old, new, method, message):
 
 
 @methods
-def test_resampling_is_separable_keeps_the_dtype_and_runs_on_any_device(method):
+def test_resampling_is_separable_and_preserves_the_dtype_and_the_device(method):
     x = draw(2, 3, 7, 9, 4)
     rows, columns = resampling_matrix(7, 5, method), resampling_matrix(9, 12, method)
     expected = np.einsum("hH,wW,...HWC->...hwC", rows, columns, x)
@@ -150,10 +150,10 @@ def test_positions_are_aligned_by_default():
     table = draw(10, 4)
     resized = resize_positions(table, (3, 3), (5, 5))
     assert np.array_equal(resize_positions(table, (3, 3), (5, 5), "aligned"), resized)
-    close(resized[1:][[0, 4, 20, 24]], table[1:][[0, 2, 6, 8]])  # the corners stay corners
+    close(resized[1:][[0, 4, 20, 24]], table[1:][[0, 2, 6, 8]])  # the corners are unchanged
     assert abs(resize_positions(table, (3, 3), (5, 5), "bilinear") - resized).max() > 0.1
 
 
-def test_positions_that_do_not_fit_their_grid_are_rejected():
+def test_another_number_of_positions_than_patches_is_rejected():
     with pytest.raises(ValueError, match="15 positions do not fit a grid of 4 x 4 patches"):
         resize_positions(draw(15, 2), (4, 4), (5, 5))

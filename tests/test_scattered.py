@@ -1,4 +1,4 @@
-"""Scattered digits: digits in their boxes, pieces of digits outside, and the bundled model."""
+"""The scattered digits: images, labels and boxes, and the bundled model."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def test_shapes_dtypes_and_range(d):
     assert (d.images.min(), d.images.max()) == (-1, 1)
 
 
-def test_every_box_contains_a_digit_of_the_same_part_and_class(d):
+def test_every_box_contains_a_digit_of_the_labelled_class_from_the_same_split(d):
     digits = load_digits()
     for part in ("", "held_out_"):
         images, labels, boxes = (getattr(d, part + f) for f in ("images", "labels", "boxes"))
         sources, classes = getattr(digits, part + "images"), getattr(digits, part + "labels")
         class_of = {image.tobytes(): c for image, c in zip(sources, classes, strict=True)}
-        found = [class_of[crop(*pair).tobytes()] for pair in zip(images, boxes, strict=True)]
-        assert found == labels.tolist()
+        cropped = [crop(*pair).tobytes() for pair in zip(images, boxes, strict=True)]
+        assert [class_of[digit] for digit in cropped] == labels.tolist()
 
 
 def test_digits_are_at_every_position(d):
@@ -47,18 +47,16 @@ def test_digits_are_at_every_position(d):
 
 def test_squares_cut_out_of_digits_are_outside_the_box():
     digits = load_digits()
-    images, _, boxes = make_scenes(
-        digits.images[:1], digits.labels[:1], 40, 24, 1, 4, np.random.default_rng(0)
-    )
+    images, _, boxes = make_scenes(digits.images[:1], digits.labels[:1], 40, (24, 1, 4), [0])
     digit = digits.images[0]
     windows = {digit[i : i + 4, j : j + 4].tobytes() for i in range(5) for j in range(5)}
-    complete = 0
+    complete = 0  # squares that the digit does not cover
     for image, box in zip(images, boxes, strict=True):
         crop(image, box)[:] = -1
         corners = [(i, j) for i in range(21) for j in range(21)]
         complete += any(image[i : i + 4, j : j + 4].tobytes() in windows for i, j in corners)
         assert (image > -1).sum() <= 16
-    assert complete > 20  # in the other images, the digit covers a part of the square
+    assert complete > 20
 
 
 @pytest.mark.parametrize("scraps", [0, 6])
@@ -69,22 +67,22 @@ def test_only_scraps_put_ink_outside_the_box(scraps):
         assert (image > -1).any() == bool(scraps)
 
 
-def test_the_seed_determines_all_images_and_n_does_not_change_the_held_out_ones():
-    one, same, other = (load_scattered(n=30, held_out=30, seed=seed) for seed in (0, 0, 1))
-    assert all(np.array_equal(a, b) for a, b in zip(one[1:5], same[1:5], strict=True))
-    assert not np.array_equal(one.held_out_images, other.held_out_images)
-    more = load_scattered(n=31, held_out=30, seed=0)
-    assert np.array_equal(one.held_out_images, more.held_out_images)
-    assert not np.array_equal(one.boxes, one.held_out_boxes)
+def test_the_seed_determines_all_images_and_n_does_not_affect_the_held_out_images():
+    d, same, other = (load_scattered(n=30, held_out=30, seed=seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(d[1:5], same[1:5], strict=True))
+    assert not np.array_equal(d.held_out_images, other.held_out_images)
+    larger = load_scattered(n=31, held_out=30, seed=0)
+    assert np.array_equal(d.held_out_images, larger.held_out_images)
+    assert not np.array_equal(d.boxes, d.held_out_boxes)
 
 
 @pytest.mark.parametrize("fields", [{"size": 7}, {"scrap_size": 9}, {"scrap_size": 0}])
-def test_sizes_that_do_not_fit_are_rejected(fields):
+def test_invalid_sizes_are_rejected(fields):
     with pytest.raises(ValueError, match="must fit into"):
         load_scattered(n=1, held_out=1, **fields)
 
 
-def test_a_linear_model_stays_near_chance():
+def test_the_accuracy_of_a_linear_model_is_near_chance():
     assert 0.05 < fit_logistic_regression(load_scattered(n=3000, held_out=1000), steps=100) < 0.25
 
 
@@ -96,14 +94,14 @@ def bundled():
     return ViT.load(SCATTERED_MODEL), load_scattered(n=1)
 
 
-def test_the_bundled_model_is_accurate_small_and_made_by_the_command(bundled):
+def test_the_bundled_model_is_accurate_and_small_and_has_the_default_configuration(bundled):
     model, d = bundled
     assert evaluate(model, d.held_out_images, d.held_out_labels).accuracy >= 0.85
     assert model.config == ViTConfig(**get_preset("scattered").model)
     assert SCATTERED_MODEL.stat().st_size < 1_000_000
 
 
-def test_attention_of_the_bundled_model_is_on_the_digit_and_of_an_untrained_one_is_not(bundled):
+def test_the_bundled_model_attends_to_the_digit_and_an_untrained_model_does_not(bundled):
     model, d = bundled
     scores = localisation_scores(model, d.held_out_images[:500], d.held_out_boxes[:500])
     assert scores["chance"] == pytest.approx(64 / 576)

@@ -82,8 +82,8 @@ def test_cupy_has_every_function_of_the_stand_ins() -> None:
 def assert_same_on_both(function, arguments, dtype):
     """Assert that a layer and its pullback give the same on NumPy and on strict arrays."""
     expected = run_layer(function, arguments, dtype)
-    found = run_layer(function, arguments, dtype, asarray=xp.asarray)
-    assert_close(found, expected, dtype, TOLERANCE[dtype], xp.ndarray)
+    actual = run_layer(function, arguments, dtype, asarray=xp.asarray)
+    assert_close(actual, expected, dtype, TOLERANCE[dtype], xp.ndarray)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -138,11 +138,11 @@ def test_inference_and_watched_arrays(positions: str, pooling: str) -> None:
     gelu = GELUS[pooling == "mean"]
     config = ViTConfig(**TINY, positions=positions, pooling=pooling, gelu=gelu)
     arguments = tiny_images_and_params(config, "float64")
-    expected, found = {}, {}
-    for asarray, watched in ((np.asarray, expected), (xp.asarray, found)):
+    expected, actual = {}, {}
+    for asarray, watched in ((np.asarray, expected), (xp.asarray, actual)):
         on_device = convert(arguments, asarray)
         watched["logits"] = infer(*on_device, config, watch=watched.__setitem__)
-    assert_close(found, expected, "float64", TOLERANCE["float64"], xp.ndarray)
+    assert_close(actual, expected, "float64", TOLERANCE["float64"], xp.ndarray)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -77,7 +77,7 @@ def gradcheck(
     f : callable
         Function that returns `(value, pullback)`. It must accept complex arrays. The pullback
         returns the gradient of each argument in order. It may return the gradients of parameters
-        in a last dict, which may be empty: `(dx, {name: gradient})`.
+        in a final dict, which may be empty: `(dx, {name: gradient})`.
     *args : array or tree of arrays
         Arguments of `f`. The derivatives are evaluated at this point, in float64. Arguments
         without floating-point arrays (integers, labels, strings, None) are passed on unchanged.
