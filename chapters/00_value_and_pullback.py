@@ -97,7 +97,8 @@ assert abs(dx - nudge(lambda x: sigmoid(x)[0], x, dy)).max() < 1e-5
 # %% [markdown]
 # `sigmoid` had returned long before its pullback was called. Where did `s` come from? A function
 # written inside another may go on using the outer one's variables, and Python keeps them alive as
-# long as the inner function lives. This is a *closure*. `minivit.keeps` shows what one holds.
+# long as the inner function lives. This is a *closure*. `minivit.list_retained` shows what one
+# holds.
 #
 # So nothing is packed or unpacked: what the way back needs are the local names of the way forth.
 # Nor is there any state. Each call makes a pullback of its own; an object remembers its last call:

@@ -178,7 +178,7 @@ save_figure(figure, "figures/02_linear_projection.png")
 # A column of E is a template with which a patch is compared. In a larger model the columns stand
 # for no class, but for what serves the layers above. (Figure 7 of the paper: their main patterns.)
 #
-# `minivit.training.descend` is this loop, but each step looks at a *batch* of at most 64 images,
+# `minivit.training.train_sgd` is this loop, but each step looks at a *batch* of at most 64 images,
 # drawn at random, which is cheaper. Once through all of them, 23 batches, is an *epoch*. It changes
 # the parameters in place and returns the share of held-out images named rightly, epoch by epoch.
 
@@ -233,7 +233,7 @@ assert 0.11 < accuracy < 0.25
 #
 # All that the model knows of an image is its *mean patch*: four numbers, in which the pixels of 16
 # places lie on one another. It forgets where everything was. Patience does not help: with
-# `epochs=200, rate=0.5` we measured 20.3%. Chapter 3 gives each patch a place.
+# `epochs=200, learning_rate=0.5` we measured 20.3%. Chapter 3 gives each patch a place.
 
 # %%
 patches, _ = patchify(digits.images[:1], 2)

@@ -256,11 +256,12 @@ for pixels in (1, 2):
 # %% [markdown]
 # No. Each vector comes with its neighbour's position now, and for that the model had no practice.
 #
-# **Write.** `lion_step(params, momentum, gradient, rate)`, the Lion optimiser (Chen et al., 2023):
-# $p$ falls by the rate times $(\mathrm{sign}(β_1 m + (1 - β_1) g) + \mathrm{decay} · p)$, and then
+# **Write.** `lion_step(params, momentum, gradient, learning_rate)`, the Lion optimiser (Chen et
+# al., 2023): $p$ falls by the rate times
+# $(\mathrm{sign}(β_1 m + (1 - β_1) g) + \mathrm{decay} · p)$, and then
 # $m ← β_2 m + (1 - β_2) g$. Every step is as long as AdamW's first, and no $v$ is kept.
 # `python -m minivit exercise 12 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 12` grades it; `--hint` helps.
 #
-# **Take away.** Add `decay="constant"` to the recipe of the model so far: we measured 91.7% instead
-# of 98.3%, and the assert stops there.
+# **Take away.** Add `schedule="constant"` to the recipe of the model so far: we measured 91.7%
+# instead of 98.3%, and the assert stops there.

@@ -259,5 +259,6 @@ assert max(read[1:]) < 0.3 < 0.6 < read[0]
 # logarithm of $T$ for one that looks everywhere. `python -m minivit exercise 13 --start` puts a
 # frame into `exercises/`; `python -m minivit exercise 13` grades it; `--hint` helps.
 #
-# **Take away.** Take layers from the rollout: with only the first, `rollout(A[:1])`, we measured
+# **Take away.** Take layers from the rollout: with only the first, `attention_rollout(A[:1])`, we
+# measured
 # 43% of the mass in the boxes, with two 35%, with three 30%, where all four have 28%.
