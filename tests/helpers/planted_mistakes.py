@@ -1,12 +1,14 @@
 """Mistakes in backward passes, most of them taken from public repositories.
 
-Each mistake has a correct counterpart with the same value. Only its gradient is wrong.
+Each mistake has a correct counterpart with the same value. Only its gradient is wrong. A mistake is
+a pullback `(dy, back, y, *arguments) -> gradients`, where `back` is the correct pullback and y the
+value, or a function that returns the value and a wrong pullback.
 """
 
 import inspect
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,41 +26,47 @@ class Mistake(NamedTuple):
     wrong: Callable
     correct: Callable
     arguments: tuple
-    refused: bool  # the checker raises TypeError, because repeated calls differ
+    refused: bool = False  # the checker raises TypeError, because repeated calls differ
 
 
-MISTAKES = []
+MISTAKES = {}
 
 
 def wrong_function(correct, *arguments, refused=False):
     """Add the decorated function to the collection, as a wrong version of `correct`."""
 
     def add(wrong):
-        MISTAKES.append(Mistake(wrong, correct, arguments, refused))
+        assert wrong.__name__ not in MISTAKES
+        MISTAKES[wrong.__name__] = Mistake(wrong, correct, arguments, refused)
         return wrong
 
     return add
 
 
 def wrong_pullback(correct, *arguments):
-    """Add the function `correct` with the decorated pullback to the collection.
-
-    The pullback takes dy, the correct pullback, the value and the arguments of `correct`.
-    """
+    """Add `correct` with the decorated pullback to the collection."""
 
     def add(pullback):
-        signature = inspect.signature(correct)
-
-        @wraps(pullback)
-        def wrong(*args, **kwargs):
-            args = signature.bind(*args, **kwargs).args
-            y, back = correct(*args)
-            return y, lambda dy: pullback(dy, back, y, *args)
-
-        wrong.__signature__ = signature
-        return wrong_function(correct, *arguments)(wrong)
+        wrong_pullbacks((correct, *arguments), **{pullback.__name__: pullback})
+        return pullback
 
     return add
+
+
+def wrong_pullbacks(case, **pullbacks):
+    """Add a function to the collection, once with each pullback. case: (function, *arguments)."""
+    correct, *arguments = case
+    signature = inspect.signature(correct)
+
+    def with_pullback(*args, pullback, **kwargs):
+        args = signature.bind(*args, **kwargs).args
+        y, back = correct(*args)
+        return y, lambda dy: pullback(dy, back, y, *args)
+
+    for name, pullback in pullbacks.items():
+        wrong = partial(with_pullback, pullback=pullback)
+        wrong.__name__, wrong.__signature__ = name, signature
+        wrong_function(correct, *arguments)(wrong)
 
 
 def draw(*shape):
@@ -102,18 +110,13 @@ def residual_through_the_norm(dy, back, y, z, norm, mlp):
     return dz, {"norm": dnorm, "mlp": dmlp}
 
 
-@wrong_pullback(*HALF_BLOCK)
-def residual_added_twice(dy, back, *_):
-    """Both the block and its caller add the residual's gradient."""
-    dz, dparams = back(dy)
-    return dz + dy, dparams
-
-
-@wrong_pullback(*HALF_BLOCK)
-def residual_forgotten(dy, back, *_):
-    """Only the gradient of the branch is returned."""
-    dz, dparams = back(dy)
-    return dz - dy, dparams
+wrong_pullbacks(
+    HALF_BLOCK,
+    # Both the block and its caller add the residual's gradient.
+    residual_added_twice=lambda dy, back, *_: (back(dy)[0] + dy, back(dy)[1]),
+    # Only the gradient of the branch is returned.
+    residual_forgotten=lambda dy, back, *_: (back(dy)[0] - dy, back(dy)[1]),
+)
 
 
 # Closures and state
@@ -177,20 +180,20 @@ def closures_made_in_a_loop(x, kernels):
     return x, lambda dx: pull_through_chain(dx, pullbacks)
 
 
-KEEP = np.array([[1, 0, 1], [0, 1, 1]])
+MASK = np.array([[1, 0, 1], [0, 1, 1]])
 
 
 def masked_softmax(x):
     p, softmax_back = layers.softmax(x)
-    return p * KEEP, lambda dy: softmax_back(dy * KEEP)
+    return p * MASK, lambda dy: softmax_back(dy * MASK)
 
 
 @wrong_function(masked_softmax, draw(2, 3))
 def captured_array_modified_by_the_caller(x):
     """The pullback of softmax captures its value, which the caller masks in place."""
     p, softmax_back = layers.softmax(x)
-    p *= KEEP
-    return p, lambda dy: softmax_back(dy * KEEP)
+    p *= MASK
+    return p, lambda dy: softmax_back(dy * MASK)
 
 
 @wrong_function(layers.linear, draw(4, 3), draw(3, 2), draw(2))
@@ -227,7 +230,6 @@ def seeded_dropout(x, seed):
     return layers.dropout(x, 0.4, np.random.default_rng(seed))
 
 
-DROPOUT = seeded_dropout, draw(4, 5), 7
 shared_generator = np.random.default_rng(3)
 
 
@@ -237,57 +239,40 @@ def dropout_on_in_evaluation(x, seed):
     return layers.dropout(x, 0.4, shared_generator)
 
 
-@wrong_pullback(*DROPOUT)
-def dropout_drawn_again(dy, back, y, x, seed):
-    """The backward pass draws a new mask."""
-    return seeded_dropout(dy, seed + 1)[0]
-
-
-@wrong_pullback(*DROPOUT)
-def dropout_not_rescaled(dy, back, y, *_):
-    """The backward pass uses the correct mask, but does not divide by 1 - rate."""
-    return dy * (y != 0)
-
-
-@wrong_pullback(*DROPOUT)
-def dropout_not_in_backward(dy, *_):
-    """The backward pass does not apply the mask."""
-    return dy
+wrong_pullbacks(
+    (seeded_dropout, draw(4, 5), 7),
+    # The backward pass draws a new mask.
+    dropout_drawn_again=lambda dy, back, y, x, seed: seeded_dropout(dy, seed + 1)[0],
+    # The backward pass uses the correct mask, but does not divide by 1 - rate.
+    dropout_not_rescaled=lambda dy, back, y, *_: dy * (y != 0),
+    # The backward pass does not apply the mask.
+    dropout_not_in_backward=lambda dy, *_: dy,
+)
 
 
 # The embedding
 
-POSITIONS = layers.add_positions, draw(3, 4, 5), draw(4, 5)
+wrong_pullbacks(
+    (layers.add_positions, draw(3, 4, 5), draw(4, 5)),
+    # The table's gradient is the mean over the batch instead of the sum.
+    positions_averaged=lambda dz, *_: (dz, {"table": dz.mean(0)}),
+    # The table's gradient has a batch axis, which broadcasting hides.
+    positions_not_summed=lambda dz, *_: (dz, {"table": dz}),
+    # The gradient of every image overwrites that of the previous one.
+    positions_of_the_last_image=lambda dz, *_: (dz, {"table": dz[-1]}),
+)
+wrong_pullbacks(
+    (layers.prepend_class_token, draw(3, 4, 5), draw(5)),
+    # The class token receives no gradient.
+    class_token_frozen=lambda dz, back, z, x, token: (back(dz)[0], {"class_token": 0 * token}),
+)
 
 
-@wrong_pullback(*POSITIONS)
-def positions_averaged(dz, *_):
-    """The table's gradient is the mean over the batch instead of the sum."""
-    return dz, {"table": dz.mean(0)}
-
-
-@wrong_pullback(*POSITIONS)
-def positions_not_summed(dz, *_):
-    """The table's gradient has a batch axis, which broadcasting hides."""
-    return dz, {"table": dz}
-
-
-@wrong_pullback(*POSITIONS)
-def positions_of_the_last_image(dz, *_):
-    """The gradient of every image overwrites that of the previous one."""
-    return dz, {"table": dz[-1]}
-
-
-@wrong_pullback(layers.prepend_class_token, draw(3, 4, 5), draw(5))
-def class_token_frozen(dz, back, z, x, class_token):
-    """The class token receives no gradient."""
-    return back(dz)[0], {"class_token": 0 * class_token}
-
-
-@wrong_pullback(layers.unpatchify, draw(2, 6, 12), 2, 4, 6)
-def rows_and_columns_swapped(dimages, back, images, patches, patch_size, height, width):
-    """The backward pass uses a grid of columns x rows. Square images hide this."""
-    return unfold(dimages.reshape(len(dimages), width, height, -1), patch_size)
+wrong_pullbacks(
+    (layers.unpatchify, draw(2, 6, 12), 2, 4, 6),
+    # The backward pass uses a grid of columns x rows. Square images hide this.
+    rows_and_columns_swapped=lambda dx, back, x, _, P, H, W: unfold(dx.reshape(-1, W, H, 3), P),
+)
 
 
 @wrong_pullback(layers.patchify, draw(2, 4, 6, 3), 2)
@@ -299,27 +284,18 @@ def channels_first(dpatches, back, patches, images, P):
 
 # The linear layer
 
-SQUARE_LINEAR = layers.linear, draw(4, 3), draw(3, 3), draw(3)
-
-
-@wrong_pullback(*SQUARE_LINEAR)
-def kernel_transposed(dy, back, *_):
-    """The kernel's gradient is dyᵀ x instead of xᵀ dy. A square kernel hides this."""
-    dx, dparams = back(dy)
-    return dx, dparams | {"kernel": dparams["kernel"].T}
-
-
-@wrong_pullback(*SQUARE_LINEAR)
-def kernel_not_transposed(dy, back, y, x, kernel, bias):
-    """dx is dy kernel instead of dy kernelᵀ. A square kernel hides this."""
-    return dy @ kernel, back(dy)[1]
-
-
-@wrong_pullback(layers.linear, draw(4, 3), draw(3, 2), draw(2))
-def bias_averaged(dy, back, *_):
-    """The bias's gradient is the mean over the rows instead of the sum."""
-    dx, dparams = back(dy)
-    return dx, dparams | {"bias": dy.mean(0)}
+wrong_pullbacks(
+    (layers.linear, draw(4, 3), draw(3, 3), draw(3)),
+    # The kernel's gradient is dyᵀ x instead of xᵀ dy. A square kernel hides this.
+    kernel_transposed=lambda dy, back, y, x, *_: (back(dy)[0], back(dy)[1] | {"kernel": dy.T @ x}),
+    # dx is dy kernel instead of dy kernelᵀ. A square kernel hides this.
+    kernel_not_transposed=lambda dy, back, y, x, kernel, bias: (dy @ kernel, back(dy)[1]),
+)
+wrong_pullbacks(
+    (layers.linear, draw(4, 3), draw(3, 2), draw(2)),
+    # The bias's gradient is the mean over the rows instead of the sum.
+    bias_averaged=lambda dy, back, *_: (back(dy)[0], back(dy)[1] | {"bias": dy.mean(0)}),
+)
 
 
 # Layer norm
@@ -342,53 +318,41 @@ def norm_without_the_mean(dy, back, y, x, scale, bias):
 
 
 @wrong_pullback(*TOKENS)
-def norm_without_the_variance(dy, back, y, x, scale, bias):
-    """The variance is treated as a constant, so the component along x_hat remains."""
-    g = dy * scale
-    return normalise(x)[1] * (g - mean_last(g)), back(dy)[1]
-
-
-@wrong_pullback(*TOKENS)
 def norm_over_the_wrong_axis(dy, back, y, x, scale, bias):
     """The backward pass averages over the tokens, the forward pass over the width."""
     (x_hat, rstd), g = normalise(x), dy * scale
-    mean, along = g.mean(-2, keepdims=True), (g * x_hat).mean(-2, keepdims=True)
-    return rstd * (g - mean - x_hat * along), back(dy)[1]
+    mean, component = g.mean(-2, keepdims=True), (g * x_hat).mean(-2, keepdims=True)
+    return rstd * (g - mean - x_hat * component), back(dy)[1]
 
 
-@wrong_pullback(*TOKENS)
-def norm_scaled_too_late(dy, back, y, x, scale, bias):
-    """dx is computed from dy and multiplied by the scale afterwards."""
-    _, unscaled_back = layers.layer_norm(x, np.ones_like(scale), bias)
-    return unscaled_back(dy)[0] * scale, back(dy)[1]
-
-
-@wrong_pullback(*TOKENS)
-def norm_scale_of_the_input(dy, back, y, x, scale, bias):
-    """The scale's gradient is the sum of dy x instead of dy x_hat."""
-    dx, dparams = back(dy)
-    return dx, dparams | {"scale": sum_leading(dy * x)}
+wrong_pullbacks(
+    TOKENS,
+    # The variance is treated as a constant, so the component along x_hat remains.
+    norm_without_the_variance=lambda dy, back, y, x, scale, _: (
+        normalise(x)[1] * (dy * scale - mean_last(dy * scale)), back(dy)[1]
+    ),
+    # dx is computed from dy and multiplied by the scale afterwards.
+    norm_scaled_too_late=lambda dy, back, y, x, scale, _: (
+        scale * layers.layer_norm(x, np.ones_like(scale), scale)[1](dy)[0], back(dy)[1]
+    ),
+    # The scale's gradient is the sum of dy x instead of dy x_hat.
+    norm_scale_of_the_input=lambda dy, back, y, x, *_: (
+        back(dy)[0], back(dy)[1] | {"scale": sum_leading(dy * x)}
+    ),
+)  # fmt: skip
 
 
 # Softmax and attention
 
-
-@wrong_pullback(layers.softmax, draw(2, 3))
-def softmax_only_diagonal(dp, back, p, *_):
-    """dx = dp p (1 - p): the off-diagonal entries of the Jacobian are missing."""
-    return dp * p * (1 - p)
-
-
-@wrong_pullback(layers.softmax, draw(2, 3))
-def softmax_backward_of_zeros(dp, back, p, *_):
-    """The gradient is zero. Checking the sum of the outputs misses this: it is always 1."""
-    return 0 * p
-
-
-@wrong_pullback(layers.softmax, draw(2, 3))
-def softmax_over_the_wrong_axis(dp, back, p, *_):
-    """The backward pass sums over the columns, the forward pass over the rows."""
-    return p * (dp - (p * dp).sum(-2, keepdims=True))
+wrong_pullbacks(
+    (layers.softmax, draw(2, 3)),
+    # dx = dp p (1 - p): the off-diagonal entries of the Jacobian are missing.
+    softmax_only_diagonal=lambda dp, back, p, *_: dp * p * (1 - p),
+    # The gradient is zero. Checking the sum of the outputs misses this: it is always 1.
+    softmax_backward_of_zeros=lambda dp, back, p, *_: 0 * p,
+    # The backward pass sums over the columns, the forward pass over the rows.
+    softmax_over_the_wrong_axis=lambda dp, back, p, *_: p * (dp - (p * dp).sum(-2, keepdims=True)),
+)
 
 
 def scaled_attention(q, k, v):
@@ -405,25 +369,19 @@ def scaled_attention(q, k, v):
 ATTENTION = scaled_attention, draw(2, 4, 3), draw(2, 4, 3), draw(2, 4, 3)
 
 
-@wrong_pullback(*ATTENTION)
-def scale_missing_in_backward(dy, back, y, q, k, v):
-    """The forward pass divides q by √Dh; the backward pass does not divide dq."""
-    dq, dk, dv = back(dy)
-    return dq * math.sqrt(q.shape[-1]), dk, dv
+def multiply(gradients, *factors):
+    return tuple(gradient * factor for gradient, factor in zip(gradients, factors, strict=True))
 
 
-@wrong_pullback(*ATTENTION)
-def scale_twice_in_backward(dy, back, y, q, k, v):
-    """dk is divided by √Dh, although it is computed from the divided q."""
-    dq, dk, dv = back(dy)
-    return dq, dk / math.sqrt(q.shape[-1]), dv
-
-
-@wrong_pullback(*ATTENTION)
-def queries_and_keys_swapped(dy, back, *_):
-    """dq and dk are returned in the wrong order. They have the same shape."""
-    dq, dk, dv = back(dy)
-    return dk, dq, dv
+wrong_pullbacks(
+    ATTENTION,
+    # The forward pass divides q by √Dh; the backward pass does not divide dq.
+    scale_missing_in_backward=lambda dy, back, *_: multiply(back(dy), math.sqrt(3), 1, 1),
+    # dk is divided by √Dh, although it is computed from the divided q.
+    scale_twice_in_backward=lambda dy, back, *_: multiply(back(dy), 1, 1 / math.sqrt(3), 1),
+    # dq and dk are returned in the wrong order. They have the same shape.
+    queries_and_keys_swapped=lambda dy, back, *_: tuple(back(dy)[i] for i in (1, 0, 2)),
+)
 
 
 @wrong_pullback(*ATTENTION)
@@ -441,10 +399,11 @@ def merge_heads(y):
     return merged, lambda dz: dz.reshape(B, T, h, Dh).swapaxes(1, 2)
 
 
-@wrong_pullback(merge_heads, draw(2, 2, 4, 3))
-def heads_not_transposed_back(dz, back, merged, y):
-    """A reshape without the transpose: the shape is correct, but tokens and heads are mixed."""
-    return dz.reshape(y.shape)
+wrong_pullbacks(
+    (merge_heads, draw(2, 2, 4, 3)),
+    # A reshape without the transpose: the shape is correct, but tokens and heads are mixed.
+    heads_not_transposed_back=lambda dz, back, merged, y: dz.reshape(y.shape),
+)
 
 
 @wrong_pullback(layers.relative_positions, draw(2, 2, 5, 3), draw(10, 6), True)
@@ -457,17 +416,16 @@ def repeated_offset_counted_once(dbias, back, *_):
 
 # The MLP
 
-
-@wrong_pullback(layers.gelu, draw(4, 5), "erf")
-def gelu_without_the_density(dy, back, y, x, kind):
-    """The derivative of x Φ(x) is Φ(x), without the term x φ(x) of the product rule."""
-    return dy * 0.5 * (1 + erf(x / math.sqrt(2)))
-
-
-@wrong_pullback(layers.gelu, draw(4, 5), "tanh")
-def gelu_of_the_other_kind(dy, back, y, x, kind):
-    """The forward pass uses the tanh form, the backward pass the exact form."""
-    return layers.gelu(x, "erf")[1](dy)
+wrong_pullbacks(
+    (layers.gelu, draw(4, 5), "erf"),
+    # The derivative of x Φ(x) is Φ(x), without the term x φ(x) of the product rule.
+    gelu_without_the_density=lambda dy, back, y, x, _: dy * 0.5 * (1 + erf(x / math.sqrt(2))),
+)
+wrong_pullbacks(
+    (layers.gelu, draw(4, 5), "tanh"),
+    # The forward pass uses the tanh form, the backward pass the exact form.
+    gelu_of_the_other_kind=lambda dy, back, y, x, _: layers.gelu(x, "erf")[1](dy),
+)
 
 
 # Pooling, heads and losses
@@ -480,16 +438,13 @@ def pool_patches(z):
     return y, lambda dy: np.concatenate([class_token, back(dy)], axis=1)
 
 
-@wrong_pullback(pool_patches, draw(2, 4, 3))
-def pooled_by_the_wrong_count(dy, back, y, z):
-    """The backward pass divides by T, the forward pass by the T - 1 patches."""
-    return back(dy) * (z.shape[1] - 1) / z.shape[1]
-
-
-@wrong_pullback(pool_patches, draw(2, 4, 3))
-def class_token_receives_a_gradient(dy, back, y, z):
-    """The class token receives a gradient, although the forward pass does not read it."""
-    return np.repeat(dy[:, None] / (z.shape[1] - 1), z.shape[1], axis=1)
+wrong_pullbacks(
+    (pool_patches, draw(2, 4, 3)),
+    # The backward pass divides by T, the forward pass by the T - 1 patches.
+    pooled_by_the_wrong_count=lambda dy, back, *_: back(dy) * 3 / 4,
+    # The class token receives a gradient, although the forward pass does not read it.
+    class_token_receives_a_gradient=lambda dy, *_: np.repeat(dy[:, None] / 3, 4, axis=1),
+)
 
 
 HEAD = layers.pretraining_head, draw(3, 5), affine(5, 4), affine(4, 2)
@@ -512,30 +467,27 @@ def derivative_of_tanh_forgotten(dlogits, back, logits, y, hidden, head):
 
 
 LABELS = np.array([2, 0, 3])
-
-
-@wrong_pullback(layers.cross_entropy, draw(3, 4), LABELS)
-def loss_not_divided_by_the_batch(dloss, back, loss, logits, labels):
-    """The loss is a mean, but its gradient is that of a sum and grows with the batch size."""
-    return back(dloss) * len(logits)
-
-
-@wrong_pullback(layers.cross_entropy, draw(3, 4), LABELS, 0.1)
-def smoothing_forgotten_in_backward(dloss, back, loss, logits, labels, smoothing):
-    """The loss uses label smoothing, but its gradient is softmax minus one-hot."""
-    return layers.cross_entropy(logits, labels)[1](dloss)
-
-
-@wrong_pullback(layers.cross_entropy, draw(3, 4), LABELS)
-def softmax_counted_twice(dloss, back, loss, logits, labels):
-    """softmax minus one-hot, the gradient of the logits, is passed through softmax's pullback."""
-    return layers.softmax(logits)[1](back(dloss))
-
-
-@wrong_pullback(layers.mean_squared_error, draw(3, 4), draw(3, 4))
-def square_without_its_factor(dloss, back, *_):
-    """The derivative of e² is e instead of 2 e."""
-    return tuple(gradient / 2 for gradient in back(dloss))
+wrong_pullbacks(
+    (layers.cross_entropy, draw(3, 4), LABELS),
+    # The loss is a mean, but its gradient is that of a sum and grows with the batch size.
+    loss_not_divided_by_the_batch=lambda dloss, back, loss, logits, _: back(dloss) * len(logits),
+    # softmax minus one-hot, the gradient of the logits, is passed through softmax's pullback.
+    softmax_counted_twice=lambda dloss, back, _, logits, *__: layers.softmax(logits)[1](
+        back(dloss)
+    ),
+)
+wrong_pullbacks(
+    (layers.cross_entropy, draw(3, 4), LABELS, 0.1),
+    # The loss uses label smoothing, but its gradient is softmax minus one-hot.
+    smoothing_forgotten_in_backward=lambda dloss, back, loss, logits, labels, _: (
+        layers.cross_entropy(logits, labels)[1](dloss)
+    ),
+)
+wrong_pullbacks(
+    (layers.mean_squared_error, draw(3, 4), draw(3, 4)),
+    # The derivative of e² is e instead of 2 e.
+    square_without_its_factor=lambda dloss, back, *_: tuple(g / 2 for g in back(dloss)),
+)
 
 
 # The ResNet of the hybrid
@@ -563,31 +515,34 @@ def overlapping_windows_overwrite(dy, back, y, x, kernel, stride):
     return dpadded[:, : x.shape[1], : x.shape[2]], back(dy)[1]
 
 
-@wrong_pullback(*STRIDED)
-def kernel_rotated(dy, back, *_):
-    """The kernel's gradient is rotated by 180 degrees, as in a mathematical convolution."""
-    dx, dparams = back(dy)
-    return dx, {"kernel": dparams["kernel"][::-1, ::-1]}
-
-
-@wrong_pullback(layers.convolution, draw(2, 4, 6, 3), draw(1, 1, 3, 2), 2)
-def skipped_pixels_filled(dy, back, y, x, kernel, stride):
-    """A 1 x 1 convolution of stride 2 skips 3 of 4 pixels. Here they receive a gradient."""
-    dx = (dy @ kernel[0, 0].T).repeat(stride, axis=1).repeat(stride, axis=2)
-    return dx, back(dy)[1]
-
-
-@wrong_pullback(layers.standardised_convolution, *STRIDED[1:])
-def gradient_of_the_standardised_kernel(dy, back, y, x, kernel, stride):
-    """The kernel receives the gradient of the standardised kernel."""
-    return layers.convolution(x, layers.standardise(kernel)[0], stride)[1](dy)
+wrong_pullbacks(
+    STRIDED,
+    # The kernel's gradient is rotated by 180 degrees, as in a mathematical convolution.
+    kernel_rotated=lambda dy, back, *_: (
+        back(dy)[0], {"kernel": back(dy)[1]["kernel"][::-1, ::-1]}
+    ),
+)  # fmt: skip
+wrong_pullbacks(
+    (layers.convolution, draw(2, 4, 6, 3), draw(1, 1, 3, 2), 2),
+    # A 1 x 1 convolution of stride 2 skips 3 of 4 pixels. Here they receive a gradient.
+    skipped_pixels_filled=lambda dy, back, y, x, kernel, _: (
+        (dy @ kernel[0, 0].T).repeat(2, axis=1).repeat(2, axis=2), back(dy)[1]
+    ),
+)  # fmt: skip
+wrong_pullbacks(
+    (layers.standardised_convolution, *STRIDED[1:]),
+    # The kernel receives the gradient of the standardised kernel.
+    gradient_of_the_standardised_kernel=lambda dy, back, y, x, kernel, stride: layers.convolution(
+        x, layers.standardise(kernel)[0], stride
+    )[1](dy),
+)
 
 
 def standardise_gradient(dw_hat, kernel, divisor, slope):
     """The correct gradient for divisor = σ + ε and slope = σ."""
     centred = kernel - kernel.mean((0, 1, 2))
-    along = (dw_hat * centred).mean((0, 1, 2)) / (divisor * divisor)
-    return (dw_hat - dw_hat.mean((0, 1, 2))) / divisor - centred * along / slope
+    component = (dw_hat * centred).mean((0, 1, 2)) / (divisor * divisor)
+    return (dw_hat - dw_hat.mean((0, 1, 2))) / divisor - centred * component / slope
 
 
 def kernel_std(kernel):
@@ -595,18 +550,6 @@ def kernel_std(kernel):
 
 
 FILTERS = layers.standardise, draw(3, 3, 2, 4)
-
-
-@wrong_pullback(*FILTERS)
-def standardise_without_the_mean(dw_hat, back, w_hat, kernel):
-    """The mean is treated as a constant."""
-    return back(dw_hat) + dw_hat.mean((0, 1, 2)) / (kernel_std(kernel) + 1e-5)
-
-
-@wrong_pullback(*FILTERS)
-def standardise_with_constant_std(dw_hat, back, w_hat, kernel):
-    """The standard deviation is treated as a constant."""
-    return (dw_hat - dw_hat.mean((0, 1, 2))) / (kernel_std(kernel) + 1e-5)
 
 
 @wrong_pullback(*FILTERS)
@@ -624,61 +567,50 @@ def eps_inside_the_root(dw_hat, back, w_hat, kernel):
     return standardise_gradient(dw_hat, kernel, root, root)
 
 
-@wrong_pullback(*FILTERS)
-def eps_left_out_of_backward(dw_hat, back, w_hat, kernel):
-    """The forward pass divides by σ + ε, the backward pass by σ."""
-    return standardise_gradient(dw_hat, kernel, kernel_std(kernel), kernel_std(kernel))
+wrong_pullbacks(
+    FILTERS,
+    # The mean is treated as a constant.
+    standardise_without_the_mean=lambda dw_hat, back, w_hat, kernel: (
+        back(dw_hat) + dw_hat.mean((0, 1, 2)) / (kernel_std(kernel) + 1e-5)
+    ),
+    # The standard deviation is treated as a constant.
+    standardise_with_constant_std=lambda dw_hat, back, w_hat, kernel: (
+        (dw_hat - dw_hat.mean((0, 1, 2))) / (kernel_std(kernel) + 1e-5)
+    ),
+    # The forward pass divides by σ + ε, the backward pass by σ.
+    eps_left_out_of_backward=lambda dw_hat, back, w_hat, kernel: standardise_gradient(
+        dw_hat, kernel, kernel_std(kernel), kernel_std(kernel)
+    ),
+)
 
 
-def group_norm_with(shape, axes):
-    """Return a group norm with a backward pass that averages these axes of x.reshape(shape)."""
+def group_norm_with(dy, back, y, x, scale, bias, groups, shape, axes):
+    """Average over these axes of x.reshape(shape) in the backward pass of group norm."""
 
     def mean(a):
         rows = a.reshape(shape)
         return np.broadcast_to(rows.mean(axes, keepdims=True), rows.shape).reshape(a.shape)
 
-    def group_norm(x, scale, bias, groups):
-        y, back = layers.group_norm(x, scale, bias, groups)
-        x_hat, _ = layers.group_norm(x, np.ones_like(scale), np.zeros_like(scale), groups)
-        by_group = x.real.reshape(len(x), -1, groups, x.shape[-1] // groups)
-        rstd = (by_group.var((1, 3), keepdims=True) + 1e-6) ** -0.5
-
-        def pullback(dy):
-            g = dy * scale
-            dx = g - mean(g) - x_hat * mean(g * x_hat)
-            return (dx.reshape(by_group.shape) * rstd).reshape(x.shape), back(dy)[1]
-
-        return y, pullback
-
-    return group_norm
+    x_hat, _ = layers.group_norm(x, np.ones_like(scale), np.zeros_like(scale), groups)
+    by_group = x.real.reshape(len(x), -1, groups, x.shape[-1] // groups)
+    rstd = (by_group.var((1, 3), keepdims=True) + 1e-6) ** -0.5
+    g = dy * scale
+    dx = g - mean(g) - x_hat * mean(g * x_hat)
+    return (dx.reshape(by_group.shape) * rstd).reshape(x.shape), back(dy)[1]
 
 
-BY_GROUP = 2, 2, 3, 3, 2  # (B, H, W, groups, C / groups)
-GROUPED = group_norm_with(BY_GROUP, (1, 2, 4)), draw(2, 2, 3, 6), draw(6), draw(6), 3
-
-
-@wrong_function(*GROUPED)
-def channels_grouped_by_stride(x, scale, bias, groups):
-    """The backward pass groups channels 0 and 3, the forward pass channels 0 and 1."""
-    return group_norm_with((2, 2, 3, 2, 3), (1, 2, 3))(x, scale, bias, groups)
-
-
-@wrong_function(*GROUPED)
-def groups_without_the_map(x, scale, bias, groups):
-    """The backward pass averages over the channels of each pixel, like layer norm."""
-    return group_norm_with(BY_GROUP, 4)(x, scale, bias, groups)
-
-
-@wrong_function(*GROUPED)
-def channels_normalised_separately(x, scale, bias, groups):
-    """The backward pass averages over each channel, the forward pass over the group."""
-    return group_norm_with(BY_GROUP, (1, 2))(x, scale, bias, groups)
-
-
-@wrong_function(*GROUPED)
-def norm_over_the_batch(x, scale, bias, groups):
-    """The backward pass averages over all images, like batch norm."""
-    return group_norm_with(BY_GROUP, (0, 1, 2, 4))(x, scale, bias, groups)
+BY_GROUP = 2, 2, 3, 3, 2  # (B, H, W, groups, C / groups); the correct axes are (1, 2, 4)
+wrong_pullbacks(
+    (layers.group_norm, draw(2, 2, 3, 6), draw(6), draw(6), 3),
+    # The backward pass groups channels 0 and 3, the forward pass channels 0 and 1.
+    channels_grouped_by_stride=partial(group_norm_with, shape=(2, 2, 3, 2, 3), axes=(1, 2, 3)),
+    # The backward pass averages over the channels of each pixel, like layer norm.
+    groups_without_the_map=partial(group_norm_with, shape=BY_GROUP, axes=4),
+    # The backward pass averages over each channel, the forward pass over the group.
+    channels_normalised_separately=partial(group_norm_with, shape=BY_GROUP, axes=(1, 2)),
+    # The backward pass averages over all images, like batch norm.
+    norm_over_the_batch=partial(group_norm_with, shape=BY_GROUP, axes=(0, 1, 2, 4)),
+)
 
 
 def pool_gradient(x, gradient):
@@ -691,31 +623,20 @@ def pool_gradient(x, gradient):
     return dpadded[:, : x.shape[1], : x.shape[2]]  # even sides are padded after the image
 
 
-POOLED = layers.max_pool, np.round(draw(2, 4, 6, 3))  # rounded: many entries are equal
-
-
-@wrong_pullback(*POOLED)
-def gradient_to_every_tie(dy, back, y, x):
-    """All entries that equal the maximum receive the gradient, not only the first."""
-    return pool_gradient(x, lambda view: dy * (view == y))
-
-
-@wrong_pullback(*POOLED)
-def max_pool_like_mean_pool(dy, back, y, x):
-    """The gradient is distributed over the nine entries of the window, like average pooling."""
-    return pool_gradient(x, lambda view: dy / 9)
-
-
-@wrong_pullback(layers.relu, draw(3, 4))
-def relu_of_the_gradient(dy, *_):
-    """The mask is the sign of the gradient instead of the sign of the input."""
-    return dy * (dy > 0)
-
-
-@wrong_pullback(layers.relu, np.array([[-1.0, 0, 2], [0, 3, -2]]))
-def derivative_of_relu_at_zero(dy, back, y, x):
-    """The backward pass uses x >= 0, the forward pass x > 0."""
-    return dy * (x >= 0)
+wrong_pullbacks(
+    (layers.max_pool, np.round(draw(2, 4, 6, 3))),  # rounded: many entries are equal
+    # All entries that equal the maximum receive the gradient, not only the first.
+    gradient_to_every_tie=lambda dy, back, y, x: pool_gradient(x, lambda view: dy * (view == y)),
+    # The gradient is distributed over the nine entries of the window, like average pooling.
+    max_pool_like_mean_pool=lambda dy, back, y, x: pool_gradient(x, lambda view: dy / 9),
+)
+wrong_pullbacks(
+    (layers.relu, np.array([[-1.0, 0, 2], [0, 3, -2]])),
+    # The mask is the sign of the gradient instead of the sign of the input.
+    relu_of_the_gradient=lambda dy, *_: dy * (dy > 0),
+    # The backward pass uses x >= 0, the forward pass x > 0.
+    derivative_of_relu_at_zero=lambda dy, back, y, x: dy * (x >= 0),
+)
 
 
 def residual_relu(x, kernel):
@@ -733,11 +654,11 @@ def residual_relu(x, kernel):
 UNIT = residual_relu, draw(2, 3, 4, 3), draw(3, 3, 3, 3)
 
 
-@wrong_pullback(*UNIT)
-def shortcut_past_the_relu(dy, back, y, x, kernel):
-    """The shortcut's gradient bypasses the last ReLU, as if it followed the branch only."""
-    dx, dparams = back(dy)
-    return dx - dy * (y > 0) + dy, dparams
+wrong_pullbacks(
+    UNIT,
+    # The shortcut's gradient bypasses the last ReLU, as if it followed the branch only.
+    shortcut_past_the_relu=lambda dy, back, y, *_: (back(dy)[0] + dy * (y <= 0), back(dy)[1]),
+)
 
 
 @wrong_pullback(*UNIT)
