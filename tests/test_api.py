@@ -43,7 +43,7 @@ def random_images(batch=3, dtype="float64"):
         ("R50+ViT-L/32", (24, 1024, 4096, 16), (3, 4, 6, 3), 1),
     ],
 )
-def test_a_name_has_the_sizes_of_the_paper(name, sizes, stem, patch_size):
+def test_a_named_model_has_the_sizes_of_the_paper(name, sizes, stem, patch_size):
     c = ViTConfig.named(name)
     assert (c.depth, c.width, c.mlp_width, c.heads) == sizes
     assert (c.stem, c.stem_width, c.patch_size) == (stem, 64, patch_size)
@@ -187,17 +187,11 @@ def test_dropout_is_active_only_with_a_generator():
 def test_the_memory_of_inference_does_not_grow_with_the_batch(monkeypatch):
     monkeypatch.setattr(parallel, "cpu_count", lambda: 1)  # one shard at a time
     config = ViTConfig(
-        image_size=32,
-        patch_size=4,
-        channels=1,
-        classes=3,
-        width=32,
-        depth=1,
-        heads=2,
+        image_size=32, patch_size=4, channels=1, classes=3, width=32, depth=1, heads=2,
         mlp_width=512,
-    )
+    )  # fmt: skip
     model, images, peaks = ViT.create(config), np.zeros((512, 32, 32, 1), np.float32), []
-    for n in (64, 64, 512):  # the first call allocates what is allocated only once
+    for n in (64, 64, 512):  # the first call also allocates caches
         tracemalloc.start()
         model(images[:n])
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -232,7 +226,7 @@ def test_watch_receives_the_gradients_of_the_attention_in_the_backward_pass():
     assert first[:, :, 1:].any()
 
 
-def test_the_parameters_can_be_changed_in_place_also_when_packed():
+def test_the_parameters_can_be_changed_in_place_before_and_after_packing():
     model, images = tiny(), random_images()
     for packed in (False, True):
         before = model(images)
@@ -258,7 +252,7 @@ def test_complex_images_keep_their_imaginary_part():
     assert logits.imag.sum() / 1e-20 == pytest.approx(derivative, rel=1e-10)
 
 
-def test_the_memory_layout_of_the_images_does_not_matter():
+def test_the_memory_layout_of_the_images_does_not_affect_the_logits():
     model, images = tiny(), random_images()
     for layout in (
         np.asfortranarray(images),
@@ -293,9 +287,9 @@ INVALID_IMAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", INVALID_IMAGES)
+@pytest.mark.parametrize("name", INVALID_IMAGES)
 @pytest.mark.parametrize("method", ["forward", "__call__", "attention", "features"])
-def test_invalid_images_are_rejected(kind, method):
-    images, error, message = INVALID_IMAGES[kind]
+def test_invalid_images_are_rejected(name, method):
+    images, error, message = INVALID_IMAGES[name]
     with pytest.raises(error, match=message):
         getattr(tiny("float32"), method)(images)

@@ -189,14 +189,11 @@ def test_a_shift_is_a_random_crop_of_the_padded_image(pixels, border):
     result = random_shift(x, pixels, rng(), border)
     assert result.dtype == np.float32
     n = 2 * pixels + 1
-    shifts = set()
     for image, shifted in zip(x, result, strict=True):
         padded = np.tile(np.float32(border), (4 + n, 5 + n, 3 // np.size(border)))
         padded[pixels : pixels + 5, pixels : pixels + 6] = image
-        crops = {(r, c): padded[r : r + 5, c : c + 6] for r in range(n) for c in range(n)}
-        shifts |= {shift for shift, crop in crops.items() if np.array_equal(crop, shifted)}
-        assert any(np.array_equal(crop, shifted) for crop in crops.values())
-    assert len(shifts) > 0.7 * n**2  # images are shifted independently
+        crops = [padded[r : r + 5, c : c + 6] for r in range(n) for c in range(n)]
+        assert any(np.array_equal(crop, shifted) for crop in crops)
 
 
 def test_all_shifts_are_equally_likely():
@@ -289,15 +286,10 @@ def test_augment_shifts_then_flips_then_applies_randaugment_then_erases():
     assert np.array_equal(augment(x, rng(4), **fields, randaugment_magnitude=6.0), expected)
 
 
-SETTINGS = st.fixed_dictionaries(
-    {
-        "shift": st.integers(0, 9),
-        "flip": st.booleans(),
-        "randaugment": st.integers(0, 4),
-        "randaugment_magnitude": st.floats(0, 10),
-        "random_erasing": st.floats(0, 1),
-    }
-)
+SETTINGS = st.fixed_dictionaries({
+    "shift": st.integers(0, 9), "flip": st.booleans(), "randaugment": st.integers(0, 4),
+    "randaugment_magnitude": st.floats(0, 10), "random_erasing": st.floats(0, 1),
+})  # fmt: skip
 SIDES = st.integers(1, 9)
 SHAPES = st.tuples(st.integers(0, 12), SIDES, SIDES, st.sampled_from([1, 3]))
 
@@ -312,17 +304,17 @@ def extreme_values(shape, seed):
 
 
 @settings(max_examples=120, deadline=None)
-@given(shape=SHAPES, on=SETTINGS, seed=st.integers(0, 99))
-def test_augment_preserves_shape_dtype_and_range_and_is_reproducible(shape, on, seed):
+@given(shape=SHAPES, fields=SETTINGS, seed=st.integers(0, 99))
+def test_augment_preserves_shape_dtype_and_range_and_is_reproducible(shape, fields, seed):
     x = extreme_values(shape, seed)  # read-only, so a change of the input raises an error
-    result = augment(x, rng(seed), **on)
+    result = augment(x, rng(seed), **fields)
     assert (result.shape, result.dtype) == (shape, np.float32)
     assert not result.size or abs(result).max() <= 1
-    assert np.array_equal(result, augment(x, rng(seed), **on))
+    assert np.array_equal(result, augment(x, rng(seed), **fields))
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("fields", "message"),
     [
         ({"shift": -1}, "shift must be at least 0, not -1"),
         ({"randaugment": -2}, "randaugment must be at least 0, not -2"),
@@ -333,9 +325,9 @@ def test_augment_preserves_shape_dtype_and_range_and_is_reproducible(shape, on, 
         ({"random_erasing": -0.1}, "random_erasing must be from 0 to 1, not -0.1"),
     ],
 )
-def test_settings_out_of_range_are_rejected(setting, message):
+def test_parameters_out_of_range_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
-        augment(draw(), rng(), **setting)
+        augment(draw(), rng(), **fields)
 
 
 # --- mixup and CutMix ------------------------------------------------------------------------

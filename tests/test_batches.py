@@ -33,7 +33,7 @@ def labels_match(epoch):
 # --- order and augmentation ----------------------------------------------------------------------
 
 
-def test_an_epoch_contains_every_image_once_in_an_order_of_its_own():
+def test_each_epoch_contains_every_image_once_in_another_order():
     epochs = [epoch_of(epoch=epoch, shift=0) for epoch in (1, 2)]
     for epoch in epochs:
         assert sorted(len(labels) for _, labels in epoch) == [19] * 3 + [20] * 2
@@ -43,10 +43,10 @@ def test_an_epoch_contains_every_image_once_in_an_order_of_its_own():
     assert labels_match(epochs[0] + epochs[1])
 
 
-def test_the_batches_depend_on_the_seed_and_the_epoch_alone():
+def test_the_batches_depend_only_on_the_seed_and_the_epoch():
     def contents(epoch, seed):
-        made = epoch_of(epoch=epoch, **ALL_OPTIONS | {"seed": seed})
-        return [bytes(images) + bytes(labels) for images, labels in made]
+        pairs = epoch_of(epoch=epoch, **ALL_OPTIONS | {"seed": seed})
+        return [bytes(images) + bytes(labels) for images, labels in pairs]
 
     first, again, second, other = contents(1, 3), contents(1, 3), contents(2, 3), contents(1, 4)
     assert first == again
@@ -54,13 +54,13 @@ def test_the_batches_depend_on_the_seed_and_the_epoch_alone():
 
 
 def test_the_recipe_sets_the_augmentation(monkeypatch):
-    seen, augment = [], batches.augment
+    calls, augment = [], batches.augment
 
-    def recorded(images, generator, **options):
-        seen.append(options)
+    def record(images, generator, **options):
+        calls.append(options)
         return augment(images, generator, **options)
 
-    monkeypatch.setattr(batches, "augment", recorded)
+    monkeypatch.setattr(batches, "augment", record)
     options = {
         "shift": 2, "flip": True, "randaugment": 3, "randaugment_magnitude": 4.0,
         "random_erasing": 0.25,
@@ -68,33 +68,34 @@ def test_the_recipe_sets_the_augmentation(monkeypatch):
     for images, labels in epoch_of(**options):
         assert labels.shape == (len(images),)  # without mixing, labels stay integers
         assert labels.dtype == DIGITS.labels.dtype
-    assert seen == [options | {"border": -1.0}] * STEPS
+    assert calls == [options | {"border": -1.0}] * STEPS
 
 
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_labels_are_mixed_like_the_images(kind):
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+def test_labels_are_mixed_with_the_weights_of_the_images(method):
     unmixed = 0  # CutMix may draw an empty box
     for epoch in (1, 2):
-        plain, mixed = epoch_of(epoch=epoch, shift=0), epoch_of(epoch=epoch, shift=0, **{kind: 1.0})
+        plain = epoch_of(epoch=epoch, shift=0)
+        mixed = epoch_of(epoch=epoch, shift=0, **{method: 1.0})
         for (images, labels), (mixed_images, targets) in zip(plain, mixed, strict=True):
             assert targets.shape == (len(images), 10)
             np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
-            # A partner of the same class hides the weight, so take the smallest.
+            # The weight is not visible if the partner has the same class, so take the minimum.
             weight = targets[np.arange(len(labels)), labels].min()
             partner = np.roll(images, 1, axis=0)
-            if kind == "mixup":
+            if method == "mixup":
                 expected = weight * images + (1 - weight) * partner
                 np.testing.assert_allclose(mixed_images, expected, atol=1e-6)
             else:
                 assert ((mixed_images == images) | (mixed_images == partner)).all()
-                own = (mixed_images == images).all((0, 3)).mean()
-                assert own >= weight - 1e-6
+                unchanged = (mixed_images == images).all((0, 3)).mean()
+                assert unchanged >= weight - 1e-6
             unmixed += np.array_equal(mixed_images, images)
     assert unmixed <= STEPS
 
 
 @pytest.mark.parametrize("option", [{"randaugment": 1}, {"random_erasing": 0.5}])
-def test_randaugment_and_erasing_need_colours_from_minus_1_to_1(option):
+def test_randaugment_and_erasing_require_colours_from_minus_1_to_1(option):
     scaled = data.resize_dataset(DIGITS, (16, 16), 3)
     assert epoch_of(scaled, **option)[0][0].shape[1:] == (16, 16, 3)
     normalised = data.resize_dataset(DIGITS, (16, 16), 3, "imagenet")
@@ -104,7 +105,7 @@ def test_randaugment_and_erasing_need_colours_from_minus_1_to_1(option):
 
 
 @pytest.mark.parametrize("family", ["minivit", "imagenet"])
-def test_shifted_images_get_a_black_border_in_the_colours_of_the_model(family):
+def test_the_border_of_shifted_images_is_black_after_normalisation(family):
     white = DIGITS._replace(images=np.ones_like(DIGITS.images))
     images, _ = epoch_of(data.resize_dataset(white, (8, 8), 3, family), shift=8)[0]
     preprocessing = data.get_preprocessing(family, (8, 8))
@@ -128,9 +129,9 @@ def test_an_invalid_augmentation_leaves_a_complete_training_unchanged(tmp_path):
 
 
 def test_unreadable_images_are_skipped_with_their_labels():
-    bad = np.arange(0, 97, 3)
-    epoch = epoch_of(DIGITS._replace(images=Unreadable(DIGITS.images, bad)), shift=0)
-    assert sum(len(images) for images, _ in epoch) == 97 - len(bad)
+    unreadable = np.arange(0, 97, 3)
+    epoch = epoch_of(DIGITS._replace(images=Unreadable(DIGITS.images, unreadable)), shift=0)
+    assert sum(len(images) for images, _ in epoch) == 97 - len(unreadable)
     assert labels_match(epoch)
 
 
@@ -154,27 +155,27 @@ def test_training_without_any_readable_image_is_an_error(tmp_path):
 # --- the background thread -----------------------------------------------------------------------
 
 
-def counted(n, made, error=None):
-    """Yield n batches and note each in `made`, with its thread. Then raise the error, if any."""
+def record_batches(n, threads, error=None):
+    """Yield n batches and append the thread of each to `threads`. Then raise the error, if any."""
     for i in range(n):
-        made.append((i, threading.current_thread()))
+        threads.append(threading.current_thread())
         yield np.full(1, i), np.full(1, i)
     if error:
         raise error
 
 
 def test_a_thread_prepares_exactly_one_batch_ahead():
-    made, used, before = [], [], threading.active_count()
-    for images, _ in batches.prefetch(counted(5, made)):
+    threads, used, before = [], [], threading.active_count()
+    for images, _ in batches.prefetch(record_batches(5, threads)):
         used.append(int(images[0]))
         expected = min(len(used) + 1, 5)
         for _ in range(10_000):  # at most 20 s
-            if len(made) >= expected:
+            if len(threads) >= expected:
                 break
             threading.Event().wait(0.002)
-        assert len(made) == expected
+        assert len(threads) == expected
     assert used == [0, 1, 2, 3, 4]
-    (thread,) = {thread for _, thread in made}
+    (thread,) = set(threads)
     assert thread is not threading.current_thread()
     assert threading.active_count() == before
 
@@ -186,21 +187,21 @@ class Broken(Exception):
 @pytest.mark.parametrize("error", [Broken("a bad file"), KeyboardInterrupt(), StopIteration()])
 def test_an_exception_of_the_background_thread_reaches_the_caller(error):
     used, before = [], threading.active_count()
-    kind = RuntimeError if isinstance(error, StopIteration) else type(error)
-    with pytest.raises(kind) as caught:  # noqa: PT012
-        for images, _ in batches.prefetch(counted(2, [], error)):
+    expected = RuntimeError if isinstance(error, StopIteration) else type(error)
+    with pytest.raises(expected) as caught:  # noqa: PT012
+        for images, _ in batches.prefetch(record_batches(2, [], error)):
             used.append(int(images[0]))
     assert used == [0, 1]
-    assert kind is RuntimeError or caught.value is error
+    assert expected is RuntimeError or caught.value is error
     assert threading.active_count() == before
 
 
 def test_closing_the_batches_ends_the_thread():
-    made, before = [], threading.active_count()
-    with contextlib.closing(batches.prefetch(counted(100, made))) as prefetched:
+    threads, before = [], threading.active_count()
+    with contextlib.closing(batches.prefetch(record_batches(100, threads))) as prefetched:
         next(prefetched)
     assert threading.active_count() == before
-    assert len(made) <= 2
+    assert len(threads) <= 2
 
 
 @pytest.mark.usefixtures("three_blas_threads")
@@ -224,20 +225,21 @@ def test_the_thread_ends_when_the_training_fails(tmp_path, monkeypatch, error):
 
 
 def test_prefetching_does_not_change_the_bits(tmp_path, monkeypatch):
-    # The images are resized by matrix products, whose last bits depend on BLAS's threads.
+    # The images are resized by matrix products, and their last bits depend on BLAS's threads.
     dataset, fields = data.resize_dataset(DIGITS, (16, 16), 3), {"image_size": 16, "channels": 3}
     recipe = make_recipe(epochs=2, **ALL_OPTIONS)
     train(tiny_model("float32", **fields), dataset, recipe, tmp_path / "prefetched")
     monkeypatch.setattr(loop, "prefetch", lambda batches: batches)
     train(tiny_model("float32", **fields), dataset, recipe, tmp_path / "plain")
-    one, other = (tmp_path / name / "model.npz" for name in ("prefetched", "plain"))
-    assert one.read_bytes() == other.read_bytes()
+    paths = (tmp_path / name / "model.npz" for name in ("prefetched", "plain"))
+    assert len({path.read_bytes() for path in paths}) == 1
 
 
 @pytest.mark.usefixtures("three_blas_threads")
 @pytest.mark.parametrize(("shards", "limit"), [(1, {3}), (2, {1})])
 def test_only_a_single_shard_uses_all_threads_of_blas(tmp_path, monkeypatch, shards, limit):
-    seen, update = [], loop._update
-    monkeypatch.setattr(loop, "_update", lambda *args: (seen.append(blas_threads()), update(*args)))
+    limits, update = [], loop._update
+    record = lambda *args: (limits.append(blas_threads()), update(*args))  # noqa: E731
+    monkeypatch.setattr(loop, "_update", record)
     train(new_model(), DIGITS, make_recipe(epochs=1, shards=shards), tmp_path)
-    assert seen == [limit] * STEPS
+    assert limits == [limit] * STEPS

@@ -1,5 +1,6 @@
-"""The command line: help, options, errors and exit status. `gradcheck`."""
+"""The command line: help, options, errors, exit status, and the command `gradcheck`."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -20,7 +21,7 @@ from minivit.training import loop
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The working directory, with a model, a digit and a file of text."""
+    """Provide the working directory with a model, a digit and a text file."""
     monkeypatch.chdir(tmp_path)
     save_model("model.npz")
     digit = (data.load_digits().held_out_images[0, ..., 0] + 1) * 127.5
@@ -72,8 +73,6 @@ def test_help_shows_the_defaults_of_the_digits():
 # --- invalid usage: status 2 ------------------------------------------------------------------
 
 POSITIVE = "expected a positive integer, not"
-
-
 INVALID = [
     ("", "the following arguments are required: COMMAND"),
     ("trian", "unknown command 'trian'; did you mean 'train'?"),
@@ -85,7 +84,6 @@ INVALID = [
     ("train @none.txt", "No such file or directory: 'none.txt'"),
     ("train --positions 3d", "invalid choice: '3d'"),
     ("train --data cats", "there is no folder 'cats'; choose digits, scattered, mnist,"),
-    ("train --data=", "there is no folder ''"),
     ("train --width 30 --heads 4", "width 30 is not a multiple of 4 heads"),
     ("train --patch-size 3", "--image-size 8 x 8 cannot be cut into patches of 3 x 3"),
     ("train --positions=2d --width=9 --heads=3", "a multiple of 2, not 9"),
@@ -103,12 +101,10 @@ INVALID = [
     ("train --norm-eps nan", "--norm-eps must be finite and not negative: nan"),
     ("train --image-size 8x8x8", "expected N or HxW, not '8x8x8'"),
     ("predict --image-size 31x", "expected N or HxW, not '31x'"),
-    ("predict --image-size=", "expected N or HxW, not ''"),
     ("predict --image-size 0x8", f"--image-size: {POSITIVE} '0'"),
     ("predict --preprocess mine", "invalid choice: 'mine'"),
     ("attention --resize area", "invalid choice: 'area'"),
     ("train --stem 3,", f"--stem: {POSITIVE} ''"),
-    ("train --stem resnet", f"--stem: {POSITIVE} 'resnet'"),
     ("train --resume --overwrite", "not allowed with argument --resume"),
     ("train --resume --from x.npz", "--resume uses the model and the recipe of"),
     ("train --resume --freeze", "--resume uses the model and the recipe of"),
@@ -132,7 +128,6 @@ INVALID = [
     ),
     ("predict --weights model.npz", "image files are required"),
     ("cost ViT-X/16", "unknown model 'ViT-X/16'"),
-    ("cost --width 100", "width 100 is not a multiple of 12 heads"),
     ("gradcheck ViT layer_norm", "no function name contains all of these words: ViT layer"),
     ("exercise 99", "99"),
     ("exercise --start", "--start, --hint and --solution require a chapter"),
@@ -147,7 +142,7 @@ def test_invalid_usage_is_one_line(line, message, folder):
 
 
 @pytest.mark.parametrize("layer", [0, 3, -3])
-def test_a_layer_that_the_model_does_not_have_is_invalid_usage(folder, layer):
+def test_a_layer_out_of_range_is_invalid_usage(folder, layer):
     message = error_of("attention", "--weights", "model.npz", f"--layer={layer}", status=2)
     assert message == f"--layer must be 1 to 2 or -1 to -2, not {layer}"
 
@@ -190,7 +185,7 @@ def test_the_error_names_an_unreadable_image(folder, command, content):
 
 
 @pytest.mark.parametrize("command", ["predict", "attention"])
-def test_an_image_for_a_model_of_other_channels_is_an_error(folder, command):
+def test_an_image_with_too_few_channels_is_an_error(folder, command):
     save_model("two.npz", channels=2)
     message = error_of(command, "--weights", "two.npz", "digit.png")
     assert re.match(r"digit\.png.* 2\b", message)
@@ -268,10 +263,7 @@ def test_the_error_of_exhausted_memory_names_options_of_the_command(
 # --- processes --------------------------------------------------------------------------------
 
 
-def start(*words, folder):
-    command = [sys.executable, "-m", "minivit", *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=folder, text=True, **pipes)
+COMMAND = [sys.executable, "-m", "minivit"]
 
 
 @pytest.mark.parametrize(
@@ -285,18 +277,18 @@ def start(*words, folder):
     ],
 )
 def test_a_process_ends_with_the_status_of_its_command(folder, line, status, error):
-    with start(*line.split(), folder=folder) as process:
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == status
-    assert re.fullmatch(error, err)
+    result = subprocess.run([*COMMAND, *line.split()], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == status
+    assert re.fullmatch(error, result.stderr)
 
 
-def test_closing_the_output_early_gives_no_traceback(tmp_path):
-    with start("gradcheck", "linear", folder=tmp_path) as process:
-        process.stdout.close()  # as `| head -0` does
-        err = process.stderr.read()
-        process.wait(60)
-    assert (process.returncode, err) == (1, "")
+def test_closing_the_output_early_gives_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head -0` does
+    command = [*COMMAND, "gradcheck", "linear"]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 # --- gradcheck --------------------------------------------------------------------------------
@@ -319,7 +311,7 @@ def test_gradcheck_selects_the_names_with_all_words():
 
 def test_gradcheck_prints_a_line_per_part_of_a_model_or_per_array():
     words = ["gradcheck", "ViT", "none", "mean", "linear", "erf"]
-    parts, arrays = (output_of(*words, *all_).splitlines()[1:-1] for all_ in ([], ["--all"]))
+    parts, arrays = (output_of(*words, *more).splitlines()[1:-1] for more in ([], ["--all"]))
     arguments = [row[35:73].strip() for row in parts]
     assert arguments.count("params/blocks") == 1
     assert not any("/0/" in argument for argument in arguments)

@@ -2,16 +2,12 @@
 
 import io
 import struct
-import subprocess
-import sys
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import minivit
 from minivit.data import ByteImages, load_digits, read_image, read_labels, sample_photograph
 from minivit.data.dataset import fingerprint, read, take
 
@@ -324,20 +320,3 @@ def test_invalid_files_of_labels_are_rejected(tmp_path, classes, content, messag
         read_labels(tmp_path / "labels.txt", classes)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.txt"):
         read_labels(tmp_path / "none.txt", classes)
-
-
-# --- importing --------------------------------------------------------------------------------
-
-
-def test_importing_the_data_package_neither_imports_matplotlib_nor_changes_warnings():
-    # `minivit` itself imports matplotlib, so `minivit.data` is imported without it.
-    code = (
-        "import numpy, sys, types, warnings\n"  # NumPy adds filters of its own
-        "package = types.ModuleType('minivit'); package.__path__ = [sys.argv[1]]\n"
-        "sys.modules['minivit'] = package\n"
-        "before = list(warnings.filters)\n"
-        "import minivit.data\n"
-        "assert warnings.filters == before\n"
-        "assert 'matplotlib' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, Path(minivit.__file__).parent], check=True)

@@ -1,4 +1,4 @@
-"""Plain minibatch gradient descent, compared with its own loop."""
+"""Minibatch gradient descent, compared with loops."""
 
 import numpy as np
 import pytest
@@ -48,11 +48,11 @@ def test_full_batch_steps_equal_the_textbook_loop():
 def test_each_epoch_returns_the_held_out_accuracy():
     params, sizes = zero_params(), []
 
-    def recorded(images, params):
+    def record(images, params):
         sizes.append(len(images))
         return linear_classifier(images, params)
 
-    accuracies = train_sgd(recorded, params, DIGITS, epochs=7, batch_size=16)
+    accuracies = train_sgd(record, params, DIGITS, epochs=7, batch_size=16)
     assert len(accuracies) == 7
     predictions = linear_classifier(DIGITS.held_out_images, params)[0].argmax(1)
     assert accuracies[-1] == (predictions == DIGITS.held_out_labels).mean() > 0.6  # chance: 0.1

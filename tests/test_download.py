@@ -161,7 +161,7 @@ def test_a_connection_without_progress_ends_the_download_and_keeps_the_part(
     [
         ("{}none.gz", "HTTP Error 404: Not Found;"),
         ("http://127.0.0.1:9/file.gz", "Connection refused;"),
-        ("http://nowhere.invalid/file.gz", ""),
+        ("http://unknown.invalid/file.gz", ""),
     ],
 )
 def test_a_failed_request_is_reported_with_its_url(server, remote, tmp_path, url, reason):

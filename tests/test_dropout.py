@@ -15,11 +15,11 @@ LAYERS = pytest.mark.parametrize("layer", [layers.dropout, layers.drop_path])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @LAYERS
-def test_entries_are_dropped_at_the_rate_and_the_others_scaled(layer, rate, dtype):
+def test_entries_are_dropped_at_the_rate_and_the_others_are_scaled(layer, rate, dtype):
     x = 1 + np.random.default_rng(1).random((20_000, 2, 3)).astype(dtype)
     y, pullback = layer(x, rate, np.random.default_rng(0))
     dropped = y == 0
-    if layer is layers.drop_path:  # whole images
+    if layer is layers.drop_path:  # entire images
         assert np.array_equal(dropped.all((1, 2)), dropped.any((1, 2)))
         dropped = dropped[:, 0, 0]
     assert abs(dropped.mean() - rate) < 5 * math.sqrt(rate * (1 - rate) / dropped.size)

@@ -40,10 +40,10 @@ def test_both_forms_solve_the_normal_equations(n, D, l2):
     ("n", "D", "name"),
     [(6, 20, "dual"), (20, 20, "dual"), (21, 20, "primal"), (90, 20, "primal")],
 )
-def test_scores_equal_the_definition_and_the_smaller_matrix_is_decomposed(monkeypatch, n, D, name):
+def test_scores_equal_the_definition_and_the_smaller_matrix_is_used(monkeypatch, n, D, name):
     solve, shapes = getattr(fewshot, f"solve_{name}"), []
-    recorded = lambda X, Y, l2: (shapes.append(X.shape), solve(X, Y, l2))[1]  # noqa: E731
-    monkeypatch.setattr(fewshot, f"solve_{name}", recorded)
+    record = lambda X, Y, l2: (shapes.append(X.shape), solve(X, Y, l2))[1]  # noqa: E731
+    monkeypatch.setattr(fewshot, f"solve_{name}", record)
     (features, labels), (test_features, _) = problem(n, D), problem(15, D, seed=1)
     scores = fit_least_squares(features, labels, 3)(test_features)
     expected = solve_normal_equations(features, labels, 3, test_features)
@@ -79,7 +79,7 @@ def test_each_class_has_the_requested_number_of_images(shots):
     assert len(set(chosen)) == 4 * shots
 
 
-def test_more_shots_include_fewer_and_another_seed_draws_others():
+def test_a_larger_sample_includes_a_smaller_one_and_the_seed_determines_it():
     labels = np.arange(400) % 4
     two, nine = sample_shots(labels, 2, seed=0), sample_shots(labels, 9, seed=0)
     assert set(two) < set(nine)
@@ -88,7 +88,7 @@ def test_more_shots_include_fewer_and_another_seed_draws_others():
 
 
 @pytest.mark.parametrize(("labels", "n"), [([0, 0, 0, 1, 1], 2), ([0, 0, 0, 2, 2, 2], 0)])
-def test_a_class_with_too_few_images_is_named(labels, n):
+def test_too_few_images_of_a_class_are_rejected(labels, n):
     with pytest.raises(ValueError, match=f"class 1 has only {n} images for 3 shots"):
         sample_shots(np.array(labels), 3, seed=0)
 
@@ -118,7 +118,7 @@ def test_only_the_sampled_images_influence_the_classifier():
     features[rest] = 1e6 * np.random.default_rng(3).normal(size=(len(rest), 6))
     after = evaluate_few_shot(features, labels, test_features, test_labels, (5,), (2,))
     assert np.array_equal(after, before)
-    single = [  # one test image at a time: they do not influence each other
+    single = [  # one test image at a time, because they do not influence each other
         evaluate_few_shot(features, labels, test_features[[i]], test_labels[[i]], (5,), (2,))
         for i in range(70)
     ]

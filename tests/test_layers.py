@@ -154,7 +154,7 @@ def test_layer_norm_applies_to_the_last_axis_of_any_array(shape, eps):
     close(layers.layer_norm(x, scale, bias, eps)[0], scale * x_hat + bias)
 
 
-def test_layer_norm_has_the_epsilon_of_the_authors():
+def test_the_default_epsilon_of_layer_norm_is_that_of_the_authors():
     x = np.array([[1e-3, -1e-3]])  # the variance is 1e-6, so epsilon doubles the denominator
     close(layers.layer_norm(x, np.ones(2), np.zeros(2))[0], [[0.5**0.5, -(0.5**0.5)]])
 
@@ -200,16 +200,16 @@ def test_attend_adds_the_bias_to_the_scores_and_writes_its_gradients_to_out():
 
 @pytest.mark.parametrize("relative", [None, "patches", "class token"])
 @pytest.mark.parametrize("heads", [1, 2, 3])
-def test_self_attention_equals_its_heads_one_after_the_other(heads, relative):
+def test_self_attention_equals_a_loop_over_the_heads(heads, relative):
     z, qkv, out, seen = normal(2, 4, 6), linear_params(6, 18), linear_params(6, 6), {}
     class_token, Dh = relative == "class token", 6 // heads
     table = normal(7 + class_token, 6)
     packed, values = z @ qkv["kernel"] + qkv["bias"], []
     for head in range(heads):
-        own = slice(head * Dh, (head + 1) * Dh)
-        q, k, v = (part[..., own] for part in np.split(packed, 3, axis=-1))
+        part = slice(head * Dh, (head + 1) * Dh)
+        q, k, v = (x[..., part] for x in np.split(packed, 3, axis=-1))
         q = q / math.sqrt(Dh)
-        bias, _ = layers.relative_positions(q[:, None], table[:, own], class_token)
+        bias, _ = layers.relative_positions(q[:, None], table[:, part], class_token)
         values.append(layers.attend(q, k, v, bias[:, 0] if relative else None)[0])
     params = {"relative": {"table": table}} if relative else {}
     options = {"class_token": class_token, "watch": seen.__setitem__}

@@ -38,30 +38,30 @@ def plain_sgd(params, state, gradients, learning_rate, weight_decay, t):
 PLAIN = {AdamW: plain_adamw, SGD: plain_sgd}
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("optimiser_type", PLAIN)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("block", [7, optim.BLOCK_SIZE])
-def test_an_optimiser_equals_the_textbook_loop(kind, threads, block, monkeypatch):
+def test_an_optimiser_equals_the_textbook_loop(optimiser_type, threads, block, monkeypatch):
     monkeypatch.setattr(optim, "BLOCK_SIZE", block)
     model = tiny_model(positions="2d", hidden_head=3)
     expected, state = copy_leaves(model.params), {}
-    optimiser = kind(pack(model.params), weight_decay=0.3)
+    optimiser = optimiser_type(pack(model.params), weight_decay=0.3)
     for t, learning_rate in enumerate([0.1, 0.05, 0.2, 0.01, 0.3], start=1):
         rng = np.random.default_rng(t)
         gradients = map_tree(lambda leaf, rng=rng: rng.normal(size=leaf.shape), model.params)
-        PLAIN[kind](expected, state, flatten(gradients), learning_rate, 0.3, t)
+        PLAIN[optimiser_type](expected, state, flatten(gradients), learning_rate, 0.3, t)
         optimiser.update(pack(gradients).vector, learning_rate, threads)
         for name, leaf in flatten(model.params).items():
             np.testing.assert_allclose(leaf, expected[name], rtol=1e-12, atol=1e-14, err_msg=name)
     assert optimiser.t == 5
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("optimiser_type", PLAIN)
 @pytest.mark.parametrize("positions", ["1d", "2d", "relative"])
-def test_weight_decay_applies_to_kernels_only(kind, positions):
+def test_weight_decay_applies_to_kernels_only(optimiser_type, positions):
     model = tiny_model(positions=positions, hidden_head=3)
     before = copy_leaves(model.params)
-    optimiser = kind(parameters := pack(model.params), weight_decay=0.5)
+    optimiser = optimiser_type(parameters := pack(model.params), weight_decay=0.5)
     optimiser.update(np.zeros_like(parameters.vector), learning_rate=0.5)
     decayed = set()
     for name, leaf in flatten(model.params).items():
@@ -111,14 +111,14 @@ def test_the_ema_equals_its_formula(decay, block, threads, monkeypatch):
         ema.update(parameters.vector, t, threads)
     average = ema.parameters.vector
     np.testing.assert_allclose(average, expected, rtol=0, atol=1e-12)
-    # The average has the order of the parameters, and arrays of its own.
+    # The average has the order of the parameters and does not share their memory.
     assert not any(np.shares_memory(p, average) for p in flatten(model.params).values())
     assert not same_bits(model.params, ema.parameters.tree)
     parameters.vector[:] = average
     assert same_bits(model.params, ema.parameters.tree)
 
 
-def test_the_ema_of_constant_weights_is_exactly_these_weights():
+def test_the_ema_of_constant_weights_equals_them_exactly():
     model = tiny_model("float32")
     ema = EMA(parameters := pack(model.params), 0.9)
     for t in range(1, 20):
@@ -152,8 +152,8 @@ def test_an_unknown_schedule_is_rejected():
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(1, 20), (5, 40), (500, 10_000)])
-def test_the_cosine_schedule_equals_that_of_the_authors_code(warmup, steps):
-    # Their warm-up starts at 0, ours one step later; their steps count from 0.
+def test_the_cosine_schedule_matches_the_authors_code(warmup, steps):
+    # Both count steps from 0, but the authors' warm-up starts at 0 and ours one step later.
     def authors(t):
         progress = min(max((t - warmup) / (steps - warmup), 0), 1)
         return 0.03 * 0.5 * (1 + math.cos(math.pi * progress)) * min(1, t / warmup)

@@ -23,7 +23,7 @@ from minivit.parallel import (
     single_threaded_blas,
 )
 
-DEADLINE = 20  # seconds after which a thread stops waiting for another one, so that a test ends
+DEADLINE = 20  # seconds after which a thread stops waiting for another one
 limited = pytest.mark.usefixtures("three_blas_threads")
 
 # --- slices and shard counts ---------------------------------------------------------------------
@@ -70,8 +70,8 @@ def test_results_have_the_order_of_the_shards(threads, count):
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_as_many_shards_as_threads_run_at_the_same_time(threads):
-    everyone = threading.Barrier(threads)  # raises if one of them does not arrive
-    list(map_shards(lambda _: everyone.wait(DEADLINE), range(threads), threads))
+    barrier = threading.Barrier(threads)  # raises an error if one of them does not arrive
+    list(map_shards(lambda _: barrier.wait(DEADLINE), range(threads), threads))
 
 
 class Result:
@@ -108,10 +108,10 @@ def test_at_most_threads_shards_run_and_threads_plus_one_results_exist(threads):
 
 def test_the_threads_of_the_pool_are_reused():
     def worker(_):
-        everyone.wait(DEADLINE)
+        barrier.wait(DEADLINE)
         return threading.get_ident()
 
-    everyone = threading.Barrier(2)
+    barrier = threading.Barrier(2)
     first, second = (set(map_shards(worker, range(2), 2)) for _ in range(2))
     assert first == second
 
@@ -126,7 +126,7 @@ def test_a_call_inside_a_shard_does_not_wait_for_the_pool():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_process_has_a_pool_of_its_own():
+def test_a_forked_process_creates_a_new_pool():
     list(map_shards(lambda i: i, range(3), 2))
     child = os.fork()
     if child == 0:
@@ -153,8 +153,8 @@ print(faults[-1] - faults[-2])
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="configure_malloc is for glibc")
 @pytest.mark.parametrize("count", [1, 4])
-def test_the_next_call_reuses_the_memory_of_the_last_one(count):
-    code = PAGE_FAULTS.replace("COUNT", str(count))  # in a process with memory of its own
+def test_the_next_call_reuses_the_memory_of_the_previous_one(count):
+    code = PAGE_FAULTS.replace("COUNT", str(count))  # in a separate process
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 1000  # pages; a single new array would need 3072
 

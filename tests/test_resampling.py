@@ -92,12 +92,6 @@ def test_only_antialiased_and_area_use_every_point_when_shrinking():
     assert unused == [34, 32, 16, 0, 0]
 
 
-def test_area_is_the_mean_of_the_covered_interval():
-    x = draw(7)
-    thirds = np.repeat(x, 3)
-    close(resampling_matrix(7, 3, "area") @ x, thirds.reshape(3, 7).mean(1))
-
-
 @pytest.mark.parametrize(
     ("old", "new", "method", "message"),
     [

@@ -1,6 +1,6 @@
 """The hybrid of section 3.1: sizes, and the stem compared with loops.
 
-`test_fixtures.py` compares a whole hybrid with the authors' code.
+`test_fixtures.py` compares a complete hybrid with the authors' code.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def random_params(config):
         ("R50+ViT-L/32", 32, (7, 7), (328_994_856, 350_358_931, 351_408_531)),
     ],
 )
-def test_the_hybrids_of_the_authors_have_their_sizes(name, stride, grid, counts):
+def test_the_hybrids_have_the_sizes_of_the_authors_models(name, stride, grid, counts):
     config = ViTConfig.named(name)
     assert (config.stride, config.grid) == (stride, grid)
     assert config.tokens == grid[0] * grid[1] + 1

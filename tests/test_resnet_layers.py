@@ -43,7 +43,7 @@ def normal(*shape, seed=0):
         (6, 2, 1, 6, 0, 1),
     ],
 )
-def test_same_padding_is_that_of_tensorflow(n, side, stride, windows, before, after):
+def test_same_padding_matches_tensorflow(n, side, stride, windows, before, after):
     assert same_windows(n, side, stride) == (windows, before, after)
     assert same_padding(n, side, stride) == (before, after)
     x, kernel = np.ones((1, n, 1, 1)), np.ones((side, 1, 1, 1))
@@ -100,7 +100,7 @@ def test_group_norm_equals_the_loops(groups):
     close(layers.group_norm(x, scale, bias, groups, eps=0.1)[0], expected)
 
 
-def test_group_norm_has_the_groups_and_the_epsilon_of_the_authors():
+def test_the_default_groups_and_epsilon_of_group_norm_are_those_of_the_authors():
     x, scale, bias = 1e-3 * normal(1, 2, 2, 64), np.ones(64), np.zeros(64)
     expected = layers.group_norm(x, scale, bias, groups=32, eps=1e-6)[0]
     assert np.array_equal(layers.group_norm(x, scale, bias)[0], expected)

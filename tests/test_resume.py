@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(complete, t
         assert log_without_seconds(tmp_path) == log_without_seconds(folder)
 
 
-def test_a_complete_training_leaves_a_model_and_a_log(complete):
+def test_a_complete_training_writes_a_model_and_a_log(complete):
     _, folder = complete
     assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "model.npz"]
     assert read_progress(folder) is None
@@ -118,7 +118,7 @@ def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(
     assert same_bits(model.params, ViT.load(path).params)
 
 
-def test_a_training_may_be_interrupted_in_every_epoch(complete, tmp_path, monkeypatch):
+def test_a_training_can_be_interrupted_in_every_epoch(complete, tmp_path, monkeypatch):
     recipe, folder = complete
     path = train_until(tmp_path, monkeypatch, "batch_gradients", 3, **recipe.to_dict())
     for _ in range(EPOCHS - 1):
@@ -149,16 +149,16 @@ def test_a_training_of_version_0_1_0_can_be_resumed(tmp_path):
 # --- the log -------------------------------------------------------------------------------------
 
 
-def test_a_row_of_the_log_is_on_the_disk_before_the_checkpoint_of_its_epoch(tmp_path, monkeypatch):
+def test_a_row_of_the_log_is_on_disk_before_the_checkpoint_of_its_epoch(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
 
-    def recorded(number):
+    def record(number):
         fsync(number)
         path = Path(os.readlink(f"/proc/self/fd/{number}"))
         is_log = path.suffix == ".csv"
         synced.append(len(path.read_text().splitlines()) if is_log else path.suffix)
 
-    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(os, "fsync", record)
     train(new_model(), DIGITS, make_recipe(epochs=2), tmp_path)
     assert synced == [".tmp", ".tmp", 2, ".tmp", 3, ".tmp"]  # lines of the log, and checkpoints
 
@@ -251,13 +251,13 @@ DAMAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_checkpoint_is_rejected(tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_rejected(tmp_path, monkeypatch, damage):
     path = train_until(tmp_path, monkeypatch, "evaluate", 2, ema=0.9)
     config, params = weights.load(path)
-    weights.save(path, config, params, DAMAGES[kind](weights.load_training(path)))
+    weights.save(path, config, params, DAMAGES[damage](weights.load_training(path)))
     with pytest.raises(weights.CheckpointError) as error:
         resume(tmp_path, ViT.load(path), DIGITS)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
-    assert "running" not in kind or "'running'" in str(error.value)
+    assert "running" not in damage or "'running'" in str(error.value)

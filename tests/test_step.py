@@ -21,7 +21,7 @@ from minivit.tree import pack
     ("parts", "shards"),
     [*((1, shards) for shards in range(1, 8)), (2, 1), (2, 3), (3, 2), (6, 1), (7, 3), (9, 2)],
 )
-def test_a_step_equals_forward_loss_and_backward_of_the_whole_batch(parts, shards, kind):
+def test_a_step_equals_forward_loss_and_backward_of_the_complete_batch(parts, shards, kind):
     model, (images, labels) = tiny_model(), random_batch()
     smoothing = 0.1 if kind == "label smoothing" else 0.0
     if kind == "soft targets":
@@ -50,7 +50,7 @@ def test_the_gradients_are_views_of_one_vector_in_the_order_of_the_parameters():
     assert gradients.decayed == parameters.decayed
 
 
-def test_by_default_and_at_most_there_are_as_many_shards_as_images():
+def test_the_default_and_the_maximum_number_of_shards_is_the_number_of_images():
     model, batch = tiny_model(), random_batch(3)
     expected_loss, expected = loss_and_gradients(model, *batch, StepOptions(shards=3))
     for options in (StepOptions(shards=5), StepOptions(threads=4)):
@@ -125,7 +125,7 @@ def test_invalid_arguments_are_rejected():
 
 
 @pytest.mark.usefixtures("three_blas_threads")
-def test_a_step_restores_the_thread_limit_also_if_a_shard_fails():
+def test_a_step_restores_the_thread_limit_even_if_a_shard_fails():
     options = StepOptions(shards=3, threads=2)
     loss_and_gradients(tiny_model(), *random_batch(), options)
     assert blas_threads() == {3}

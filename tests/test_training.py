@@ -99,16 +99,16 @@ def test_every_step_follows_the_recipe_and_the_log_has_the_mean_loss(tmp_path, m
 def test_the_optimiser_gets_clipped_gradients_and_the_scheduled_learning_rate(
     tmp_path, monkeypatch, grad_clip
 ):
-    seen, update = [], AdamW.update
+    calls, update = [], AdamW.update
 
-    def recorded(self, gradient, learning_rate, threads):
-        seen.append((np.linalg.norm(gradient), learning_rate, self.weight_decay))
+    def record(self, gradient, learning_rate, threads):
+        calls.append((np.linalg.norm(gradient), learning_rate, self.weight_decay))
         update(self, gradient, learning_rate, threads)
 
-    monkeypatch.setattr(AdamW, "update", recorded)
+    monkeypatch.setattr(AdamW, "update", record)
     recipe = make_recipe(epochs=2, grad_clip=grad_clip, weight_decay=0.25)
     train(new_model(), DIGITS, recipe, tmp_path)
-    norms, learning_rates, weight_decays = zip(*seen, strict=True)
+    norms, learning_rates, weight_decays = zip(*calls, strict=True)
     if grad_clip:
         assert norms == pytest.approx([0.001] * 10, rel=1e-4)
     else:
@@ -119,30 +119,30 @@ def test_the_optimiser_gets_clipped_gradients_and_the_scheduled_learning_rate(
 
 
 def test_the_number_of_shards_is_chosen_for_a_part_of_the_batch(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(ViT, "choose_shard_count", lambda self, *args: seen.append(args) or 2)
+    calls = []
+    monkeypatch.setattr(ViT, "choose_shard_count", lambda self, *args: calls.append(args) or 2)
     recipe = make_recipe(epochs=1, shards=None, grad_accumulation=3)
     steps = record_steps(tmp_path, monkeypatch, **recipe.to_dict())
-    assert seen[0] == (7, None)
+    assert calls[0] == (7, None)
     assert {step.options.shards for step in steps} == {2}
 
 
 # --- EMA -----------------------------------------------------------------------------------------
 
 
-def test_the_averaged_weights_are_evaluated_saved_and_left_in_the_model(tmp_path, monkeypatch):
+def test_the_averaged_weights_are_evaluated_and_saved(tmp_path, monkeypatch):
     vectors, states, update, save = [], [], loop._update, loop._save_checkpoint
 
-    def recorded_update(run, *args):
+    def record_update(run, *args):
         update(run, *args)
         vectors.append(run.optimiser.parameters.vector.astype(float))
 
-    def recorded_save(run, epoch):
+    def record_save(run, epoch):
         save(run, epoch)
         states.append(weights.load_training(tmp_path / "model.npz"))
 
-    monkeypatch.setattr(loop, "_update", recorded_update)
-    monkeypatch.setattr(loop, "_save_checkpoint", recorded_save)
+    monkeypatch.setattr(loop, "_update", record_update)
+    monkeypatch.setattr(loop, "_save_checkpoint", record_save)
     model = new_model()
     average = pack(new_model().params).vector.astype(float)
     score = train(model, DIGITS, make_recipe(epochs=2, ema=0.8), tmp_path)
@@ -167,7 +167,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("delay", "shown"), [(0, True), (1000, False)])
-def test_on_a_terminal_a_long_epoch_shows_a_bar_of_its_steps(tmp_path, monkeypatch, delay, shown):
+def test_a_terminal_shows_a_step_bar_in_a_long_epoch(tmp_path, monkeypatch, delay, shown):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(loop, "STEP_BAR_DELAY", delay)
@@ -220,7 +220,7 @@ def test_logistic_regression_classifies_the_digits(monkeypatch):
     assert fit_logistic_regression(wrong, steps=20) < 0.3
 
 
-def test_logistic_regression_in_batches_is_as_good_as_in_one_batch(monkeypatch):
+def test_logistic_regression_on_sorted_data_in_batches_is_as_accurate(monkeypatch):
     digits, sizes, linear = data.load_digits(), [], baseline.linear
     by_class = np.argsort(digits.labels)
     sorted_digits = digits._replace(images=digits.images[by_class], labels=digits.labels[by_class])
@@ -233,19 +233,19 @@ def test_logistic_regression_in_batches_is_as_good_as_in_one_batch(monkeypatch):
 
 
 def test_logistic_regression_samples_a_large_data_set(monkeypatch):
-    digits, seen = data.load_digits(), []
+    digits, reads = data.load_digits(), []
 
-    class Recorded(Unreadable):
-        def read(self, chosen):
-            seen.append(chosen)
-            return super().read(chosen)
+    class RecordedImages(Unreadable):
+        def read(self, indices):
+            reads.append(indices)
+            return super().read(indices)
 
-    dataset = digits._replace(images=Recorded(digits.images, np.arange(100)))
+    dataset = digits._replace(images=RecordedImages(digits.images, np.arange(100)))
     monkeypatch.setattr(baseline, "MAX_SCALARS", 1200 * 64)
     assert 0.95 <= fit_logistic_regression(dataset) <= 1
-    (chosen,) = seen
-    assert len(set(chosen)) == 1200
-    assert chosen.max() - chosen.min() > 1400  # from the whole set, which may be sorted
+    (indices,) = reads
+    assert len(set(indices)) == 1200
+    assert indices.max() - indices.min() > 1400  # from the entire data set, which may be sorted
     monkeypatch.setattr(baseline, "MAX_SCALARS", 999 * 64)
     assert fit_logistic_regression(dataset) is None
-    assert len(seen) == 1
+    assert len(reads) == 1

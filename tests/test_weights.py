@@ -267,7 +267,7 @@ def test_save_and_load_preserve_every_bit(tmp_path, kind):
             assert same_bits(loaded.params, model.params), (layout, ending)
             assert same_bits(again.params, model.params), (layout, ending)
             np.testing.assert_allclose(loaded(images), logits, rtol=0, atol=1e-5)
-            if ending:
+            if ending == ".npz":  # the order of metadata in a .safetensors file varies
                 assert first.read_bytes() == second.read_bytes()
 
 

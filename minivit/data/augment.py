@@ -77,10 +77,7 @@ def augment(
 def random_shift(
     images: Array, pixels: int, generator: np.random.Generator, border: Array | float = -1.0
 ) -> Array:
-    """Translate each image by up to `pixels` along each axis: a random crop of the padded image.
-
-    images (B, H, W, C), border a number or (C,)  ->  (B, H, W, C)
-    """
+    """Return a random crop of each image (B, H, W, C) after padding it with the border's colour."""
     B, H, W, C = images.shape
     padded = np.empty((B, H + 2 * pixels, W + 2 * pixels, C), images.dtype)
     padded[:] = border
@@ -123,9 +120,6 @@ def random_interval(length: Array, side: int, generator: np.random.Generator) ->
     start = generator.integers(side - length + 1)  # (B, 1)
     position = np.arange(side)
     return (start <= position) & (position < start + length)
-
-
-# --- mixup and CutMix -------------------------------------------------------------------------
 
 
 def mix(

@@ -60,12 +60,7 @@ CIFAR100 = RecordDataset(
 
 
 def load_cifar10(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
-    """Load CIFAR-10, and download it if necessary.
-
-    Parameters
-    ----------
-    n, root
-        See `load_mnist`, which raises the same exceptions.
+    """Load CIFAR-10, and download it if necessary. See `load_mnist` for parameters and exceptions.
 
     Examples
     --------
@@ -159,10 +154,7 @@ def check_entry(entry: tarfile.TarInfo, archive: str) -> None:
 def read_split(
     spec: RecordDataset, files: dict[str, int], folder: Path
 ) -> tuple[ByteImages, Array]:
-    """Read images (n, 32, 32, 3) and labels (n,) from files, one file after another.
-
-    Raises ValueError for a file of another size and for a label out of range.
-    """
+    """Read images (n, 32, 32, 3) and labels (n,). Raises ValueError for a damaged file."""
     images, labels = [], []
     for name, n in files.items():
         path, size = folder / name, spec.sizes[name]

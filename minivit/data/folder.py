@@ -173,10 +173,7 @@ def describe_unreadable(dataset: Dataset) -> str:
 
 
 def find_splits(path: Path, seed: int) -> tuple[Files, Files]:
-    """Return the training files and the held-out files, split by the folders or by the seed.
-
-    Raises ValueError for another layout than that of `load_folder`.
-    """
+    """Return the training files and the held-out files, split by the folders or by the seed."""
     parts = {name.lower(): path / name for name in list_folders(path)}
     if "train" not in parts or not list_folders(parts["train"]):  # "train" may be a class
         return split_classes(list_class_files(path), path, seed)

@@ -115,10 +115,7 @@ def sample_photograph() -> Path:
 
 
 def convert_to_8_bit(picture: Image.Image) -> Image.Image:
-    """Scale a 16-bit grey picture to 8 bits, because Pillow's conversion would clip it to white.
-
-    Raises ValueError for floating-point pixels.
-    """
+    """Scale a 16-bit grey picture to 8 bits, because Pillow's conversion would clip it to white."""
     if picture.mode == "F":
         raise ValueError("its pixels are floats, and the value of white is unknown")
     if not picture.mode.startswith("I"):

@@ -93,7 +93,7 @@ def load_fashion_mnist(n: int = TRAIN, root: str | Path | None = None) -> Datase
 
 
 def load_idx(spec: IdxDataset, n: int, root: str | Path | None = None) -> Dataset:
-    """Load a data set of idx files. Download the missing ones."""
+    """Load a data set of idx files, and download the missing ones."""
     cache, folder = open_cache(root, spec.folder)
     missing = [file for file in spec.files if not idx_path(file, folder).exists()]
     for i, file in enumerate(missing):

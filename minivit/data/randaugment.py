@@ -47,9 +47,6 @@ def identity(images: Array, m: Array) -> Array:
     return images
 
 
-# --- geometry ---------------------------------------------------------------------------------
-
-
 def rotate(images: Array, m: Array) -> Array:
     """Rotate about the centre, counter-clockwise for m > 0."""
     cos, sin = np.cos(np.radians(DEGREES * m)), np.sin(np.radians(DEGREES * m))
@@ -99,11 +96,9 @@ def warp(images: Array, source: Callable[[Array, Array], tuple[Array, Array]]) -
 
 
 def gather_pixels(images: Array, rows: Array, columns: Array) -> Array:
-    """Return the pixels at rows and columns, which broadcast to (B, H, W, 1).
-
-    A single index into all pixels of the batch is five times as fast as one index per axis.
-    """
+    """Return the pixels at rows and columns, which broadcast to (B, H, W, 1)."""
     B, H, W, C = images.shape
+    # A single index into all pixels of the batch is five times as fast as one index per axis.
     index = (np.arange(B)[:, None, None, None] * H + rows) * W + columns  # (B, H, W, 1)
     return images.reshape(-1, C).take(index[..., 0], axis=0)
 
@@ -111,9 +106,6 @@ def gather_pixels(images: Array, rows: Array, columns: Array) -> Array:
 def lerp(a: Array, b: Array, weight: Array) -> Array:
     """Interpolate linearly from a (weight 0) to b (weight 1), or extrapolate."""
     return a + weight * (b - a)
-
-
-# --- tones ------------------------------------------------------------------------------------
 
 
 def autocontrast(images: Array, m: Array) -> Array:
@@ -127,10 +119,7 @@ def autocontrast(images: Array, m: Array) -> Array:
 
 
 def equalise(images: Array, m: Array) -> Array:
-    """Equalise the histogram of each channel, with Pillow's integer arithmetic.
-
-    A level is mapped to the fraction of darker pixels. A constant channel is unchanged.
-    """
+    """Equalise the histogram of each channel, with Pillow's integer arithmetic."""
     B, _, _, C = images.shape
     index = np.arange(B * C).reshape(B, 1, 1, C) * LEVELS + to_levels(images)  # (B, H, W, C)
     counts = np.bincount(index.ravel(), minlength=B * C * LEVELS).reshape(B, C, LEVELS)
@@ -169,10 +158,7 @@ def colour(images: Array, m: Array) -> Array:
 
 
 def sharpness(images: Array, m: Array) -> Array:
-    """Extrapolate from an image smoothed over 3 x 3 pixels (m > 0) or interpolate towards it.
-
-    Border pixels are unchanged.
-    """
+    """Extrapolate from the smoothed image (m > 0) or interpolate towards it, except at the border."""
     rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]  # (B, H - 2, W, C)
     square = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = images.copy()

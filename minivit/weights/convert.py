@@ -91,8 +91,8 @@ class ModelFile:
                 parts = google.unpack(name, arrays[source], "cls" in names.values())
             for name, part in parts:
                 if name in self.arrays:
-                    twin = self.sources[name]
-                    raise CheckpointError(f"{path}: '{source}' and '{twin}' are the same array")
+                    other = self.sources[name]
+                    raise CheckpointError(f"{path}: '{source}' and '{other}' are the same array")
                 self.arrays[name], self.sources[name] = part, source
         self.shapes: Shapes = {name: array.shape for name, array in self.arrays.items()}
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+from safetensors.numpy import save_file
 
 from ..arrays import Array
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 DTYPES = {"BF16": "V2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}  # of .safetensors
-MAX_HEADER = 100_000_000  # bytes of the header of a .safetensors file
+MAX_HEADER = 100_000_000  # bytes; the library's limit
 CONVERT = (
     "import torch, safetensors.torch as s; t = torch.load('{0}', weights_only=True); "
     "s.save_file(t.get('model', t), '{1}')"
@@ -69,7 +71,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Array], config: str) -> 
     if path.suffix.lower() in PICKLES:
         raise ValueError(f"{path.suffix} is for pickled files: use .npz or .safetensors")
     if path.suffix.lower() == SAFETENSORS:
-        write_atomically(path, lambda file: _write_safetensors(file, arrays, config))
+        write_atomically(path, lambda file: _write_safetensors(file.name, arrays, config))
     else:
         write_atomically(path, lambda file: np.savez(file, config=np.array(config), **arrays))
 
@@ -128,56 +130,57 @@ def _read_npz(path: Path, only: str | None) -> tuple[dict[str, Array], str | Non
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Array], str | None]:
-    """Map a file into memory; its arrays are read when they are used.
+    """Validate a file with the safetensors library and map its arrays into memory.
 
-    The mapping is private: writing into an array does not change the file.
+    The library cannot return bfloat16 to NumPy. The mapping is private: writing into an array does
+    not change the file.
     """
-    with open(path, "rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-    size, arrays, end, where = path.stat().st_size, {}, start, "its header"
+    open(path, "rb").close()  # raises PermissionError, which the library reports as a missing file
     try:
-        if not 8 < start <= min(size, MAX_HEADER):
-            raise ValueError(f"it ends at byte {start} of {size}")
-        raw = np.asarray(np.memmap(path, mode="c"))
-        header = json.loads(raw[8:start].tobytes().decode())
-        metadata = header.pop("__metadata__", {})
-        if not all(isinstance(text, str) for text in metadata.values()):
-            raise ValueError("metadata must be text")
-        for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            where = f"'{name}'"
-            dtype, shape = tensor["dtype"], tensor["shape"]
-            if dtype not in DTYPES:
-                raise CheckpointError(f"{path}: {where} has dtype {dtype}, expected floats")
-            first, last = (start + offset for offset in tensor["data_offsets"])
-            length = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-            valid = all(type(n) is int and n >= 0 for n in (*shape, first, last))
-            if not valid or first != end or last != first + length or last > size:
-                raise ValueError(
-                    f"shape {tuple(shape)} at bytes {first} to {last} of {size}, "
-                    f"expected {end} to {end + length}"
-                )
-            array, end = raw[first:last].view(DTYPES[dtype]).reshape(shape), last
-            arrays[name] = np.require(array, requirements="A")
-        where = "its data"
-        if end != size:
-            raise ValueError(f"it ends at byte {end} of {size}")
-    except CheckpointError:
-        raise
-    except Exception as reason:  # a header of another structure raises many types
-        raise CheckpointError(f"{path} is damaged: {where}: {reason}") from None
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as reason:
+        where = _find_damage(path) or " ".join(str(reason).split())
+        raise CheckpointError(f"{path} is damaged: {where}") from None
+    raw, arrays = np.asarray(np.memmap(path, mode="c")), {}
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[8:start].tobytes())
+    for name in [name for name in header if name != "__metadata__"]:
+        dtype, shape = header[name]["dtype"], header[name]["shape"]
+        first, last = header[name]["data_offsets"]
+        if dtype not in DTYPES:
+            raise CheckpointError(f"{path}: '{name}' has dtype {dtype}, expected floats")
+        try:
+            array = raw[start + first : start + last].view(DTYPES[dtype]).reshape(shape)
+        except ValueError as reason:  # more axes than NumPy supports
+            raise CheckpointError(f"{path} is damaged: '{name}': {reason}") from None
+        arrays[name] = np.require(array, requirements="A")
     return arrays, metadata.get("config")
 
 
-def _write_safetensors(file: Any, arrays: Mapping[str, Array], config: str) -> None:
-    codes, end = {np.dtype(dtype): code for code, dtype in DTYPES.items()}, 0
-    # Other programs refuse a file whose metadata do not name a format.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", "config": config}}
-    ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)  # aligns all arrays
-    for name, array in ordered:
-        span, end = [end, end + array.nbytes], end + array.nbytes
-        header[name] = {"dtype": codes[array.dtype], "shape": array.shape, "data_offsets": span}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for _, array in ordered:
-        file.write(np.ascontiguousarray(array).data)
+def _find_damage(path: Path) -> str | None:
+    """Name the first array whose data do not fit the file, if the header can be read."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, MAX_HEADER)))
+        size = path.stat().st_size - 8 - length
+        for name in [name for name in header if name != "__metadata__"]:
+            first, last = header[name]["data_offsets"]
+            needed = (
+                math.prod(header[name]["shape"]) * np.dtype(DTYPES[header[name]["dtype"]]).itemsize
+            )
+            if last > size or last - first != needed:
+                return f"'{name}' of {needed} bytes at bytes {first} to {last} of {size}"
+    except Exception:  # the message of the library suffices
+        return None
+    return None
+
+
+def _write_safetensors(name: str, arrays: Mapping[str, Array], config: str) -> None:
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    metadata = {"format": "pt", "config": config}  # other programs require a format
+    try:
+        save_file(contiguous, name, metadata)
+    except safetensors.SafetensorError as reason:  # for example a full disk
+        raise OSError(str(reason)) from None

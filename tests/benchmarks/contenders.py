@@ -1,4 +1,4 @@
-"""minivit and a lower bound as contenders, on a CPU or a GPU, and the problem that all solve."""
+"""The contenders minivit and lower bound, on a CPU or a GPU, and the inputs of all contenders."""
 
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ BOUND_FLOP = {device: 2 * side**3 for device, side in SIDE.items()}
 def make_problem(
     config: minivit.ViTConfig, batch_size: int
 ) -> tuple[minivit.ViT, np.ndarray, np.ndarray]:
-    """Return the same model, images and labels in every process."""
+    """Return a model, images and labels, the same in every process."""
     rng = np.random.default_rng(0)
     model = minivit.ViT.create(config)
     model.params = map_tree(  # with a zero head, the other gradients would be zero
@@ -33,13 +33,13 @@ def make_problem(
 
 
 def make_gradients(model: minivit.ViT) -> dict[str, np.ndarray]:
-    """Return the same random gradients in every process, for an update alone."""
+    """Return random gradients for an update, the same in every process."""
     rng, params = np.random.default_rng(1), flatten(model.params)
     return {name: rng.standard_normal(p.shape, dtype=np.float32) for name, p in params.items()}
 
 
 class Minivit:
-    """minivit. Arrays are float32; in "half", matrix products read them as bfloat16."""
+    """minivit with float32 arrays. In "half", matrix products read them as bfloat16."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -47,7 +47,7 @@ class Minivit:
     def __call__(
         self, phase: str, config: minivit.ViTConfig, batch_size: int, precision: str = "float32"
     ) -> Task:
-        """Create the task of a phase: forward, gradients, step, or update (AdamW alone)."""
+        """Create the task of a phase: forward, gradients, step, or update (only AdamW)."""
         if self.device == "gpu":
             set_matmul_precision("bfloat16" if precision == "half" else precision)
         model, *batch = make_problem(config, batch_size)
@@ -81,7 +81,7 @@ class Minivit:
 
 
 class MatrixProduct:
-    """The product of two large matrices, which has the highest rate: the lower bound."""
+    """The lower bound: the product of two large matrices, which has the highest rate."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -99,7 +99,7 @@ class MatrixProduct:
 
 
 def on_gpu(task: Task) -> Task:
-    """Add how to wait for the GPU, and how to measure the memory of its arrays in MB."""
+    """Add functions that wait for the GPU and that measure the memory of its arrays."""
     xp = device_module("gpu")
 
     def peak() -> float:

@@ -1,17 +1,17 @@
-"""minivit and PyTorch on a GPU, and a lower bound: the rate of one large matrix product.
+"""minivit, PyTorch and a lower bound, the rate of one large matrix product, on a GPU.
 
     python tests/benchmarks/gpu.py --csv gpu_step.csv --layers gpu_layers.csv
 
-Needs CuPy and a GPU. The peers, if PyTorch is installed: eager, with its fused attention; the same
-with its fused AdamW; and `torch.compile` with both. All have the same weights, images and labels on
-the GPU, and their results stay there. The phases are "forward", the logits; "gradients", the loss
-and the gradients of all parameters; and "step", the same and an AdamW update. The precisions are
-float32; tf32, whose products read float32 with 10 mantissa bits; and half. In half, minivit's
-products read float32 arrays as bfloat16, and PyTorch's autocast stores bfloat16 arrays. Losses and
-gradients are compared within the accuracy of the precision. Memory is that of all arrays.
+CuPy and a GPU are required. If PyTorch is installed, it runs eagerly with its fused attention, with
+its fused AdamW as well, and under `torch.compile` with both. All contenders have the same weights,
+images and labels on the GPU, and their results stay there. The phases are "forward" (the logits),
+"gradients" (the loss and the gradients of all parameters) and "step" (gradients and an AdamW
+update). The precisions are float32, tf32 (products read float32 with 10 mantissa bits) and half: in
+minivit, products read float32 arrays as bfloat16; PyTorch's autocast stores bfloat16 arrays. Losses
+and gradients are compared within the accuracy of the precision. Memory is that of all arrays.
 
 `--layers` compares each layer that has a CUDA kernel with its readable version, and with copying as
-many bytes as the layer has to read and write. `--phase` without a value leaves out all else.
+many bytes as the layer reads and writes. `--phase` without a value skips everything else.
 """
 
 import itertools
@@ -63,7 +63,7 @@ def make_case(model: str, precision: str, phase: str, excluded: set[str]) -> Cas
 
 
 def device_columns() -> Row:
-    """Return the columns about the GPU. Exit if there is none."""
+    """Return the columns that describe the GPU. Exit if there is none."""
     try:
         cupy = device_module("gpu")
     except NoGPUError as reason:

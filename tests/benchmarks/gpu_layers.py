@@ -1,4 +1,4 @@
-"""Single layers on a GPU as contenders: with minivit's CUDA kernels, or the readable version."""
+"""Single layers on a GPU as contenders: CUDA kernels, readable versions, and a lower bound."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -40,12 +40,12 @@ def make_cases(config: ViTConfig, batch_size: int) -> Iterator[Case]:
         for name, arrays in passes.items():
             columns = {"layer": layer, "pass": name, "rows": rows, "width": width}
             arguments = layer, name == "backward", config, batch_size
-            work, how = 4 * rows * width * arrays, {"pause": 0, "group": "layers"}
-            yield Case(columns, CONTENDERS, arguments, tolerance=1e-4, work=work, **how)
+            options = {"work": 4 * rows * width * arrays, "pause": 0, "group": "layers"}
+            yield Case(columns, CONTENDERS, arguments, tolerance=1e-4, **options)
 
 
 class Layer:
-    """The forward or the backward pass of one layer. Products and sums always have kernels."""
+    """The forward or backward pass of one layer. Products and sums use kernels in both versions."""
 
     def __init__(self, fused: bool) -> None:
         self.fused = fused
@@ -86,7 +86,7 @@ class Layer:
 
 
 class Copy:
-    """A copy in the memory of the GPU: the lower bound."""
+    """The lower bound: a copy in the memory of the GPU."""
 
     def __call__(self, *_: Any) -> Task:
         return on_gpu(Task(device_module("gpu").ones(COPIED // 4, dtype="float32").copy))

@@ -1,9 +1,9 @@
-"""Shared by all benchmarks: contenders in their own processes, interleaved rounds, tables, CSV.
+"""The harness of all benchmarks: contenders in separate processes, interleaved rounds, CSV files.
 
-A contender runs in a fresh process, because allocators, thread pools and precision settings belong
-to a process. It uses as many threads as the process may use cores; `taskset -c 0 python ...` gives
-one. Results are compared first. In every round, each contender in turn runs a burst of calls. A
-ratio is the first contender's time divided by the other's in the same round; the tables give the
+Each contender runs in a new process, because allocators, thread pools and precision settings belong
+to a process. It uses one thread per available core; `taskset -c 0 python ...` limits it to one. The
+results are compared first. In every round, each contender runs a burst of calls. A ratio is the
+time of the first contender divided by that of another in the same round. The tables contain the
 median and the quartiles. The last column is the time of the lower bound divided by the contender's.
 """
 
@@ -30,8 +30,8 @@ from minivit.parallel import cpu_count
 
 LOWER_BOUND = "lower bound: matrix products"
 WARM_UP = 3  # calls before the first measurement
-BURST = 0.4  # seconds
-MIN_NORM = 1e-2  # relative to the norm of all results: a smaller one is no scale for errors
+BURST = 0.4  # seconds of calls per round
+MIN_NORM = 1e-2  # of the norm of all results; errors of smaller arrays are relative to it
 PROC = Path("/proc")
 THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "PJRT_NPROC", "NPROC")
 
@@ -39,12 +39,12 @@ Row = dict[str, Any]
 
 
 class Task(NamedTuple):
-    """Something to time, in the process of a contender."""
+    """A call to time, in the process of a contender."""
 
     call: Callable[[], object]
     results: Callable[[], dict[str, np.ndarray]] = dict  # for the comparison
-    wait: Callable[[], object] = lambda: None  # for the device
-    peak: Callable[[], float] | None = None  # MB during a call; by default those of the process
+    wait: Callable[[], object] = lambda: None  # waits for the device
+    peak: Callable[[], float] | None = None  # MB during a call; by default, of the process
 
 
 class Contender(NamedTuple):
@@ -57,15 +57,15 @@ class Contender(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A task for some contenders. The first one is the reference for the others."""
+    """A task and its contenders. The first one is the reference."""
 
     columns: Row  # of the CSV file, and the title of the table
     contenders: dict[str, Contender]
     arguments: tuple[Any, ...]
     tolerance: float = 1e-5
-    work: int = 0  # of the task, to which the time of the lower bound is scaled
+    work: int = 0  # of the task, in the unit of the lower bound
     above_baseline: bool = False  # memory without code, weights and inputs
-    pause: float = 0.3  # seconds until the threads of the last contender are idle
+    pause: float = 0.3  # seconds, in which the threads of the last contender become idle
     group: str | None = None  # successive cases of one group share the processes
 
 
@@ -93,12 +93,12 @@ def prepare(*arguments: Any) -> list[str]:
 
 
 def pop_result(name: str) -> np.ndarray:
-    """Return one result. Sending all at once would need memory for all."""
+    """Return one result. Sending all at once would require memory for all."""
     return results.pop(name)
 
 
 def time_burst() -> float:
-    """Return the mean seconds of as many calls as take BURST seconds."""
+    """Return the seconds per call, averaged over about BURST seconds."""
 
     def seconds_per_call(calls: int) -> float:
         task.wait()
@@ -118,7 +118,7 @@ def peak_memory(above_baseline: bool) -> float:
 
 
 def memory(line: str) -> float:
-    """Return MB, or nan on a system without this file. `ru_maxrss` is inherited by processes."""
+    """Return MB from /proc, or nan without it. `ru_maxrss` would include the parent process."""
     with contextlib.suppress(OSError):
         for row in (PROC / "self/status").read_text().splitlines():
             if row.startswith(line):
@@ -130,22 +130,22 @@ def memory(line: str) -> float:
 
 
 def run(cases: Iterable[Case], rounds: int, path: Path | None, device: Row | None = None) -> None:
-    """Run all cases. Print a table after each, and write the CSV file again."""
+    """Run all cases. Print a table and rewrite the CSV file after each."""
     os.environ |= dict.fromkeys(THREADS, str(cpu_count())) | {"JAX_PLATFORMS": "cpu"}
     context = multiprocessing.get_context("spawn")
     rows, group, processes = [], None, {}
     for case in cases:
         if case.group is None or case.group != group:
             for process in processes.values():
-                process.shutdown()  # and leave the cores to the next ones
+                process.shutdown()
             processes, group = {}, case.group
         for name, contender in case.contenders.items():
             if name not in processes and util.find_spec(contender.package):
                 processes[name] = ProcessPoolExecutor(1, context, initialise, (contender,))
-        those = {name: processes[name] for name in case.contenders if name in processes}
-        found = contest(case, those, rounds)
-        print_table(", ".join(str(value) for value in case.columns.values() if value), found)
-        rows += [case.columns | row | machine() | (device or {}) for row in found]
+        available = {name: processes[name] for name in case.contenders if name in processes}
+        results = run_case(case, available, rounds)
+        print_table(", ".join(str(value) for value in case.columns.values() if value), results)
+        rows += [case.columns | row | machine() | (device or {}) for row in results]
         if path and rows:
             with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
@@ -155,18 +155,18 @@ def run(cases: Iterable[Case], rounds: int, path: Path | None, device: Row | Non
                     writer.writerow("" if x == "nan" else x for x in text)
 
 
-def contest(case: Case, processes: dict[str, ProcessPoolExecutor], rounds: int) -> list[Row]:
-    """Run one case. Report and drop contenders that fail or compute something else."""
+def run_case(case: Case, processes: dict[str, ProcessPoolExecutor], rounds: int) -> list[Row]:
+    """Run one case. Contenders that fail or compute other results are dropped with a message."""
 
-    def ask(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return processes[name].submit(function, *arguments).result()
 
     reference: dict[str, np.ndarray] = {}
     times: dict[str, list[float]] = {}
     for name in processes:
         with dropped_on_failure(name):
-            keys = ask(name, prepare, *case.arguments)
-            arrays = {key: ask(name, pop_result, key) for key in keys}
+            keys = call(name, prepare, *case.arguments)
+            arrays = {key: call(name, pop_result, key) for key in keys}
             reference = reference or arrays
             if arrays:  # the lower bound has none
                 compare(reference, arrays, case.tolerance)
@@ -176,7 +176,7 @@ def contest(case: Case, processes: dict[str, ProcessPoolExecutor], rounds: int) 
         for name in generator.sample(list(times), len(times)):
             time.sleep(case.pause)
             with dropped_on_failure(name):
-                times[name].append(ask(name, time_burst))
+                times[name].append(call(name, time_burst))
         times = {name: seconds for name, seconds in times.items() if len(seconds) > number}
     bound = [math.nan] * rounds
     for name in times:
@@ -190,7 +190,7 @@ def contest(case: Case, processes: dict[str, ProcessPoolExecutor], rounds: int) 
         row["median_ms"] = 1e3 * statistics.median(seconds)
         for quantity, q in {"median": 0.5, "low": 0.25, "high": 0.75}.items():
             row[f"ratio_{quantity}"] = float(np.quantile(ratios, q))
-        row["peak_mb"] = math.nan if is_bound else ask(name, peak_memory, case.above_baseline)
+        row["peak_mb"] = math.nan if is_bound else call(name, peak_memory, case.above_baseline)
         row["share_of_floor"] = float(np.median(np.divide(bound, seconds)))
         rows.append(row | {"rounds": rounds})
     return rows
@@ -205,14 +205,16 @@ def dropped_on_failure(name: str) -> Iterator[None]:
         print(f"{name} is dropped: {type(error).__name__}: {first_line}", flush=True)
 
 
-def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance: float) -> None:
-    """Raise ValueError for other names, or for a larger error relative to an array's norm."""
-    if set(ours) != set(theirs):
-        raise ValueError(f"other results: {', '.join(sorted(set(ours) ^ set(theirs)))}")
-    norms = {name: float(np.linalg.norm(a)) for name, a in ours.items()}
-    least = MIN_NORM * math.hypot(*norms.values())
+def compare(
+    reference: dict[str, np.ndarray], arrays: dict[str, np.ndarray], tolerance: float
+) -> None:
+    """Raise ValueError if the names differ or an error relative to an array's norm is too large."""
+    if set(reference) != set(arrays):
+        raise ValueError(f"other results: {', '.join(sorted(set(reference) ^ set(arrays)))}")
+    norms = {name: float(np.linalg.norm(a)) for name, a in reference.items()}
+    min_norm = MIN_NORM * math.hypot(*norms.values())
     for name, norm in norms.items():
-        error = float(np.linalg.norm(theirs[name] - ours[name])) / max(norm, least)
+        error = float(np.linalg.norm(arrays[name] - reference[name])) / max(norm, min_norm)
         if not error <= tolerance:  # nan is an error
             raise ValueError(f"{name} differs by {error:.1e}")
 
@@ -236,7 +238,7 @@ def make_parser(description: str | None, rounds: int) -> argparse.ArgumentParser
 
 
 def parse(parser: argparse.ArgumentParser, packages: Iterable[str] = ()) -> argparse.Namespace:
-    """Parse and check the options before minutes of measuring. Print what affects the results."""
+    """Parse and check the options. Print missing packages, and a warning on a busy machine."""
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, not {args.rounds}")

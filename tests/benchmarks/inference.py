@@ -2,9 +2,9 @@
 
     python tests/benchmarks/inference.py --rounds 11
 
-PyTorch is eager, with its fused attention and with Equations 6 and 7 written out. All have the same
-weights, images and GELU; their logits are compared. Memory is the peak of the process without code,
-weights and images, on Linux.
+PyTorch runs eagerly, with its fused attention and with Equations 6 and 7 written out. All have the
+same weights, images and GELU, and their logits are compared. Memory is the peak of the process
+without code, weights and images, on Linux.
 """
 
 import harness  # next to this file

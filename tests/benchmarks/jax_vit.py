@@ -1,4 +1,4 @@
-"""The same model in JAX, as its users write it, over minivit's tree of parameters."""
+"""The same model in idiomatic JAX, with minivit's tree of parameters, as a contender."""
 
 import jax
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""The time to load a ViT-B/16, 346 MB from a warm disk, in each layout and file format.
+"""The time to load a ViT-B/16 (346 MB, in the disk cache), in each layout and file format.
 
     python tests/benchmarks/loading.py
 
-Each time is that of a new process, after `import minivit`. The table gives the median.
+Each time is measured in a new process, after `import minivit`. The table shows the median.
 """
 
 import argparse

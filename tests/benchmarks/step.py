@@ -1,14 +1,12 @@
-"""A training step: minivit, PyTorch and JAX on the same cores, and a lower bound.
+"""A training step of minivit, PyTorch and JAX on the same cores, and a lower bound.
 
     python tests/benchmarks/step.py --csv step.csv
 
-The peers are those of `pip install "minivit[peers]"` that are installed: PyTorch eager, with its
-fused attention and with Equations 6 and 7 written out, `torch.compile`, and JAX under jit. All have
-the same weights, images, GELU and number of threads. Losses and all gradients are compared. The
-lower bound is the time of the matrix products alone, at the rate of one large product. Memory is
-the peak of the process, on Linux.
-
-The task "update" is not a step, but one AdamW update of the parameters of ViT-Ti/4.
+`pip install "minivit[peers]"` installs the other frameworks: PyTorch, eager with fused attention or
+with Equations 6 and 7 written out, `torch.compile`, and JAX under jit. All have the same weights,
+images, GELU and number of threads. Losses and all gradients are compared. The lower bound is the
+time of the matrix products at the rate of one large product. Memory is the peak of the process, on
+Linux. The task "update" is not a step, but one AdamW update of the parameters of ViT-Ti/4.
 """
 
 import dataclasses

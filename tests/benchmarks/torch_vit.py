@@ -1,4 +1,4 @@
-"""The same model in PyTorch, as its users write it, as a contender on a CPU or a GPU."""
+"""The same model in idiomatic PyTorch, as a contender on a CPU or a GPU."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -59,7 +59,7 @@ class TorchViT(nn.Module):
         return self.head(self.norm(self.blocks(z))[:, 0])
 
     def named(self) -> Iterator[tuple[str, nn.Parameter, bool]]:
-        """minivit's name, the parameter, and whether it is the transpose of minivit's."""
+        """Yield minivit's name, the parameter, and whether it is the transpose of minivit's."""
         yield "class_token", self.token, False
         yield "positions/table", self.table, False
         layers = {"patch_embedding": self.patch, "norm": self.norm, "head": self.head}
@@ -75,7 +75,7 @@ class TorchViT(nn.Module):
 
 
 class PyTorch:
-    """PyTorch, eager or compiled. "half" is autocast to bfloat16. `adamw` goes to its AdamW."""
+    """PyTorch, eager or compiled. "half" is autocast to bfloat16. `adamw`: options of its AdamW."""
 
     def __init__(self, device="cpu", fused_attention=True, compiled=False, **adamw: bool) -> None:
         self.device = {"cpu": "cpu", "gpu": "cuda"}[device]
@@ -85,12 +85,12 @@ class PyTorch:
     def __call__(
         self, phase: str, config: minivit.ViTConfig, batch_size: int, precision: str = "float32"
     ) -> Task:
-        """Create the task of a phase: forward, gradients, step, or update (AdamW alone)."""
+        """Create the task of a phase: forward, gradients, step, or update (only AdamW)."""
         torch.set_num_threads(cpu_count())
         torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
         (model, images, labels), self.half = make_problem(config, batch_size), precision == "half"
         self.x, self.y = (torch.from_numpy(a).to(self.device) for a in (images, labels))
-        if config != self.config:  # else reuse the model, which may be compiled
+        if config != self.config:  # otherwise reuse the model, which may be compiled
             self.config, self.model = config, TorchViT(config, self.fused_attention)
             self.model.to(self.device)
             self.call = torch.compile(self.model) if self.compiled else self.model
