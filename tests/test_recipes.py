@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from helpers import commands
 from helpers.commands import QUICK, TINY, error_of, output_of, run
+from helpers.models import same_bits
 from helpers.trainings import interrupt
 from PIL import Image
 
-from minivit import ViT, ViTConfig, data, flatten, training
+from minivit import ViT, ViTConfig, data, training
 from minivit.cli import evaluate as evaluate_command
 from minivit.training import PRESETS, get_preset, make_recipe
 from minivit.training.presets import FOLDER_PRESET
@@ -28,7 +29,7 @@ FAST = [*QUICK, "--batch-size", 16]
 
 
 def noise(name, n=20, held_out=12):
-    """Return a data set of noise with the shape of a known one. Its labels are 0, 1, 2, ..."""
+    """Return a data set of noise with the shape of another. Its labels are 0, 1, 2, ..."""
     size, C, K = SHAPES[name]
     count = max(n, held_out)
     rng = np.random.default_rng(len(name))
@@ -41,7 +42,7 @@ def noise(name, n=20, held_out=12):
 
 @pytest.fixture(autouse=True)
 def small_data(tmp_path, monkeypatch):
-    """An empty working directory, and small data sets that are not downloaded."""
+    """Provide an empty working directory, and small data sets that are not downloaded."""
     monkeypatch.chdir(tmp_path)
     for name in SHAPES:
         monkeypatch.setitem(data.DATASETS, name, lambda n=20, name=name: noise(name, n))
@@ -49,7 +50,7 @@ def small_data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pets():
-    """A folder of images by class, one of which cannot be read."""
+    """Return a folder of images by class, one of which cannot be read."""
     for c, kind in enumerate(KINDS):
         folder = Path("my pets", kind)
         folder.mkdir(parents=True)
@@ -113,29 +114,30 @@ OVERRIDES = [
 
 @pytest.mark.parametrize("name", [*SHAPES, "my pets"])
 @pytest.mark.parametrize("words", [[], OVERRIDES], ids=["defaults", "overrides"])
-def test_a_printed_configuration_gives_the_same_training(pets, calls, name, words):
+def test_a_printed_configuration_reproduces_the_training(pets, calls, name, words):
     words = ["train", "--data", name, *TINY, *words]
     text = output_of(*words, "--print-config")
     Path("config.txt").write_text(text)
     assert calls == []
-    for again in (words, ["train", "@config.txt"], ["train", *shlex.split(text, comments=True)]):
-        assert run(*again).status == 0
-    first, *others = calls
-    for other in others:
-        assert (other.model.config, other.recipe) == (first.model.config, first.recipe)
-        assert (other.out, other.threads) == (first.out, first.threads)
-        assert other.dataset.name == first.dataset.name
-    size = count_parameters(first.model.params)
+    printed = ["train", *shlex.split(text, comments=True)]
+    for command in (words, ["train", "@config.txt"], printed):
+        assert run(*command).status == 0
+    original = calls[0]
+    for call in calls[1:]:
+        assert (call.model.config, call.recipe) == (original.model.config, original.recipe)
+        assert (call.out, call.threads) == (original.out, original.threads)
+        assert call.dataset.name == original.dataset.name
+    size = count_parameters(original.model.params)
     assert text.splitlines()[-1] == f"# parameters {size:,}"
     assert run("train", "@config.txt", "--epochs", 3).status == 0  # the last option wins
-    assert calls[-1].recipe == dataclasses.replace(first.recipe, epochs=3)
+    assert calls[-1].recipe == dataclasses.replace(original.recipe, epochs=3)
 
 
 def test_a_printed_configuration_contains_every_field_once():
     lines = output_of("train", "--data", "cifar10", "--print-config").splitlines()
     names = [line.removeprefix("# ").split()[0].removeprefix("--no-") for line in lines]
     names = [name.removeprefix("--").replace("-", "_") for name in names]
-    fields = [f.name for kind in (ViTConfig, training.Recipe) for f in dataclasses.fields(kind)]
+    fields = [f.name for c in (ViTConfig, training.Recipe) for f in dataclasses.fields(c)]
     renamed = {"preprocessing": "preprocess", "learning_rate": "lr"}
     fields = [renamed.get(name, name) for name in fields]
     others = ["data", "out", "threads", "device", "precision", "parameters"]
@@ -162,13 +164,13 @@ def test_an_option_without_effect_is_a_comment_and_gives_a_note(option, off, on)
 
 
 def test_printing_reads_no_images_and_writes_nothing(pets, monkeypatch):
-    def refuse(*args, **kwargs):
+    def fail(*args, **kwargs):
         raise AssertionError("images are read")
 
     for name in SHAPES:
-        monkeypatch.setitem(data.DATASETS, name, refuse)
-    monkeypatch.setattr(Image, "open", refuse)
-    monkeypatch.setattr(training, "read_progress", refuse)
+        monkeypatch.setitem(data.DATASETS, name, fail)
+    monkeypatch.setattr(Image, "open", fail)
+    monkeypatch.setattr(training, "read_progress", fail)
     assert "# classes 100\n" in output_of("train", "--data", "cifar100", "--print-config")
     text = output_of("train", "--data", pets, "--print-config")
     assert "--data 'my pets'\n--out 'runs/my pets'\n" in text
@@ -181,7 +183,7 @@ FINE_TUNING = ["--image-size=16", "--resize=bicubic", "--gelu=erf", "--dropout=0
 
 
 @pytest.mark.parametrize("words", [[], FINE_TUNING], ids=["defaults", "overrides"])
-def test_a_printed_fine_tuning_gives_the_same_training(calls, words):
+def test_a_printed_configuration_reproduces_a_fine_tuning(calls, words):
     save_small("a model.npz", "cifar10", drop_path=0.25, norm_eps=1e-5)
     words = ["train", "--from", "a model.npz", "--data", "fashion-mnist", *words]
     text = output_of(*words, "--print-config")
@@ -189,14 +191,12 @@ def test_a_printed_fine_tuning_gives_the_same_training(calls, words):
     assert "\n# width 8\n" in text
     Path("config.txt").write_text(text)
     assert run(*words).status == run("train", "@config.txt").status == 0
-    one, other = calls
-    assert (one.model.config, one.recipe) == (other.model.config, other.recipe)
-    assert one.recipe == make_recipe("fashion-mnist", fine_tuning=True)
-    assert one.out == other.out == Path("runs/fashion-mnist-tuned")
-    assert one.model.config.drop_path == (0.5 if len(words) > 5 else 0.0)
-    leaves = flatten(other.model.params)
-    for name, leaf in flatten(one.model.params).items():
-        assert np.array_equal(leaf, leaves[name]), name
+    original, call = calls
+    assert (call.model.config, call.recipe) == (original.model.config, original.recipe)
+    assert call.recipe == make_recipe("fashion-mnist", fine_tuning=True)
+    assert call.out == original.out == Path("runs/fashion-mnist-tuned")
+    assert call.model.config.drop_path == (0.5 if len(words) > 5 else 0.0)
+    assert same_bits(call.model.params, original.model.params)
 
 
 # --- the data sets ----------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_resume_finds_the_data_set_of_the_training_and_rejects_others(quick, mon
     assert run(*words).status == 0
 
 
-def test_the_names_of_classes_are_saved_with_the_model_and_used(quick):
+def test_class_names_are_saved_with_the_model_and_used_by_predict(quick):
     words = ["train", "--data", "cifar10", *FAST]
     saved = "saved in runs/cifar10: model.npz, classes.txt, log.csv, curves.png, attention.png\n"
     status, out, _ = run(*words)
@@ -223,8 +223,8 @@ def test_the_names_of_classes_are_saved_with_the_model_and_used(quick):
     assert path.read_text().splitlines() == names
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save("black.png")
     words = ["predict", "--weights", "runs/cifar10/model.npz", "black.png", "--top", 10]
-    first, *lines = output_of(*words).splitlines()
-    assert first == "black.png"
+    file, *lines = output_of(*words).splitlines()
+    assert file == "black.png"
     assert sorted(line.split("  ")[-1] for line in lines) == sorted(names)
     Path("labels.txt").write_text("".join(f"{c}\n" for c in "abcdefghij"))
     assert "  a\n" in output_of(*words, "--labels", "labels.txt")
@@ -237,19 +237,19 @@ def test_the_names_of_classes_are_saved_with_the_model_and_used(quick):
 
 
 @pytest.mark.parametrize(
-    ("size", "C", "K", "found"),
+    ("size", "C", "K", "name"),
     [
         (28, 1, 10, None), (32, 3, 10, "cifar10"), (32, 3, 100, "cifar100"), (32, 3, 7, None),
         (32, 3, None, None), (8, 1, 10, "digits"), (24, 1, 10, "scattered"), (8, 3, 10, None),
     ],
 )  # fmt: skip
-def test_evaluate_uses_the_only_matching_data_set(size, C, K, found):
+def test_evaluate_uses_the_only_matching_data_set(size, C, K, name):
     model = save_small("model.npz", image_size=size, patch_size=4, channels=C, classes=K)
     words = ["evaluate", "--weights", "model.npz"]
-    if found is None:
+    if name is None:
         assert f"takes images of {size} x {size} x {C}, and no single data set" in error_of(*words)
         return
-    dataset = noise(found)
+    dataset = noise(name)
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
     assert f"cross-entropy {score.loss:.4f} nats" in output_of(*words)
 
@@ -263,13 +263,13 @@ def test_evaluate_uses_the_model_trained_on_the_data_set(quick):
 
 
 def test_few_shots_are_drawn_at_random_from_many_images(monkeypatch):
-    model, seen = save_small("model.npz", "cifar10"), []
+    model, calls = save_small("model.npz", "cifar10"), []
     monkeypatch.setattr(evaluate_command, "MAX_IMAGES", 40)
-    record = lambda *args: seen.append(args[:2]) or np.zeros((1, 3))  # noqa: E731
+    record = lambda *args: calls.append(args[:2]) or np.zeros((1, 3))  # noqa: E731
     monkeypatch.setattr(training, "evaluate_few_shot", record)
     dataset = noise("cifar10", n=100)._replace(labels=np.arange(100))
     evaluate_command.evaluate_shots(model, dataset, [1])
-    ((features, labels),) = seen
+    ((features, labels),) = calls
     assert len(set(labels.tolist())) == 40
     assert labels.max() > 60
     np.testing.assert_array_equal(features, model.features(dataset.images[labels]))
@@ -278,7 +278,7 @@ def test_few_shots_are_drawn_at_random_from_many_images(monkeypatch):
 # --- a folder of images -----------------------------------------------------------------------
 
 
-def test_the_commands_on_a_folder_count_what_cannot_be_read(pets):
+def test_the_commands_count_unreadable_images_of_a_folder(pets):
     status, out, err = run("train", "--data", pets, *FAST, "--image-size", 16)
     assert status == 0
     assert err.splitlines()[0].startswith("skipped: my pets/dog/3.png ")
@@ -310,7 +310,7 @@ def test_the_commands_on_a_folder_count_what_cannot_be_read(pets):
 
 @pytest.fixture
 def unfinished(pets, quick, monkeypatch):
-    """The output folder of a training on a folder, interrupted in the second of two epochs."""
+    """Return the output of a training on a folder, interrupted in the second of two epochs."""
     with monkeypatch.context() as patch:
         interrupt(patch, "evaluate", 2)
         assert run("train", "--data", pets, *FAST, "--epochs", 2).status == 130
@@ -322,7 +322,7 @@ def test_resume_finds_the_folder_from_another_working_directory(unfinished, monk
     assert run("train", "--resume", "--out", ".").status == 0
 
 
-def test_resume_takes_a_folder_that_was_moved_but_no_other(pets, unfinished):
+def test_resume_accepts_a_folder_that_was_moved_but_no_other(pets, unfinished):
     pets.rename("others")
     words = ["train", "--resume", "--out", unfinished]
     message = error_of(*words, "--data", "others")
@@ -351,7 +351,7 @@ def test_resume_rejects_a_folder_that_has_changed(pets, unfinished, change):
     assert (unfinished / "log.csv").read_bytes() == before
 
 
-def test_evaluate_gives_a_note_if_the_names_of_the_classes_differ(pets, quick):
+def test_evaluate_prints_a_note_if_the_class_names_differ(pets, quick):
     assert run("train", "--data", pets, *FAST).status == 0
     words = ["evaluate", "--data", pets, "--weights", "runs/my pets/model.npz"]
     assert run(*words).err == ""

@@ -158,7 +158,7 @@ def colour(images: Array, m: Array) -> Array:
 
 
 def sharpness(images: Array, m: Array) -> Array:
-    """Extrapolate from the smoothed image (m > 0) or interpolate towards it, except at the border."""
+    """Extrapolate from a smoothed image (m > 0) or interpolate towards it, except at the border."""
     rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]  # (B, H - 2, W, C)
     square = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = images.copy()

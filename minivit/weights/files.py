@@ -170,7 +170,7 @@ def _find_damage(path: Path) -> str | None:
             needed = (
                 math.prod(header[name]["shape"]) * np.dtype(DTYPES[header[name]["dtype"]]).itemsize
             )
-            if last > size or last - first != needed:
+            if size >= 0 and (last > size or last - first != needed):
                 return f"'{name}' of {needed} bytes at bytes {first} to {last} of {size}"
     except Exception:  # the message of the library suffices
         return None
