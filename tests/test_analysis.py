@@ -1,4 +1,4 @@
-"""Attention maps, relevance, distance, embeddings, localisation, and their figures."""
+"""Attention maps, relevance, attention distance, embeddings, localisation, and their figures."""
 
 import importlib
 import inspect
@@ -6,9 +6,11 @@ import itertools
 import math
 import re
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from helpers.models import tiny_model
 from helpers.on_device import xp
 from matplotlib import colormaps
 from matplotlib import pyplot as plt
@@ -49,7 +51,7 @@ from minivit.models import infer
 
 
 def random_attention(*shape, dtype="float64"):
-    """Rows of positive numbers that sum to one."""
+    """Return rows of positive numbers that sum to one."""
     return softmax(np.random.default_rng(0).normal(size=shape).astype(dtype))[0]
 
 
@@ -57,18 +59,10 @@ def random_attention(*shape, dtype="float64"):
 
 
 def test_a_map_is_the_row_of_the_class_token_or_the_mean_of_all_rows():
-    A = np.arange(49.0).reshape(7, 7)
-    assert patch_maps(A, (2, 3)).tolist() == [[1, 2, 3], [4, 5, 6]]
+    A = np.stack([np.arange(49.0).reshape(7, 7), np.eye(7)])  # two layers
+    assert patch_maps(A, (2, 3)).tolist() == [[[1, 2, 3], [4, 5, 6]], [[0, 0, 0], [0, 0, 0]]]
     A = np.arange(36.0).reshape(6, 6)  # without a class token
     assert patch_maps(A, (3, 2)).tolist() == [[15, 16], [17, 18], [19, 20]]
-
-
-def test_patch_maps_accept_any_leading_axes():
-    A = random_attention(4, 2, 3, 7, 7)
-    maps = patch_maps(A, (2, 3))
-    assert maps.shape == (4, 2, 3, 2, 3)
-    for index in np.ndindex(4, 2, 3):
-        assert np.array_equal(maps[index], patch_maps(A[index], (2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +107,7 @@ def test_the_images_of_a_batch_are_independent(method):
 # --- mean attention distance ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(  # (FACTS)
+@pytest.mark.parametrize(
     ("n", "patch_size", "expected"), [(14, 16, 116.492), (24, 16, 200.048), (8, 4, 16.546)]
 )
 def test_uniform_attention_has_the_published_distance(n, patch_size, expected):
@@ -151,14 +145,9 @@ def test_attention_to_itself_or_to_the_class_token_has_distance_zero(renormalise
 
 
 def make_model(**fields):
-    """A small model in float64 whose attention is far from uniform."""
-    sizes = {"image_size": (4, 6), "patch_size": 2, "channels": 1, "classes": 5}
-    config = ViTConfig(**sizes | {"width": 8, "depth": 2, "heads": 2, "mlp_width": 7} | fields)
-    model = ViT.create(config, dtype="float64")
-    rng = np.random.default_rng(21)
-    for leaf in flatten(model.params).values():
-        leaf += 0.5 * rng.normal(size=leaf.shape)
-    return model
+    """Return a small model whose attention is not nearly uniform."""
+    sizes = {"image_size": (4, 6), "patch_size": 2, "classes": 5, "depth": 2}
+    return tiny_model(scale=0.5, **sizes | fields)
 
 
 def make_images(n=3, channels=1):
@@ -201,9 +190,8 @@ def test_shards_give_the_same_gradients(monkeypatch):
     model, images, classes = make_model(), make_images(5), np.array([4, 0, 2, 1, 1])
     alone = [attention_gradients(model, images[[b]], classes[[b]]) for b in range(5)]
     monkeypatch.setattr(ViT, "choose_shard_count", lambda *args: 3)
-    found = attention_gradients(model, images, classes)
-    for one, expected in zip(found, zip(*alone, strict=True), strict=True):
-        np.testing.assert_allclose(one, np.concatenate(expected, 1), rtol=1e-9, atol=1e-14)
+    actual = attention_gradients(model, images, classes)
+    np.testing.assert_allclose(actual, np.concatenate(alone, axis=2), rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("classes", [[0, 1], 2, [0.0, 1.0, 2.0], [0, 1, 5], [-1, 1, 2]])
@@ -303,8 +291,10 @@ def test_scores_are_means_over_all_images_for_any_batch_size(monkeypatch, batch_
 
 
 def test_similarity_is_the_cosine():
-    token = [9.0, 9, 9]  # the class token
-    table = np.array([token, [2, 0, 0], [0, 3, 0], [-5, 0, 0], [1, 1, 0], [0, 0, 0], [7, 0, 0]])
+    class_token = [9.0, 9, 9]
+    table = np.array(
+        [class_token, [2, 0, 0], [0, 3, 0], [-5, 0, 0], [1, 1, 0], [0, 0, 0], [7, 0, 0]]
+    )
     similarity = position_similarity(table, (2, 3))
     assert similarity.shape == (2, 3, 2, 3)
     half = math.sqrt(0.5)
@@ -389,21 +379,21 @@ def test_functions_run_on_the_device_in_the_dtype_of_the_input(name, dtype):
     function, *arguments = ON_DEVICE[name]
     arguments = [a.astype(dtype) if a.dtype.kind == "f" else a for a in arguments]
     expected = function(*arguments)
-    found = function(*map(xp.asarray, arguments))
-    assert type(found) is xp.ndarray
-    assert found.dtype == expected.dtype == dtype
-    np.testing.assert_allclose(found.get(), expected, rtol=1e-4, atol=1e-6)
+    actual = function(*map(xp.asarray, arguments))
+    assert type(actual) is xp.ndarray
+    assert actual.dtype == expected.dtype == dtype
+    np.testing.assert_allclose(actual.get(), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("positions", ["1d", "2d", "sincos2d"])
 def test_gradients_and_positions_of_a_model_on_the_device(positions):
     model, images = make_model(positions=positions), make_images()
     leaves = {name: xp.asarray(leaf) for name, leaf in flatten(model.params).items()}
-    device = ViT(model.config, unflatten(leaves))
-    found = attention_gradients(device, xp.asarray(images), [4, 0, 2])
-    for one, other in zip(found, attention_gradients(model, images, [4, 0, 2]), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-13)
-    np.testing.assert_allclose(position_table(device).get(), position_table(model), rtol=1e-12)
+    on_device = ViT(model.config, unflatten(leaves))
+    actual = attention_gradients(on_device, xp.asarray(images), [4, 0, 2])
+    expected = attention_gradients(model, images, [4, 0, 2])
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(position_table(on_device).get(), position_table(model), rtol=1e-12)
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -423,14 +413,14 @@ def images_and_attention(channels=1, heads=2):
 
 
 def shown_in(axis):
-    """The array that an axis shows."""
+    """Return the array that an axis shows."""
     (image,) = axis.get_images()
     assert list(image.get_extent()) == [0, 6, 4, 0]  # the pixels of the images
     return np.asarray(image.get_array())
 
 
 def box_in(axis):
-    """Left, top, width and height of each box drawn in an axis."""
+    """Return left, top, width and height of each box drawn in an axis."""
     return [frame.get_bbox().bounds for frame in axis.patches]
 
 
@@ -462,7 +452,7 @@ def test_each_image_is_shown_with_its_maps(layer, number, overlaid, with_gradien
 @pytest.mark.parametrize(
     ("heads", "rows", "columns"), [(3, 1, 6), (4, 1, 7), (12, 3, 5), (16, 4, 5)]
 )
-def test_many_heads_are_arranged_in_rows(heads, rows, columns):
+def test_a_large_number_of_heads_is_arranged_in_rows(heads, rows, columns):
     images, A, dA = images_and_attention(heads=heads)
     figure = plot_attention(images, A, (2, 3), gradients=dA, boxes=BOXES)
     for block in np.reshape(figure.axes, (2, rows * columns)):
@@ -538,18 +528,17 @@ def test_no_text_is_cut_or_overlaps_a_panel(size, titles, heads, gradients):
     figure = plot(images, *[A] * (1 + gradients), (2, 2), titles)
     figure.draw_without_rendering()
     panels = [axis for axis in figure.axes if axis.get_images()]
-    names = [axis.title.get_window_extent() for axis in panels if axis.get_title()]
+    titles = [axis.title.get_window_extent() for axis in panels if axis.get_title()]
     caption = figure._supxlabel.get_window_extent()
-    pictures = [axis.get_window_extent() for axis in panels]
-    for text in (*names, caption):
+    boxes = [axis.get_window_extent() for axis in panels]
+    for text in (*titles, caption):
         assert figure.bbox.x0 <= text.x0 < text.x1 <= figure.bbox.x1
         assert figure.bbox.y0 <= text.y0 < text.y1 <= figure.bbox.y1
-        assert not any(text.overlaps(picture) for picture in pictures)
-    for one, other in itertools.combinations(names, 2):
-        assert not one.overlaps(other)
-    for picture in pictures:
-        assert picture.height / picture.width == pytest.approx(size[0] / size[1])
-        assert 1.2 < picture.width / figure.dpi < 1.7  # inches: not squeezed by the layout
+        assert not any(text.overlaps(box) for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(titles, 2))
+    for box in boxes:
+        assert box.height / box.width == pytest.approx(size[0] / size[1])
+        assert 1.2 < box.width / figure.dpi < 1.7  # inches: not squeezed by the layout
 
 
 def test_distances_are_a_dot_per_head_above_its_layer():
@@ -589,12 +578,12 @@ def test_the_tick_labels_of_the_similarity_do_not_overlap(grid):
             (number - 1) * (n + 1) + (n - 1) / 2 for number in numbers
         ]
         extents = [text.get_window_extent() for text in ticks.get_ticklabels()]
-        for one, other in itertools.pairwise(extents):
-            assert max(other.x0 - one.x1, one.y0 - other.y1) > 4
+        for a, b in itertools.pairwise(extents):
+            assert max(b.x0 - a.x1, a.y0 - b.y1) > 4
     for text in (axis.xaxis.label, axis.yaxis.label, bar.yaxis.label):
-        inside = text.get_window_extent()
-        assert (inside.min > 0).all()
-        assert (inside.max < figure.bbox.max).all()
+        extent = text.get_window_extent()
+        assert (extent.min > 0).all()
+        assert (extent.max < figure.bbox.max).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -666,24 +655,22 @@ def test_epochs_and_layers_are_integers_and_few_epochs_have_markers(n):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """The plotting functions return their name and arguments instead of a figure."""
+    """Replace the plotting functions by functions that return their name and arguments."""
 
     def record(function):
-        signature = inspect.signature(function)
-
-        def recorder(*args, **kwargs):
-            bound = signature.bind(*args, **kwargs)
+        def return_arguments(*args, **kwargs):
+            bound = inspect.signature(function).bind(*args, **kwargs)
             bound.apply_defaults()
             return function.__name__, bound.arguments
 
-        return recorder
+        return return_arguments
 
     for function in (plot_attention, plot_gradients, plot_distances, plot_similarity, plot_filters):
         monkeypatch.setattr(plots_model, function.__name__, record(function))
 
 
 def make_dataset(with_boxes, classes="0123456789"):
-    """Twenty held-out images with the labels 9, 8, ..., 0, 9, ..., 0."""
+    """Return a data set of twenty images with the labels 9, 8, ..., 0, 9, ..., 0."""
     labels, images = np.arange(20)[::-1] % 10, make_images(20)
     boxes = np.array([[b % 3, b % 5, 4, 6] for b in range(20)]) if with_boxes else None
     return data.Dataset("some", images, labels, images, labels, tuple(classes), boxes, boxes)
@@ -794,17 +781,14 @@ def test_an_unknown_kind_is_rejected():
 
 
 def all_figures():
-    """One figure of each plotting function, by name."""
-    images, A, _ = images_and_attention(channels=3)
+    """Return a figure of each plotting function by name."""
     titles = ["a seven", r"a $\nothing$ name"]  # not a formula
-    model, dataset = make_model(classes=10), make_dataset(True)
+    model = make_model(classes=10, channels=3)
+    images = {kind: make_images(2, channels=3) for kind in IMAGE_KINDS}
     return {
-        "overlaid": lambda: plot_attention(images, A, (2, 3), titles, overlaid=True),
         "curves": lambda: plot_curves(LOG, 0.96),
-        **{kind: lambda kind=kind: plot_held_out(model, dataset, kind) for kind in IMAGE_KINDS},
-        **{kind: lambda kind=kind: plot_model(make_model(pooling="mean"), kind)
-           for kind in KINDS if kind not in IMAGE_KINDS},
-    }  # fmt: skip
+        **{k: lambda k=k: plot_model(model, k, images.get(k), titles, boxes=BOXES) for k in KINDS},
+    }
 
 
 @pytest.mark.parametrize("name", all_figures())
@@ -821,15 +805,12 @@ def test_the_same_figure_is_the_same_bytes(name, tmp_path):
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_pyplot_figures_are_closed_and_a_missing_folder_is_named(tmp_path, exists):
-    folder = tmp_path if exists else tmp_path / "missing"
+    path = tmp_path / "figure.png" if exists else tmp_path / "missing" / "figure.png"
     figure, _ = plt.subplots()
     assert plt.get_fignums()
-    if exists:
-        save_figure(figure, folder / "figure.png")
-    else:
-        with pytest.raises(FileNotFoundError) as error:
-            save_figure(figure, folder / "figure.png")
-        assert error.value.filename == str(folder / "figure.png")
+    with nullcontext() if exists else pytest.raises(FileNotFoundError) as error:
+        save_figure(figure, path)
+    assert exists or error.value.filename == str(path)
     assert plt.get_fignums() == []
 
 

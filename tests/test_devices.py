@@ -190,17 +190,9 @@ def test_results_are_on_the_host_and_equal_those_of_the_cpu(monkeypatch):
 def test_analyses_agree_with_those_of_the_cpu():
     model, on_gpu = tiny(), tiny("gpu")
     images, _ = random_batch(5, "float32")
-    gradients = (analysis.attention_gradients(m, images) for m in (on_gpu, model))
-    for actual, expected in zip(*gradients, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-6)
     boxes = np.array([[0, 0, 4, 4]] * 5)
     scores = [analysis.localisation_scores(m, images, boxes) for m in (model, on_gpu)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
-    table = analysis.position_table(on_gpu)
-    assert type(table) is cupy.ndarray
-    similarity = analysis.position_similarity(table, model.config.grid)
-    expected = analysis.position_similarity(analysis.position_table(model), model.config.grid)
-    np.testing.assert_allclose(similarity.get(), expected, rtol=1e-4, atol=1e-6)
     for kind in analysis.KINDS:
         analysis.plot_model(on_gpu, kind, images if kind in analysis.IMAGE_KINDS else None)
 

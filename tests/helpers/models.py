@@ -14,15 +14,15 @@ TINY = {
 }  # fmt: skip
 
 
-def tiny_model(dtype="float64", **fields):
-    """Return a tiny model with perturbed parameters.
+def tiny_model(dtype="float64", scale=0.2, **fields):
+    """Return a tiny model with parameters that are perturbed by normal noise of this scale.
 
     The head of a new model is zero, so its logits and most of its gradients would be zero.
     """
     model = ViT.create(ViTConfig(**TINY | fields), dtype=dtype)
     rng = np.random.default_rng(1)
     for leaf in flatten(model.params).values():
-        leaf += 0.2 * rng.normal(size=leaf.shape)
+        leaf += scale * rng.normal(size=leaf.shape)
     return model
 
 
