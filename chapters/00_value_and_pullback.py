@@ -31,12 +31,12 @@ import minivit
 from minivit.analysis import save_figure
 
 
-def nudge(f, x, dy, h=1e-6):
+def finite_difference(f, x, dy, h=1e-6):
     y, dx = f(x), np.zeros_like(x)
     for j in range(x.size):
-        moved = x.copy()
-        moved[j] += h
-        dx[j] = (dy * (f(moved) - y)).sum() / h
+        shifted = x.copy()
+        shifted[j] += h
+        dx[j] = (dy * (f(shifted) - y)).sum() / h
     return dx
 
 
@@ -92,7 +92,7 @@ x, dy = np.array([0.0, 1.0, -3.0]), np.array([2.0, -1.0, 0.5])
 y, sigmoid_back = sigmoid(x)
 dx = sigmoid_back(dy)
 print(dx.round(6))
-assert abs(dx - nudge(lambda x: sigmoid(x)[0], x, dy)).max() < 1e-5
+assert abs(dx - finite_difference(lambda x: sigmoid(x)[0], x, dy)).max() < 1e-5
 
 # %% [markdown]
 # `sigmoid` had returned long before its pullback was called. Where did `s` come from? A function
@@ -152,7 +152,7 @@ def bowl(x):
 
 
 y, bowl_back = bowl(x)
-assert abs(bowl_back(dy) - nudge(lambda x: bowl(x)[0], x, dy)).max() < 1e-5
+assert abs(bowl_back(dy) - finite_difference(lambda x: bowl(x)[0], x, dy)).max() < 1e-5
 print(minivit.list_retained(bowl_back))
 
 # %% [markdown]
@@ -167,16 +167,16 @@ print(minivit.list_retained(bowl_back))
 
 
 # %%
-def scaled(x, scale):  # x (B, D), scale (D,)
+def rescale(x, scale):  # x (B, D), scale (D,)
     return x * scale, lambda dy: (dy * scale, {"scale": (dy * x).sum(0)})
 
 
 # %% [markdown]
 # ## The complex step
 #
-# `nudge` is right to 8 digits at best. Over a large step a function bends; after a small one, the
-# difference of two nearly equal numbers loses its digits. But nudge $x$ by $ih$, along the
-# imaginary axis, and Taylor's series reads
+# `finite_difference` is right to 8 digits at best. Over a large step a function bends; after a
+# small one, the difference of two nearly equal numbers loses its digits. But nudge $x$ by $ih$,
+# along the imaginary axis, and Taylor's series reads
 #
 # $$ f(x + ih) = f(x) + ih f'(x) - h^2 f''(x) / 2 - ... $$
 #
@@ -185,23 +185,23 @@ def scaled(x, scale):  # x (B, D), scale (D,)
 
 
 # %%
-def complex_slope(f, x, h=1e-20):
+def complex_step(f, x, h=1e-20):
     return f(x + 1j * h)[0].imag / h
 
 
-at, steps = np.float64(0.7), 10.0 ** np.arange(-1, -21, -1)
-value, back = bowl(at)
-slope = back(1.0)
-differences = [abs((bowl(at + h)[0] - value) / h / slope - 1) for h in steps]
-by_complex_step = [abs(complex_slope(bowl, at, h) / slope - 1) for h in steps]
-assert by_complex_step[-1] < 1e-14 < 1e-10 < min(differences)
+x0, steps = np.float64(0.7), 10.0 ** np.arange(-1, -21, -1)
+y0, back = bowl(x0)
+derivative = back(1.0)
+difference_errors = [abs((bowl(x0 + h)[0] - y0) / h / derivative - 1) for h in steps]
+complex_step_errors = [abs(complex_step(bowl, x0, h) / derivative - 1) for h in steps]
+assert complex_step_errors[-1] < 1e-14 < 1e-10 < min(difference_errors)
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
-axis.loglog(steps, differences, "C0o-", label="difference of two values")
-axis.loglog(steps, np.maximum(by_complex_step, 1e-17), "C1s--", label="complex step")
-axis.set(xlim=(0.3, 3e-21), xlabel="size of the step h")
-axis.set(ylim=(3e-18, 10), ylabel="relative error of the slope")
+axis.loglog(steps, difference_errors, "C0o-", label="finite difference")
+axis.loglog(steps, np.maximum(complex_step_errors, 1e-17), "C1s--", label="complex-step derivative")
+axis.set(xlim=(0.3, 3e-21), xlabel="step size h")
+axis.set(ylim=(3e-18, 10), ylabel="relative error of the derivative")
 axis.legend(loc="center right")
 save_figure(figure, "figures/00_value_and_pullback.png")
 
@@ -215,7 +215,7 @@ save_figure(figure, "figures/00_value_and_pullback.png")
 
 # %%
 x2, scale = np.random.default_rng(0).normal(size=(4, 3)), np.array([1.0, 2.0, 3.0])
-for f, arguments in (bowl, [x]), (product, [x, dy]), (scaled, [x2, scale]):
+for f, arguments in (bowl, [x]), (product, [x, dy]), (rescale, [x2, scale]):
     errors = minivit.gradcheck(f, *arguments)
     print(f.__name__, list(errors), errors.worst < 1e-12)
     assert errors.worst < 1e-12
@@ -275,4 +275,4 @@ assert abs(errors.worst - 0.5) < 1e-12
 # into `exercises/`; `python -m minivit exercise 0` grades it; `--hint` helps.
 #
 # **Take away.** Almost all of the step: for h = 1e-320, among the last numbers before zero, where
-# only a few digits fit, `complex_slope` was off by 7e-4. At 1e-300 its error was still 2e-16.
+# only a few digits fit, `complex_step` was off by 7e-4. At 1e-300 its error was still 2e-16.

@@ -136,11 +136,11 @@ assert score_bytes(224, 1) == 50_176**2 * 4 == 10_070_523_904
 measured = np.genfromtxt("chapters/measured/attention_cost.csv", delimiter=",", names=True)
 sides, ms = measured["patch_side"], measured["milliseconds"]
 assert sides[0] == 4
-guessed_sides = np.array([1, 2, 4])
-guessed_ms = ms[0] * (4 / guessed_sides) ** 4
+extrapolated_sides = np.array([1, 2, 4])
+extrapolated_ms = ms[0] * (4 / extrapolated_sides) ** 4
 print(
     f"P = 16: {ms[sides == 16][0]:.2f} ms; P = 4: {ms[0]:.0f} ms; "
-    f"P = 1, extrapolated: {guessed_ms[0] / 1000:.0f} s"
+    f"P = 1, extrapolated: {extrapolated_ms[0] / 1000:.0f} s"
 )
 
 # %%
@@ -154,21 +154,21 @@ axes["digit"].imshow(images[5, :, :, 0], cmap="gray")
 strip = np.full((2, 3 * 16 + 1), np.nan)
 for n in range(16):
     strip[:, 3 * n + 1 : 3 * n + 3] = patches[5, n].reshape(2, 2)
-    place = (2 * (n % 4) - 0.3, 2 * (n // 4) - 0.35)
-    axes["digit"].annotate(n + 1, place, va="top", size=8, bbox={"fc": "w", "lw": 0, "pad": 1})
+    position = (2 * (n % 4) - 0.3, 2 * (n // 4) - 0.35)
+    axes["digit"].annotate(n + 1, position, va="top", size=8, bbox={"fc": "w", "lw": 0, "pad": 1})
 axes["digit"].set(xticks=[1.5, 3.5, 5.5], xticklabels=[], yticks=[1.5, 3.5, 5.5], yticklabels=[])
 axes["digit"].grid(color="C1", lw=2)
 axes["strip"].imshow(strip, cmap="gray")
 axes["strip"].set(xticks=3 * np.arange(16) + 1.5, xticklabels=range(1, 17), yticks=[], fc="C1")
-axes["strip"].set(xlabel="the same 16 patches, in the order in which the model reads them")
+axes["strip"].set(xlabel="the same 16 patches as a sequence")
 
 # %%
 P = np.array([1, 2, 4, 7, 8, 14, 16, 28, 32, 56])
 axes["bytes"].loglog(P, score_bytes(224, P), "C0o-")
-for side, words in (1, "pixels: 10 GB"), (2, "2 x 2: 629 MB"), (16, "16 x 16: 154 kB"):
-    axes["bytes"].annotate(f"  {words}", (side, score_bytes(224, side)), va="bottom")
+for side, text in (1, "pixels: 10 GB"), (2, "2 x 2: 629 MB"), (16, "16 x 16: 154 kB"):
+    axes["bytes"].annotate(f"  {text}", (side, score_bytes(224, side)), va="bottom")
 axes["bytes"].set(ylabel="scores of one head (bytes)", ylim=(4e2, 8e10))
-axes["time"].loglog(guessed_sides, guessed_ms, "C1s--", mfc="w", label="extrapolated")
+axes["time"].loglog(extrapolated_sides, extrapolated_ms, "C1s--", mfc="w", label="extrapolated")
 axes["time"].loglog(sides, ms, "C0o-", label="measured")
 axes["time"].legend()
 axes["time"].set(ylabel="time of one head (ms)")
@@ -200,7 +200,7 @@ save_figure(figure, "figures/01_patches.png")
 for P in (4, 2, 1):
     table, _ = patchify(images[:1], P)
     N = table.shape[1]
-    print(f"P = {P}: {table.size} numbers, {N:2} tokens, {N * N:4} scores")
+    print(f"P = {P}: {table.size} values, {N:2} tokens, {N * N:4} scores")
     assert (table.size, N) == (64, (8 // P) ** 2)
 
 # %% [markdown]

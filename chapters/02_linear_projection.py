@@ -74,19 +74,19 @@ assert minivit.gradcheck(linear, x, E, b).worst < 1e-12
 
 # %%
 def convolution(images, weights, stride):  # weights (P, P, C, D)
-    P, side, stops = len(weights), images.shape[1], []
+    P, side, outputs = len(weights), images.shape[1], []
     for top in range(0, side - P + 1, stride):
         for left in range(0, side - P + 1, stride):
             window = images[:, top : top + P, left : left + P, :, None]
-            stops.append((window * weights).sum((1, 2, 3)))  # (B, D)
-    return np.stack(stops, axis=1)  # (B, N, D)
+            outputs.append((window * weights).sum((1, 2, 3)))  # (B, D)
+    return np.stack(outputs, axis=1)  # (B, N, D)
 
 
 images = rng.normal(size=(2, 6, 6, 3))
 E27 = rng.normal(size=(3 * 3 * 3, 7))
 tokens, _ = linear(patchify(images, 3)[0], E27)  # (2, 4, 7)
-stops = convolution(images, E27.reshape(3, 3, 3, 7), stride=3)
-assert abs(tokens - stops).max() < 1e-13
+outputs = convolution(images, E27.reshape(3, 3, 3, 7), stride=3)
+assert abs(tokens - outputs).max() < 1e-13
 
 # %% [markdown]
 # ## A loss
@@ -124,7 +124,7 @@ assert minivit.gradcheck(cross_entropy, logits, labels).worst < 1e-12
 
 
 # %%
-def gradient_descent(x, labels, steps=100, rate=0.1):
+def gradient_descent(x, labels, steps=100, learning_rate=0.1):
     E, b = np.zeros((x.shape[1], 10)), np.zeros(10)
     for step in range(steps):
         logits, linear_back = linear(x, E, b)
@@ -132,8 +132,8 @@ def gradient_descent(x, labels, steps=100, rate=0.1):
         if step % 33 == 0:
             print(f"{len(E)} inputs, step {step:2}: loss {loss:.3f}")
         _, gradients = linear_back(loss_back())
-        E -= rate * gradients["kernel"]
-        b -= rate * gradients["bias"]
+        E -= learning_rate * gradients["kernel"]
+        b -= learning_rate * gradients["bias"]
     return E, b
 
 
@@ -143,30 +143,32 @@ def gradient_descent(x, labels, steps=100, rate=0.1):
 
 # %%
 digits = minivit.data.load_digits()
-whole = patchify(digits.images, 8)[0][:, 0].astype(float)  # (1437, 64)
-E8, b8 = gradient_descent(whole, digits.labels)
+pixels = patchify(digits.images, 8)[0][:, 0].astype(float)  # (1437, 64)
+E8, b8 = gradient_descent(pixels, digits.labels)
 E4, b4 = gradient_descent(patchify(digits.images, 4)[0].mean(1, dtype=float), digits.labels)
-unseen = patchify(digits.held_out_images, 8)[0][:, 0]
-accuracy = np.mean((unseen @ E8 + b8).argmax(1) == digits.held_out_labels)
-print(f"P = 8: {accuracy:.1%} of the held-out digits")
+held_out_pixels = patchify(digits.held_out_images, 8)[0][:, 0]
+accuracy = np.mean((held_out_pixels @ E8 + b8).argmax(1) == digits.held_out_labels)
+print(f"P = 8: held-out accuracy {accuracy:.1%}")
 assert accuracy > 0.9
 
 # %%
-means = np.stack([whole[digits.labels == c].mean(0) for c in range(10)], axis=1)
+means = np.stack([pixels[digits.labels == c].mean(0) for c in range(10)], axis=1)
 figure, axes = plt.subplots(3, 10, figsize=(9, 3.2), layout="constrained")
 names = ["mean image", "E, P = 8", "E, P = 4"]
 for row, name, table in zip(axes, names, [means, E8, E4], strict=True):
     side, top = math.isqrt(len(table)), abs(table).max()
     row[0].set_ylabel(name)
     for c in range(10):
-        drawn = row[c].imshow(
+        shown = row[c].imshow(
             table[:, c].reshape(side, side),
             vmin=-top,
             vmax=top,
             cmap="gray" if name == "mean image" else "RdBu_r",
         )
         row[c].set(xticks=[], yticks=[])
-figure.colorbar(drawn, ax=axes[1:], ticks=[-top, top]).ax.set_yticklabels(["against", "for"])
+figure.colorbar(shown, ax=axes[1:], ticks=[-top, top]).ax.set_yticklabels(
+    ["lowers the logit", "raises the logit"]
+)
 save_figure(figure, "figures/02_linear_projection.png")
 
 # %% [markdown]
@@ -207,20 +209,20 @@ def model(images, params):
 
 
 # %%
-def draw(P, D=32, K=10):
+def create_params(P, D=32, K=10):
     E = np.random.default_rng(0).normal(size=(P * P, D)) / P  # 1 / √(inputs)
     embedding = {"kernel": E.astype("float32"), "bias": np.zeros(D, "float32")}
     head = {"kernel": np.zeros((D, K), "float32"), "bias": np.zeros(K, "float32")}
     return {"patch_embedding": embedding, "head": head}
 
 
-params = draw(P=2)
+params = create_params(P=2)
 head = {"kernel": rng.normal(size=(32, 10)), "bias": np.zeros(10)}  # a zero head would make dE zero
 assert minivit.gradcheck(model, images[:1, :4, :4, :1], params | {"head": head}).worst < 1e-12
 
 accuracy = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[-1]
 print(
-    f"the model so far: {accuracy:.1%} of the held-out digits "
+    f"the model so far: held-out accuracy {accuracy:.1%} "
     f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})"
 )
 assert 0.11 < accuracy < 0.25
@@ -249,9 +251,9 @@ assert abs(logits[0] - logits[1]).max() < 1e-5  # invariant to the order of the 
 # %%
 for P in 1, 4, 8:
     accuracy = train_sgd(
-        model, draw(P), digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0
+        model, create_params(P), digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0
     )[-1]
-    print(f"P = {P}: {accuracy:.0%}")
+    print(f"P = {P}: held-out accuracy {accuracy:.0%}")
 assert accuracy > 0.95
 
 # %% [markdown]

@@ -37,10 +37,10 @@ for factor in (1.1, 0.9):
     for kernel in factor * kernels:
         plain = plain @ kernel
         normed = layer_norm(normed, np.ones(D), np.zeros(D))[0] @ kernel
-    sizes = [math.sqrt((tokens**2).mean()) for tokens in (plain, normed)]
-    print(f"kernels times {factor}: size {sizes[0]:.2f} plain, {sizes[1]:.2f} with layer norm")
-    assert abs(sizes[0] / factor**24 - 1) < 0.3
-    assert abs(sizes[1] / factor - 1) < 0.05
+    rms = [math.sqrt((tokens**2).mean()) for tokens in (plain, normed)]
+    print(f"kernels times {factor}: RMS {rms[0]:.2f} without, {rms[1]:.2f} with layer norm")
+    assert abs(rms[0] / factor**24 - 1) < 0.3
+    assert abs(rms[1] / factor - 1) < 0.05
 
 # %% [markdown]
 # The tenth is taken to the power of 24: $1.1^{24}$ is 9.8 and $0.9^{24}$ is 0.08. With layer norm
@@ -82,7 +82,9 @@ token = np.random.default_rng(2).normal(size=(1, 6))
 x_hat, token_back = layer_norm(token, np.ones(6), np.zeros(6))
 along_1 = layer_norm(token + 5, np.ones(6), np.zeros(6))[0] - x_hat
 along_x_hat = layer_norm(token + 5 * x_hat, np.ones(6), np.zeros(6))[0] - x_hat
-print(f"along x_hat: {abs(along_x_hat).max():.0e}; along 1, nothing: {abs(along_1).max() < 1e-13}")
+print(
+    f"change along x_hat: {abs(along_x_hat).max():.0e}; none along 1: {abs(along_1).max() < 1e-13}"
+)
 assert abs(along_1).max() < 1e-13 < abs(along_x_hat).max() < 1e-6
 
 # %% [markdown]
@@ -159,10 +161,10 @@ for f in (layer_norm, layer_norm_in_steps):
 # %%
 g = np.random.default_rng(4).normal(size=(1, 6))  # g = dy, because the scale is 1
 dtoken, _ = token_back(g)
-rest = (dtoken * x_hat).mean()
-print(f"along x_hat: {rest:.1e}; along 1, nothing: {abs(dtoken.sum()) < 1e-13}")
+component = (dtoken * x_hat).mean()
+print(f"component along x_hat: {component:.1e}; none along 1: {abs(dtoken.sum()) < 1e-13}")
 assert abs(dtoken.sum()) < 1e-13
-assert abs(rest - (g * x_hat).mean() * 1e-6 / (token.var() + 1e-6) ** 1.5) < 1e-13
+assert abs(component - (g * x_hat).mean() * 1e-6 / (token.var() + 1e-6) ** 1.5) < 1e-13
 
 # %% [markdown]
 # ## A picture in three dimensions
@@ -178,24 +180,26 @@ tokens = np.array([[3.4, -0.1, 0.5], [0.6, 1.6, 0.6], [-1.7, -1.4, 1.5]])
 g = np.array([[1.1, 0.7, -1.0], [-0.9, 1.1, 0.8], [-1.9, 0.3, 0.2]])
 points, back = layer_norm(tokens, np.ones(3), np.zeros(3))  # projected onto the circle
 steps = back(g)[0] * np.sqrt(tokens.var(1, keepdims=True) + 1e-6)  # σ dx
-dropped = tokens - tokens.mean(1, keepdims=True)
-turn = np.linspace(0, 2 * math.pi, 200)[:, None]
-circle = math.sqrt(3) * (np.cos(turn) * u + np.sin(turn) * v)  # (200, 3)
+centred = tokens - tokens.mean(1, keepdims=True)
+angle = np.linspace(0, 2 * math.pi, 200)[:, None]
+circle = math.sqrt(3) * (np.cos(angle) * u + np.sin(angle) * v)  # (200, 3)
 assert abs((points**2).sum(1) - 3).max() < 1e-4  # on the circle, up to ε
 assert abs((steps * points).sum(1)).max() < 1e-4  # tangent to it, up to ε
 assert abs(steps.sum(1)).max() < 1e-13  # in the plane
 
 
 # %%
-def draw(axis, view):
+def plot_tokens(axis, view):
     """Draw all points, projected onto the two rows of `view` (2, 3): right and up."""
     axis.fill(*view @ (1.75 * circle.T), color="0.94")
     axis.plot(*view @ circle.T, color="0.3", lw=1)
-    stops = np.stack([tokens, dropped, points, points + g, points + steps]) @ view.T
+    projected = np.stack([tokens, centred, points, points + g, points + steps]) @ view.T
     names = {"x": (6, 3), "x - μ": (6, 3), r"$\hat{x}$": (-4, -18), "g": (5, 0), "σ dx": (-32, 3)}
-    for (name, offset), at in zip(names.items(), stops[:, 0], strict=True):
+    for (name, offset), at in zip(names.items(), projected[:, 0], strict=True):
         axis.annotate(name, at, offset, textcoords="offset points", fontsize=11)
-    for x3, c, x_hat, g_tip, tip in stops.swapaxes(0, 1):  # each (2,), in the plane of the figure
+    for x3, c, x_hat, g_tip, tip in projected.swapaxes(
+        0, 1
+    ):  # each (2,), in the plane of the figure
         axis.plot(*zip(x3, c, strict=True), "oC0:", markevery=[0])
         axis.plot(*zip(c, x_hat, strict=True), "sC1-", markevery=[1])
         axis.plot(*zip(g_tip, tip, strict=True), ":", color="0.4")
@@ -206,8 +210,8 @@ def draw(axis, view):
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
-draw(left, np.stack([u, 0.47 * v + math.sqrt(1 - 0.47**2) * n]))  # oblique view
-draw(right, np.stack([u, v]))  # view along 1
+plot_tokens(left, np.stack([u, 0.47 * v + math.sqrt(1 - 0.47**2) * n]))  # oblique view
+plot_tokens(right, np.stack([u, v]))  # view along 1
 left.annotate("1", (0, 0), (0, 1.7), ha="center", arrowprops={"arrowstyle": "<|-"})
 left.set(aspect="equal", xticks=[], yticks=[], frame_on=False)
 right.set(aspect="equal", xlabel="along u", ylabel="along v")
@@ -233,9 +237,9 @@ save_figure(figure, "figures/04_layer_norm.png")
 # its $\hat x$? Is its $dx$ smaller than that of an ordinary token or larger, and by how much?
 
 # %%
-sky, dy = np.full((1, 6), 0.25), np.random.default_rng(6).normal(size=(1, 6))
-x_hat, sky_back = layer_norm(sky, np.ones(6), np.zeros(6))
-ratio = abs(sky_back(dy)[0]).max() / abs(dy - dy.mean()).max()
+constant, dy = np.full((1, 6), 0.25), np.random.default_rng(6).normal(size=(1, 6))
+x_hat, constant_back = layer_norm(constant, np.ones(6), np.zeros(6))
+ratio = abs(constant_back(dy)[0]).max() / abs(dy - dy.mean()).max()
 print(x_hat[0], f"{ratio:.0f}")
 assert not x_hat.any()
 assert abs(ratio - 1000) < 1e-6

@@ -122,12 +122,12 @@ assert errors.worst < 1e-12
 
 
 # %%
-def forgetful(x):
+def softmax_without_gradient(x):
     return softmax(x)[0], lambda dp: 0 * dp
 
 
 assert abs(pullback(np.ones((4, 5)))).max() < 1e-13  # the gradient of sum(p) is zero
-worst = minivit.gradcheck(forgetful, x).worst
+worst = minivit.gradcheck(softmax_without_gradient, x).worst
 print(f"error of a pullback that returns zeros: {worst:.1f}")
 assert worst > 0.5
 
@@ -147,7 +147,7 @@ assert worst > 0.5
 
 
 # %%
-def reaction(scores):
+def jacobian_norm(scores):
     J = jacobian(softmax(scores)[0])
     return np.sqrt((J * J).sum((-1, -2)))  # Frobenius norms
 
@@ -157,10 +157,10 @@ widths, rows = [1, 4, 16, 64, 256, 1024], []
 for Dh in widths:
     q, k = rng.normal(size=(1000, 1, Dh)), rng.normal(size=(1000, 16, Dh))
     scores = (q * k).sum(-1)  # (1000, 16)
-    plain, scaled = reaction(scores), reaction(scores / math.sqrt(Dh))
+    plain, scaled = jacobian_norm(scores), jacobian_norm(scores / math.sqrt(Dh))
     rows.append([scores.var() / Dh, plain.mean(), np.median(plain), scaled.mean()])
-    print(f"Dh = {Dh:4}: variance of q · k {scores.var():6.1f}, mean norm of J", end=" ")
-    print(f"{plain.mean():.2f}, divided {scaled.mean():.2f}")
+    print(f"Dh = {Dh:4}: variance of q · k {scores.var():6.1f}; mean norm of J:", end=" ")
+    print(f"{plain.mean():.2f}, with division by √Dh {scaled.mean():.2f}")
 
 # %%
 ratio, plain, median, scaled = np.transpose(rows)
@@ -175,7 +175,7 @@ axis.semilogx(widths, median, "^:C1", base=2)
 axis.text(80, 0.315, "divided by √Dh, mean")
 axis.text(80, 0.18, "not divided, mean")
 axis.text(58, 0.05, "not divided, median", ha="right")
-axis.set(xlabel="Dh, the length of a row of q or k", xticks=widths, xticklabels=widths)
+axis.set(xlabel="Dh, the dimension of queries and keys", xticks=widths, xticklabels=widths)
 axis.set(ylabel="Frobenius norm of the Jacobian", ylim=(0, 0.38))
 save_figure(figure, "figures/05_softmax.png")
 

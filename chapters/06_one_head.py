@@ -110,8 +110,8 @@ dS = A * (dA - (A * dA).sum(-1, keepdims=True))  # (T, T)
 dq, dk = dS @ k / math.sqrt(Dh), dS.T @ q / math.sqrt(Dh)
 dqkv = np.concatenate([dq, dk, dv], axis=-1)  # (T, 3 Dh)
 dz, dparams = pullback(dy)
-for theirs, ours in zip(attend_back(dy), (dq * math.sqrt(Dh), dk, dv, dS), strict=True):
-    assert abs(theirs - ours).max() < 1e-13
+for actual, expected in zip(attend_back(dy), (dq * math.sqrt(Dh), dk, dv, dS), strict=True):
+    assert abs(actual - expected).max() < 1e-13
 assert abs(dz - dqkv @ kernel.T).max() < 1e-13
 assert abs(dparams["bias"] - dqkv.sum(0)).max() < 1e-13
 errors = minivit.gradcheck(single_head_attention, z, kernel, bias)
@@ -138,7 +138,7 @@ assert abs(single_head_attention(z[order], kernel, bias)[0] - y[order]).max() < 
 # ## The model so far
 #
 # Patches, positions, one head with $D_h = D = 32$, the mean, logits. The outputs take the tokens'
-# place; from chapter 9 on they are added to them. `mix` lets tokens meet, or, once, does `nothing`.
+# place; from chapter 9 on they are added to them. `mix` is attention or `identity`.
 
 # %%
 from minivit.layers import add_positions, cross_entropy, mean_pool, patch_embedding
@@ -187,21 +187,21 @@ def create(seed=0):
     }
 
 
-def nothing(z, **attention):
+def identity(z, **attention):
     return z, lambda dz: (dz, {})  # no parameters, no gradients
 
 
 # %%
-without = train_sgd(partial(model, mix=nothing), create(), digits, **recipe)[-1]
+baseline = train_sgd(partial(model, mix=identity), create(), digits, **recipe)[-1]
 params = create()
 accuracy = train_sgd(model, params, digits, **recipe)[-1]
-on_pixels = fit_logistic_regression(digits)
-print(f"without attention: {without:.1%}")
+linear_accuracy = fit_logistic_regression(digits)
+print(f"without attention: held-out accuracy {baseline:.1%}")
 print(
-    f"the model so far: {accuracy:.1%} of the held-out digits "
-    f"(logistic regression on the pixels: {on_pixels:.1%})"
+    f"the model so far: held-out accuracy {accuracy:.1%} "
+    f"(logistic regression on the pixels: {linear_accuracy:.1%})"
 )
-assert without < 0.3 < 0.7 < accuracy < on_pixels
+assert baseline < 0.3 < 0.7 < accuracy < linear_accuracy
 
 # %% [markdown]
 # Without attention, this is chapter 3's linear model, which knows the mean patch and no more. One
@@ -212,16 +212,19 @@ assert without < 0.3 < 0.7 < accuracy < on_pixels
 # shown, by name, what is worth seeing: $A$ on the way forth, $dA$ on the way back.
 
 # %%
-seen, i = {}, 2  # the query: the third patch
-mix = partial(single_head_attention, watch=seen.__setitem__)
+recorded, i = {}, 2  # the query: the third patch
+mix = partial(single_head_attention, watch=recorded.__setitem__)
 image, label = digits.held_out_images[212:213], digits.held_out_labels[212:213]
 model(digits.held_out_images, params, mix)
-largest = np.median(seen["probabilities"].max(-1))
+largest = np.median(recorded["probabilities"].max(-1))
 logits, model_back = model(image, params, mix)
-print(f"a {label[0]}, taken for a {logits[0].argmax()}; median largest A of a row: ~{largest:.2f}")
+print(
+    f"label {label[0]}, prediction {logits[0].argmax()}; "
+    f"median of the row maxima of A: ~{largest:.2f}"
+)
 assert largest > 0.9
 model_back(cross_entropy(logits, label)[1]())
-A, dA = seen["probabilities"][0, i], seen["dprobabilities"][0, i]  # each (16,)
+A, dA = recorded["probabilities"][0, i], recorded["dprobabilities"][0, i]  # each (16,)
 dS = A * (dA - (A * dA).sum())
 scores = np.log(A) - np.log(A).mean()  # up to a constant
 

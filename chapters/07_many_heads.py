@@ -52,13 +52,13 @@ print(*(names[c] for c in columns[:, 1].ravel()))
 
 
 # %%
-def one_after_the_other(z, qkv, out, heads):
-    answers = []
+def attention_in_loop(z, qkv, out, heads):
+    outputs = []
     for h in range(heads):
-        mine = columns[:, h].ravel()  # (3 Dh,)
-        y, _ = single_head_attention(z, qkv["kernel"][:, mine], qkv["bias"][mine])
-        answers.append(y)  # (B, T, Dh)
-    return np.concatenate(answers, axis=-1) @ out["kernel"] + out["bias"]
+        head_columns = columns[:, h].ravel()  # (3 Dh,)
+        y, _ = single_head_attention(z, qkv["kernel"][:, head_columns], qkv["bias"][head_columns])
+        outputs.append(y)  # (B, T, Dh)
+    return np.concatenate(outputs, axis=-1) @ out["kernel"] + out["bias"]
 
 
 B, T = 2, 5
@@ -67,7 +67,7 @@ z = rng.normal(size=(B, T, D))
 qkv = {"kernel": rng.normal(size=(D, 3 * D)), "bias": rng.normal(size=3 * D)}
 out = {"kernel": rng.normal(size=(D, D)), "bias": rng.normal(size=D)}
 y, pullback = self_attention(z, qkv, out, heads)  # (B, T, D)
-assert abs(y - one_after_the_other(z, qkv, out, heads)).max() < 1e-13
+assert abs(y - attention_in_loop(z, qkv, out, heads)).max() < 1e-13
 
 # %% [markdown]
 # ## All at once
@@ -80,8 +80,8 @@ assert abs(y - one_after_the_other(z, qkv, out, heads)).max() < 1e-13
 # %%
 packed, _ = linear(z, **qkv)  # (B, T, 3 D)
 q, k, v = packed.reshape(B, T, 3, heads, Dh).transpose(2, 0, 3, 1, 4)
-answers, _ = attend(q / math.sqrt(Dh), k, v)  # like q, k and v, (B, h, T, Dh)
-joined = answers.swapaxes(1, 2).reshape(B, T, D)  # the heads side by side
+outputs, _ = attend(q / math.sqrt(Dh), k, v)  # like q, k and v, (B, h, T, Dh)
+joined = outputs.swapaxes(1, 2).reshape(B, T, D)  # the heads side by side
 assert abs(joined @ out["kernel"] + out["bias"] - y).max() < 1e-13
 
 # %% [markdown]
@@ -91,20 +91,20 @@ assert abs(joined @ out["kernel"] + out["bias"] - y).max() < 1e-13
 
 
 # %%
-def multiplications(T, D, k):
-    Dh = D // k
+def multiplications(T, D, heads):
+    Dh = D // heads
     return {
         "z U_qkv": T * D * 3 * D,
-        "q k^T": k * T * T * Dh,
-        "A v": k * T * T * Dh,
+        "q k^T": heads * T * T * Dh,
+        "A v": heads * T * T * Dh,
         "[...] U_msa": T * D * D,
     }
 
 
-for name, count in multiplications(T=197, D=768, k=12).items():
+for name, count in multiplications(T=197, D=768, heads=12).items():
     print(f"{name:12} {count / 1e6:.0f}")
-for k in (1, 2, 3, 64, 768):
-    assert multiplications(197, 768, k) == multiplications(197, 768, 12)
+for n in (1, 2, 3, 64, 768):
+    assert multiplications(197, 768, n) == multiplications(197, 768, 12)
 
 # %% [markdown]
 # What does grow is the number of probabilities, $k · T · T$: more exponentials and more memory.
@@ -115,8 +115,8 @@ for k in (1, 2, 3, 64, 768):
 
 # %%
 rows = out["kernel"].reshape(heads, Dh, D)  # (h, Dh, D), the rows of each head
-shares = [answers[:, h] @ rows[h] for h in range(heads)]  # each (B, T, D)
-assert abs(sum(shares) + out["bias"] - y).max() < 1e-13
+terms = [outputs[:, h] @ rows[h] for h in range(heads)]  # each (B, T, D)
+assert abs(sum(terms) + out["bias"] - y).max() < 1e-13
 
 # %% [markdown]
 # ## The way back
@@ -134,13 +134,15 @@ dy = rng.normal(size=y.shape)  # (B, T, D)
 dY = dy @ out["kernel"].T  # (B, T, D)
 dz, dkernel = np.zeros_like(z), np.zeros_like(qkv["kernel"])
 for h in range(heads):
-    mine = columns[:, h].ravel()
-    _, head_back = single_head_attention(z, qkv["kernel"][:, mine], qkv["bias"][mine])
+    head_columns = columns[:, h].ravel()
+    _, head_back = single_head_attention(
+        z, qkv["kernel"][:, head_columns], qkv["bias"][head_columns]
+    )
     dz_h, dhead = head_back(dY[..., h * Dh : (h + 1) * Dh])
     dz += dz_h
-    dkernel[:, mine] = dhead["kernel"]
-theirs, dparams = pullback(dy)
-assert abs(theirs - dz).max() < 1e-13
+    dkernel[:, head_columns] = dhead["kernel"]
+dz_library, dparams = pullback(dy)
+assert abs(dz_library - dz).max() < 1e-13
 assert abs(dparams["out"]["kernel"] - joined.reshape(-1, D).T @ dy.reshape(-1, D)).max() < 1e-13
 assert abs(dparams["qkv"]["kernel"] - dkernel).max() < 1e-13
 errors = minivit.gradcheck(partial(self_attention, heads=heads), z, qkv, out)
@@ -204,7 +206,7 @@ accuracy = {}
 for heads in (1, 4):
     params = create()
     accuracy[heads] = train_sgd(partial(model, heads=heads), params, digits, **recipe)[-1]
-    print(f"heads {heads}: {accuracy[heads]:.1%} of the held-out digits")
+    print(f"{heads} heads: held-out accuracy {accuracy[heads]:.1%}")
 assert accuracy[4] > 0.84
 
 # %% [markdown]
@@ -213,24 +215,24 @@ assert accuracy[4] > 0.84
 # how many of all digits it wins. The figure then shows four digits, and the asking patch framed.
 
 # %%
-seen, i = {}, 5  # the query: row 2, column 2
-model(digits.held_out_images, params, heads=4, watch=seen.__setitem__)
-A = seen["probabilities"][:, :, i]  # (360, h, T), row i of each A
-share = [np.bincount(A[:, h].argmax(-1)).max() / len(A) for h in range(4)]
-print("at the favourite patch:", *(f"~{s:.0%}" for s in share))
+recorded, i = {}, 5  # the query: row 2, column 2
+model(digits.held_out_images, params, heads=4, watch=recorded.__setitem__)
+A = recorded["probabilities"][:, :, i]  # (360, h, T), row i of each A
+fractions = [np.bincount(A[:, h].argmax(-1)).max() / len(A) for h in range(4)]
+print("images with the most frequent argmax, per head:", *(f"~{s:.0%}" for s in fractions))
 
 # %%
 chosen = [np.flatnonzero(digits.held_out_labels == c)[1] for c in (0, 2, 3, 7)]
 images, maps = digits.held_out_images[chosen], A[chosen].reshape(4, 4, 4, 4)
 figure, axes = plt.subplots(4, 5, figsize=(8, 6.6), layout="constrained")
-for row, image, four in zip(axes, images, maps, strict=True):
+for row, image, head_maps in zip(axes, images, maps, strict=True):
     row[0].imshow(image[..., 0], cmap="gray")
     row[0].add_patch(plt.Rectangle((1.5, 1.5), 2, 2, fill=False, ec="C1", lw=3))
     for h in range(4):
-        shown = row[1 + h].imshow(four[h], cmap="cividis", vmin=0, vmax=1)
+        shown = row[1 + h].imshow(head_maps[h], cmap="cividis", vmin=0, vmax=1)
         axes[0, 1 + h].set_title(f"head {h + 1}")
 plt.setp(axes.ravel(), xticks=[], yticks=[])
-figure.colorbar(shown, ax=axes, label="weight", shrink=0.6)
+figure.colorbar(shown, ax=axes, label="attention weight", shrink=0.6)
 save_figure(figure, "figures/07_many_heads.png")
 
 # %% [markdown]
@@ -247,13 +249,13 @@ save_figure(figure, "figures/07_many_heads.png")
 # those of its columns of $U_{qkv}$, those of its rows of $U_{msa}$, both, or neither?
 
 # %%
-off = {"kernel": out["kernel"].copy(), "bias": out["bias"]}
-off["kernel"][Dh:] = 0  # head 2 of 2
-_, off_back = self_attention(z, qkv, off, heads=2)
-_, dparams = off_back(dy)
-of_qkv, of_msa = dparams["qkv"]["kernel"][:, columns[:, 1]], dparams["out"]["kernel"][Dh:]
-print(f"columns of U_qkv {abs(of_qkv).max():.0f}, rows of U_msa {abs(of_msa).max():.0f}")
-assert abs(of_qkv).max() == 0 < abs(of_msa).max()
+ablated = {"kernel": out["kernel"].copy(), "bias": out["bias"]}
+ablated["kernel"][Dh:] = 0  # head 2 of 2
+_, ablated_back = self_attention(z, qkv, ablated, heads=2)
+_, dparams = ablated_back(dy)
+dqkv_head2, dmsa_head2 = dparams["qkv"]["kernel"][:, columns[:, 1]], dparams["out"]["kernel"][Dh:]
+print(f"gradient of head 2: U_qkv {abs(dqkv_head2).max():.0f}, U_msa {abs(dmsa_head2).max():.0f}")
+assert abs(dqkv_head2).max() == 0 < abs(dmsa_head2).max()
 
 # %% [markdown]
 # The first only. Nobody hears head 2, so nothing tells its queries, keys and values what to change.

@@ -33,10 +33,10 @@ rng = np.random.default_rng(8)
 x = rng.normal(size=(T, D))
 hidden = {"kernel": rng.normal(size=(D, M)), "bias": rng.normal(size=M)}
 out = {"kernel": rng.normal(size=(M, D)), "bias": rng.normal(size=D)}
-twice, _ = linear(linear(x, **hidden)[0], **out)
+two_layers, _ = linear(linear(x, **hidden)[0], **out)
 bias = hidden["bias"] @ out["kernel"] + out["bias"]
-once, _ = linear(x, hidden["kernel"] @ out["kernel"], bias)
-assert abs(twice - once).max() < 1e-12
+one_layer, _ = linear(x, hidden["kernel"] @ out["kernel"], bias)
+assert abs(two_layers - one_layer).max() < 1e-12
 
 # %% [markdown]
 # ## Weigh x by its rank
@@ -54,23 +54,27 @@ assert abs(twice - once).max() < 1e-12
 
 
 # %%
-def chance(x, kind):
+def normal_cdf(x, kind):
     if kind == "erf":
         return 0.5 * (1 + math.erf(x / math.sqrt(2)))
     return 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def gelu_in_loops(x, kind):
-    return np.array([[entry * chance(entry, kind) for entry in row] for row in x])
+    return np.array([[entry * normal_cdf(entry, kind) for entry in row] for row in x])
 
 
 for kind in ("erf", "tanh"):
     assert abs(gelu(x, kind)[0] - gelu_in_loops(x, kind)).max() < 1e-14
-drawn = rng.normal(size=1_000_000)
-for at in (-1, 0.5, 2):
-    counted, exact, by_tanh = np.mean(drawn < at), chance(at, "erf"), chance(at, "tanh")
-    print(f"{at:4}  counted {counted:.3f}  exact {exact:.4f}  tanh {by_tanh:.4f}")
-    assert abs(counted - exact) < 0.003
+samples = rng.normal(size=1_000_000)
+for x0 in (-1, 0.5, 2):
+    fraction, exact, approximate = (
+        np.mean(samples < x0),
+        normal_cdf(x0, "erf"),
+        normal_cdf(x0, "tanh"),
+    )
+    print(f"{x0:4}  samples {fraction:.3f}  exact {exact:.4f}  tanh {approximate:.4f}")
+    assert abs(fraction - exact) < 0.003
 
 # %% [markdown]
 # ## The way back
@@ -91,13 +95,13 @@ dy = rng.normal(size=x.shape)
 cdf = {kind: gelu_in_loops(x, kind) / x for kind in ("erf", "tanh")}  # Φ(x)
 density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-slopes = {
+derivatives = {
     "erf": cdf["erf"] + x * density,
     "tanh": cdf["tanh"] + x * 2 * cdf["tanh"] * (1 - cdf["tanh"]) * du,
 }
 for kind in ("erf", "tanh"):
     _, pullback = gelu(x, kind)
-    assert abs(pullback(dy) - dy * slopes[kind]).max() < 1e-13
+    assert abs(pullback(dy) - dy * derivatives[kind]).max() < 1e-13
     errors = minivit.gradcheck(gelu, x, kind)
     assert errors.worst < 1e-12
 
@@ -106,24 +110,24 @@ for kind in ("erf", "tanh"):
 
 # %%
 x_wide = np.linspace(-5, 5, 100_001)
-(exact, exact_back), (by_tanh, tanh_back) = gelu(x_wide, "erf"), gelu(x_wide, "tanh")
-gap = by_tanh - exact
-worst = abs(gap).argmax()
-print(f"at most {abs(gap[worst]):.2e}, at |x| = {abs(x_wide[worst]):.2f}")
-assert abs(abs(gap[worst]) - 4.73e-4) < 5e-7
+(exact, exact_back), (approximate, tanh_back) = gelu(x_wide, "erf"), gelu(x_wide, "tanh")
+difference = approximate - exact
+worst = abs(difference).argmax()
+print(f"maximum difference {abs(difference[worst]):.2e}, at |x| = {abs(x_wide[worst]):.2f}")
+assert abs(abs(difference[worst]) - 4.73e-4) < 5e-7
 assert abs(abs(x_wide[worst]) - 2.70) < 0.005
 
 # %%
-slope, tanh_slope = (back(np.ones_like(x_wide)) for back in (exact_back, tanh_back))
+derivative, tanh_derivative = (back(np.ones_like(x_wide)) for back in (exact_back, tanh_back))
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 left.plot(x_wide, exact, "C0", lw=5, alpha=0.4, label="GELU, exact")
-left.plot(x_wide, by_tanh, "C0--", label="GELU, tanh")
-left.plot(x_wide, slope, "C1", lw=5, alpha=0.4, label="slope, exact")
-left.plot(x_wide, tanh_slope, "C1-.", label="slope, tanh")
-left.set(xlabel="x", xlim=(-4, 4), ylabel="GELU and its slope", ylim=(-0.4, 2.6))
-right.plot(x_wide, 1e4 * gap, "C0", label="GELU")
-right.plot(x_wide, 1e4 * (tanh_slope - slope), "C1--", label="slope")
-right.set(xlabel="x", ylabel="(tanh - exact) times 10,000")
+left.plot(x_wide, approximate, "C0--", label="GELU, tanh")
+left.plot(x_wide, derivative, "C1", lw=5, alpha=0.4, label="derivative, exact")
+left.plot(x_wide, tanh_derivative, "C1-.", label="derivative, tanh")
+left.set(xlabel="x", xlim=(-4, 4), ylabel="GELU and its derivative", ylim=(-0.4, 2.6))
+right.plot(x_wide, 1e4 * difference, "C0", label="GELU")
+right.plot(x_wide, 1e4 * (tanh_derivative - derivative), "C1--", label="derivative")
+right.set(xlabel="x", ylabel="(tanh - exact) × 10,000")
 left.legend(), right.legend()
 save_figure(figure, "figures/08_gelu_and_mlp.png")
 
@@ -140,7 +144,7 @@ save_figure(figure, "figures/08_gelu_and_mlp.png")
 x32 = x_wide.astype("float32")
 error = gelu(x32, "erf")[0] - gelu(x32.astype("float64"), "erf")[0]
 worst = abs(error / np.maximum(1, abs(x32))).max()
-print(f"float32: off by at most {worst:.0e}, relative to the larger of 1 and |x|")
+print(f"float32: maximum error {worst:.0e}, relative to the larger of 1 and |x|")
 assert worst < 2e-7
 
 # %% [markdown]
@@ -173,8 +177,8 @@ order = rng.permutation(T)
 assert abs(mlp(x[order], hidden, out)[0] - y[order]).max() < 1e-13
 changed = x.copy()
 changed[2, 0] += 1
-moved = abs(mlp(changed, hidden, out)[0] - y).max(-1) > 1e-13
-assert moved.tolist() == [False, False, True, False, False]
+has_changed = abs(mlp(changed, hidden, out)[0] - y).max(-1) > 1e-13
+assert has_changed.tolist() == [False, False, True, False, False]
 print(f"MLP of ViT-B/16: {2 * 197 * 768 * 3072 / 1e6:.0f} million multiplications")  # 2 T D M
 
 # %% [markdown]
@@ -234,9 +238,9 @@ attention = {"attention": partial(self_attention, heads=4)}
 accuracies = []
 for layers in ({}, {"mlp": mlp}, attention, attention | {"mlp": mlp}):
     accuracies.append(train_sgd(partial(model, layers=layers), create(), digits, **recipe)[-1])
-    print(f"{' and '.join(layers) or 'neither':17} {accuracies[-1]:.1%}")
+    print(f"{' and '.join(layers) or 'neither':17} held-out accuracy {accuracies[-1]:.1%}")
 print(
-    f"the model so far: {accuracies[-1]:.1%} of the held-out digits "
+    f"the model so far: held-out accuracy {accuracies[-1]:.1%} "
     f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})"
 )
 assert accuracies[0] < 0.3 < 0.6 < accuracies[1] < 0.84 < min(accuracies[2:])
@@ -252,9 +256,12 @@ assert accuracies[0] < 0.3 < 0.6 < accuracies[1] < 0.84 < min(accuracies[2:])
 # **Predict.** ReLU's slope is 0 or 1. Where is GELU's largest? And what is $y'(x) + y'(-x)$?
 
 # %%
-print(f"from {slope.min():.3f} to {slope.max():.3f}, largest at {x_wide[slope.argmax()]:.3f}")
-assert abs(x_wide[slope.argmax()] - math.sqrt(2)) < 1e-4
-assert abs(slope + slope[::-1] - 1).max() < 1e-13
+print(
+    f"derivative from {derivative.min():.3f} to {derivative.max():.3f}, "
+    f"largest at x = {x_wide[derivative.argmax()]:.3f}"
+)
+assert abs(x_wide[derivative.argmax()] - math.sqrt(2)) < 1e-4
+assert abs(derivative + derivative[::-1] - 1).max() < 1e-13
 
 # %% [markdown]
 # The slope's own slope is $φ(x) (2 - x^2)$, which is 0 at $\sqrt{2}$ and $-\sqrt{2}$. And the sum

@@ -28,7 +28,7 @@ def affine(rng, n, m):
     return {"kernel": kernel, "bias": np.zeros(m, "float32")}
 
 
-def draw_block(rng, D, M):
+def create_block(rng, D, M):
     attention = {"qkv": affine(rng, D, 3 * D), "out": affine(rng, D, D)}
     hidden = {"hidden": affine(rng, D, M), "out": affine(rng, M, D)}
     norms = [{"scale": np.ones(D, "float32"), "bias": np.zeros(D, "float32")} for _ in range(2)]
@@ -52,11 +52,11 @@ def block_in_loops(z, params, heads):  # z (T, D)
 # %%
 rng = np.random.default_rng(9)
 config = minivit.ViTConfig(image_size=8, patch_size=2, channels=1, width=8, heads=2)
-z, params = rng.normal(size=(2, 5, 8)), draw_block(rng, D=8, M=12)
+z, params = rng.normal(size=(2, 5, 8)), create_block(rng, D=8, M=12)
 for leaf in minivit.flatten(params).values():
     leaf += 0.5 * rng.normal(size=leaf.shape)
 out, pullback = encoder_block(z, params, config)
-assert abs(out - [block_in_loops(one, params, heads=2) for one in z]).max() < 1e-12
+assert abs(out - [block_in_loops(tokens, params, heads=2) for tokens in z]).max() < 1e-12
 
 # %% [markdown]
 # ## The pullback of a sum
@@ -84,11 +84,14 @@ def pre_norm(z, norm, branch, residual=1):  # residual=0 omits the skip connecti
 
 
 # %%
-def block(z, params, k, half=pre_norm, residual=1):
-    mid, first_back = half(
-        z, params["norm1"], lambda x: self_attention(x, **params["attention"], heads=k), residual
+def block(z, params, heads, sublayer=pre_norm, residual=1):
+    mid, first_back = sublayer(
+        z,
+        params["norm1"],
+        lambda x: self_attention(x, **params["attention"], heads=heads),
+        residual,
     )
-    out, second_back = half(mid, params["norm2"], lambda x: mlp(x, **params["mlp"]), residual)
+    out, second_back = sublayer(mid, params["norm2"], lambda x: mlp(x, **params["mlp"]), residual)
 
     def pullback(dout):
         dmid, dnorm2, dmlp = second_back(dout)
@@ -100,8 +103,8 @@ def block(z, params, k, half=pre_norm, residual=1):
 
 # %%
 dout = rng.normal(size=out.shape)
-assert abs(block(z, params, k=2)[0] - out).max() < 1e-12
-assert abs(block(z, params, k=2)[1](dout)[0] - pullback(dout)[0]).max() < 1e-12
+assert abs(block(z, params, heads=2)[0] - out).max() < 1e-12
+assert abs(block(z, params, heads=2)[1](dout)[0] - pullback(dout)[0]).max() < 1e-12
 errors = minivit.gradcheck(lambda z, params: encoder_block(z, params, config), z, params)
 print(f"{len(errors)} arguments, worst error {errors.worst:.0e}")
 assert errors.worst < 1e-12
@@ -112,13 +115,13 @@ assert errors.worst < 1e-12
 
 
 # %%
-def too_early(z):
+def misplaced_residual(z):
     normed, norm_back = layer_norm(z, **params["norm2"])
     y, mlp_back = mlp(normed, **params["mlp"])
     return z + y, lambda dy: norm_back(dy + mlp_back(dy)[0])[0]  # correct: dy + norm_back(...)
 
 
-assert minivit.gradcheck(too_early, z).worst > 0.1
+assert minivit.gradcheck(misplaced_residual, z).worst > 0.1
 
 # %% [markdown]
 # ## Norm first, or norm last
@@ -149,42 +152,44 @@ def post_norm(z, norm, branch, residual=1):
 
 
 # %%
-def lengths(seed, half, residual, D=32):
+def gradient_norms(seed, sublayer, residual, D=32):
     rng = np.random.default_rng(seed)
-    z, backs, found = rng.normal(size=(2, 16, D)), [], []
+    z, backs, norms = rng.normal(size=(2, 16, D)), [], []
     for _ in range(24):
-        z, back = block(z, draw_block(rng, D, 2 * D), 4, half, residual)
+        z, back = block(z, create_block(rng, D, 2 * D), 4, sublayer, residual)
         backs.append(back)
     first = dz = rng.normal(size=z.shape)
     for back in reversed(backs):
         dz, dparams = back(dz)
-        asking = dparams["attention"]["qkv"]["kernel"][:, : 2 * D]
-        found.append([np.linalg.norm(d) / np.linalg.norm(first) for d in (dz, asking)])
-    return np.log(found[::-1])  # (24, 2)
+        dqk = dparams["attention"]["qkv"]["kernel"][:, : 2 * D]
+        norms.append([np.linalg.norm(d) / np.linalg.norm(first) for d in (dz, dqk)])
+    return np.log(norms[::-1])  # (24, 2)
 
 
 kinds = {
     "pre-norm": (pre_norm, 1, "C0-"),
     "post-norm": (post_norm, 1, "C1--"),
-    "pre-norm, bare": (pre_norm, 0, "C2-."),
-    "post-norm, bare": (post_norm, 0, "C3:"),
+    "pre-norm, no skip": (pre_norm, 0, "C2-."),
+    "post-norm, no skip": (post_norm, 0, "C3:"),
 }
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-found = {}
-for name, (half, residual, style) in kinds.items():
-    found[name] = np.exp(np.mean([lengths(seed, half, residual) for seed in range(8)], axis=0))
-    for axis, line in zip(axes, found[name].T, strict=True):
+norms = {}
+for name, (sublayer, residual, style) in kinds.items():
+    norms[name] = np.exp(
+        np.mean([gradient_norms(seed, sublayer, residual) for seed in range(8)], axis=0)
+    )
+    for axis, line in zip(axes, norms[name].T, strict=True):
         axis.plot(range(1, 25), line, style, label=name)
         axis.set(xlabel="block (the gradient enters at 24)", yscale="log")
-axes[0].set(ylabel="gradient of the block's input", ylim=(0.03, 30))
-axes[1].set(ylabel="gradient of queries' and keys' kernel")
+axes[0].set(ylabel="gradient norm, block input", ylim=(0.03, 30))
+axes[1].set(ylabel="gradient norm, query and key kernels")
 axes[0].legend(fontsize=8)
 save_figure(figure, "figures/09_encoder_block.png")
-assert min(lines[:, 0].min() for lines in found.values()) > 0.05
-assert found["pre-norm, bare"][6:, 1].max() < 1e-12 > found["post-norm, bare"][6:, 1].max()
-assert 1e-8 < found["post-norm"][23, 1] < 1e-3 < 0.1 < found["pre-norm"][:, 1].min()
+assert min(lines[:, 0].min() for lines in norms.values()) > 0.05
+assert norms["pre-norm, no skip"][6:, 1].max() < 1e-12 > norms["post-norm, no skip"][6:, 1].max()
+assert 1e-8 < norms["post-norm"][23, 1] < 1e-3 < 0.1 < norms["pre-norm"][:, 1].min()
 
 # %% [markdown]
 # ![Gradients in four kinds of stacks of 24 blocks. Left, none vanishes. Right, the bare stacks' are
@@ -241,17 +246,17 @@ def model(images, params):
 # %%
 digits = minivit.data.load_digits()
 baseline = f"(logistic regression on the pixels: {fit_logistic_regression(digits):.1%})"
-for L, least in ((1, 0.88), (4, 0.93)):
+for L, bound in ((1, 0.88), (4, 0.93)):
     rng = np.random.default_rng(0)
     params = {"patch_embedding": affine(rng, 4, 32)}
     params["positions"] = {"table": rng.normal(size=(16, 32)).astype("float32")}
-    params["blocks"] = [draw_block(rng, 32, 64) for _ in range(L)]
+    params["blocks"] = [create_block(rng, 32, 64) for _ in range(L)]
     params["head"] = {"kernel": np.zeros((32, 10), "float32"), "bias": np.zeros(10, "float32")}
-    right = train_sgd(model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0)[
-        -1
-    ]
-    print(f"the model so far: {right:.1%} of the held-out digits, with L = {L} {baseline}")
-    assert right > least
+    accuracy = train_sgd(
+        model, params, digits, epochs=20, batch_size=64, learning_rate=0.1, seed=0
+    )[-1]
+    print(f"the model so far: held-out accuracy {accuracy:.1%}, with L = {L} {baseline}")
+    assert accuracy > bound
 
 # %% [markdown]
 # One block is no better than chapter 8's attention and MLP without norms and residuals (95.0%).
@@ -263,7 +268,7 @@ for L, least in ((1, 0.88), (4, 0.93)):
 # MLP. What does the block compute, what is its pullback, and which parameters get a gradient?
 
 # %%
-z, params = rng.normal(size=(2, 5, 8)), draw_block(rng, D=8, M=12)
+z, params = rng.normal(size=(2, 5, 8)), create_block(rng, D=8, M=12)
 params["attention"]["out"]["kernel"][:] = params["mlp"]["out"]["kernel"][:] = 0
 out, pullback = encoder_block(z, params, config)
 dz, dparams = pullback(dout)

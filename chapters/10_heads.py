@@ -46,9 +46,9 @@ assert abs(layers.mean_pool(z)[0] - mean).max() < 1e-13
 scale, bias = rng.normal(size=(2, D))
 normed, _ = layers.layer_norm(z, scale, bias)
 for pool in (layers.class_pool, layers.mean_pool):
-    gap = abs(pool(normed)[0] - layers.layer_norm(pool(z)[0], scale, bias)[0]).max()
-    print(f"{pool.__name__}: the order matters: {gap > 1e-12}")
-    assert (gap > 1e-12) == (pool is layers.mean_pool)
+    difference = abs(pool(normed)[0] - layers.layer_norm(pool(z)[0], scale, bias)[0]).max()
+    print(f"{pool.__name__}: commutes with layer norm: {difference <= 1e-12}")
+    assert (difference > 1e-12) == (pool is layers.mean_pool)
 
 # %% [markdown]
 # The paper's appendix D.3 compares the two. At a learning rate of 0.0008 the mean is clearly worse,
@@ -179,7 +179,7 @@ parts = {
     "norm": 2 * D,
     "head": D * 1000 + 1000,
 }
-print(f"in the blocks {parts['blocks']:,}, in all {sum(parts.values()):,}")
+print(f"{parts['blocks']:,} parameters in the blocks, {sum(parts.values()):,} in total")
 assert sum(parts.values()) == 86_567_656
 assert models.parameter_count(minivit.ViTConfig.named("ViT-B/16")) == 86_567_656
 
@@ -197,8 +197,8 @@ def gradient_map(pooling):
     params["head"] = {**params["head"], "kernel": affine(32, K)["kernel"]}
     z, _ = models.embed(images, params, config)
     backs = []
-    for each in params["blocks"]:
-        z, back = models.encoder_block(z, each, config)
+    for block in params["blocks"]:
+        z, back = models.encoder_block(z, block, config)
         backs.append(back)
     logits, back = models.classify(z, params, config)
     rows = [back(np.random.default_rng(0).normal(size=logits.shape))[0]]
@@ -210,12 +210,12 @@ def gradient_map(pooling):
 # %%
 maps = [gradient_map("class"), gradient_map("mean")]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-for axis, each, name in zip(axes, maps, ("class token", "mean"), strict=True):
-    shown = axis.imshow(each, norm="log", cmap="viridis", origin="lower", aspect="auto")
+for axis, norms, name in zip(axes, maps, ("class token", "mean"), strict=True):
+    shown = axis.imshow(norms, norm="log", cmap="viridis", origin="lower", aspect="auto")
     shown.set_clim(0.03, 3)
-    axis.set(xlabel=f"token (pooling: {name})", xticks=range(0, each.shape[1], 4))
+    axis.set(xlabel=f"token (pooling: {name})", xticks=range(0, norms.shape[1], 4))
     axis.set(yticks=range(5), yticklabels=["z₀", "z₁", "z₂", "z₃", "z₄"])
-figure.colorbar(shown, ax=axes, label="length of the gradient")
+figure.colorbar(shown, ax=axes, label="norm of the gradient")
 save_figure(figure, "figures/10_heads.png")
 assert not maps[0][4, 1:].any()
 assert maps[0][:4].all()
@@ -236,7 +236,7 @@ assert maps[0][:4].all()
 # %%
 config = minivit.ViTConfig(**sizes, pooling="class")
 params = minivit.ViT.create(config, seed=0).params
-right = training.train_sgd(
+accuracy = training.train_sgd(
     lambda images, params: models.vit(images, params, config),
     params,
     digits,
@@ -246,10 +246,10 @@ right = training.train_sgd(
     seed=0,
 )[-1]
 print(
-    f"the model so far: {right:.1%} of the held-out digits "
+    f"the model so far: held-out accuracy {accuracy:.1%} "
     f"(logistic regression on the pixels: {training.fit_logistic_regression(digits):.1%})"
 )
-assert right > 0.95
+assert accuracy > 0.95
 
 # %% [markdown]
 # ## Yours
@@ -261,12 +261,12 @@ assert right > 0.95
 # %%
 z, block = rng.normal(size=(1, 17, 32)), model.params["blocks"][3]
 dz = layers.class_pool(z)[1](rng.normal(size=(1, 32)))  # gradient of the block's output
-seen = {}
-_, back = models.encoder_block(z, block, model.config, watch=seen.__setitem__)
+recorded = {}
+_, back = models.encoder_block(z, block, model.config, watch=recorded.__setitem__)
 back(dz)
-dA = abs(seen["attention/dprobabilities"]).max(axis=(0, 1)) > 0  # (T, T)
-print("queries with a gradient:", np.flatnonzero(dA.any(1)))
-print("keys and values with a gradient:", np.flatnonzero(dA.any(0)))
+dA = abs(recorded["attention/dprobabilities"]).max(axis=(0, 1)) > 0  # (T, T)
+print("queries that receive a gradient:", np.flatnonzero(dA.any(1)))
+print("keys and values that receive a gradient:", np.flatnonzero(dA.any(0)))
 assert dA[0].all()
 assert not dA[1:].any()
 

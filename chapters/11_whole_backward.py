@@ -41,9 +41,9 @@ naive, h = np.zeros(images.shape), 1e-5
 for index in np.ndindex(images.shape):
     step = np.zeros(images.shape)
     step[index] = h
-    ahead, _ = models.vit(images + step, params, config)
-    behind, _ = models.vit(images - step, params, config)
-    naive[index] = (dlogits * (ahead - behind)).sum() / (2 * h)
+    plus, _ = models.vit(images + step, params, config)
+    minus, _ = models.vit(images - step, params, config)
+    naive[index] = (dlogits * (plus - minus)).sum() / (2 * h)
 
 dimages, dparams = pullback(dlogits)
 assert abs(naive - dimages).max() < 1e-8 * abs(dimages).max()  # at least eight equal digits
@@ -57,7 +57,7 @@ assert abs(naive - dimages).max() < 1e-8 * abs(dimages).max()  # at least eight 
 # The links in order, each a function of what the one before it returned:
 
 # %%
-links = {
+stages = {
     "patches": lambda x: layers.patch_embedding(x, **params["patch_embedding"], patch_size=2),
     "class_token": lambda x: layers.prepend_class_token(x, params["class_token"]),
     "positions": lambda x: layers.add_positions(x, **params["positions"]),
@@ -68,19 +68,19 @@ links = {
     "head": lambda y: layers.linear(y, **params["head"]),
 }
 value, backs = images, {}
-for name, link in links.items():
-    value, backs[name] = link(value)
+for name, stage in stages.items():
+    value, backs[name] = stage(value)
 assert np.array_equal(value, logits)
 
 # %%
-gradient, found = dlogits, {}
+gradient, stage_gradients = dlogits, {}
 for name in reversed(backs):
     gradient = backs[name](gradient)
     if isinstance(gradient, tuple):  # (dx, {name: gradient})
-        gradient, found[name] = gradient
+        gradient, stage_gradients[name] = gradient
     print(f"{name:12} returns {gradient.shape}")
 assert np.array_equal(gradient, dimages)
-assert np.array_equal(found["head"]["kernel"], dparams["head"]["kernel"])
+assert np.array_equal(stage_gradients["head"]["kernel"], dparams["head"]["kernel"])
 
 # %% [markdown]
 # Read `minivit/models/vit.py` with this list beside it: `classify`, the blocks from the last to the
@@ -107,33 +107,33 @@ assert np.array_equal(found["head"]["kernel"], dparams["head"]["kernel"])
 # and $h$ may be 1e-20: the error in $h$ is then 1e-40, and only $ε$ is left.
 
 # %%
-point = {"images": images, **minivit.flatten(params)}
-v = {name: rng.normal(size=leaf.shape) for name, leaf in point.items()}
-length = np.sqrt(sum((leaf**2).sum() for leaf in v.values()))
+leaves = {"images": images, **minivit.flatten(params)}
+v = {name: rng.normal(size=leaf.shape) for name, leaf in leaves.items()}
+norm = np.sqrt(sum((leaf**2).sum() for leaf in v.values()))
 
 
 def f(t):
-    moved = {name: leaf + t * v[name] / length for name, leaf in point.items()}
-    pixels = moved.pop("images")
-    return (dlogits * models.vit(pixels, minivit.unflatten(moved), config)[0]).sum()
+    shifted = {name: leaf + t * v[name] / norm for name, leaf in leaves.items()}
+    pixels = shifted.pop("images")
+    return (dlogits * models.vit(pixels, minivit.unflatten(shifted), config)[0]).sum()
 
 
-slopes = {"images": dimages, **minivit.flatten(dparams)}
-slope = sum((slopes[name] * v[name]).sum() for name in point) / length
+gradients = {"images": dimages, **minivit.flatten(dparams)}
+derivative = sum((gradients[name] * v[name]).sum() for name in leaves) / norm
 
 # %%
 steps = 10.0 ** -np.arange(0, 20.5, 0.5)
 methods = {
-    "ahead": ([(f(h) - f(0)) / h for h in steps], "C0o-"),
-    "ahead and behind": ([(f(h) - f(-h)) / (2 * h) for h in steps], "C1s--"),
+    "forward difference": ([(f(h) - f(0)) / h for h in steps], "C0o-"),
+    "central difference": ([(f(h) - f(-h)) / (2 * h) for h in steps], "C1s--"),
     "complex step": ([f(1j * h).imag / h for h in steps], "C2^-."),
 }
 figure, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
-for (name, (numeric, style)), least in zip(methods.items(), (1e-6, 1e-9, 1e-13), strict=True):
-    error = abs(np.array(numeric) - slope) / abs(slope)
+for (name, (numeric, style)), bound in zip(methods.items(), (1e-6, 1e-9, 1e-13), strict=True):
+    error = abs(np.array(numeric) - derivative) / abs(derivative)
     axis.loglog(steps, np.maximum(error, 1e-17), style, markersize=4, label=name)
-    assert error.min() < least
-axis.set(xlabel="step size h (it shrinks to the right)", ylabel="relative error of the slope")
+    assert error.min() < bound
+axis.set(xlabel="step size h (decreasing to the right)", ylabel="relative error of the derivative")
 axis.invert_xaxis()
 axis.legend()
 save_figure(figure, "figures/11_whole_backward.png")
@@ -177,7 +177,7 @@ assert errors.worst < 1e-12
 
 # %%
 key_bias = dparams["blocks"][0]["attention"]["qkv"]["bias"][8:16]  # entries D to 2D of the bias
-assert abs(key_bias).max() < 1e-13 * max(abs(leaf).max() for leaf in slopes.values())
+assert abs(key_bias).max() < 1e-13 * max(abs(leaf).max() for leaf in gradients.values())
 
 # %% [markdown]
 # ## What the pullbacks keep
@@ -195,12 +195,12 @@ def create(L, dtype="float32", patch_size=2):
 
 digits = minivit.data.load_digits()
 for L in (2, 4, 8):
-    kept = {}
+    retained = {}
     for B in (16, 32, 64):
         _, back = create(L).forward(digits.images[:B])
-        kept[B] = minivit.list_retained(back).bytes
-    print(f"L = {L}: " + ", ".join(f"B = {B}: {size / 1e6:.1f} MB" for B, size in kept.items()))
-    assert kept[64] - kept[32] == 2 * (kept[32] - kept[16])  # linear in B
+        retained[B] = minivit.list_retained(back).bytes
+    print(f"L = {L}: " + ", ".join(f"B = {B}: {size / 1e6:.1f} MB" for B, size in retained.items()))
+    assert retained[64] - retained[32] == 2 * (retained[32] - retained[16])  # linear in B
 
 # %% [markdown]
 # Inference calls the same functions and drops each pullback at once (`z, _ = encoder_block(...)`),
@@ -238,12 +238,14 @@ assert all(abs(parts[n] - leaf).max() < 1e-12 for n, leaf in minivit.flatten(who
 # factor does the memory grow that the pullbacks keep? And how does the share of the matrices $A$?
 
 # %%
-of_A = {}
+bytes_of_A = {}
 for P in (2, 1):
-    kept = minivit.list_retained(create(4, patch_size=P).forward(digits.images[:64])[1])
-    of_A[P] = sum(array.nbytes for name, array in kept.items() if name.endswith("/A"))
-    print(f"P = {P}: {kept.bytes / 1e6:.1f} MB, of which A {of_A[P] / kept.bytes:.0%}")
-assert of_A[1] * 17**2 == of_A[2] * 65**2
+    retained = minivit.list_retained(create(4, patch_size=P).forward(digits.images[:64])[1])
+    bytes_of_A[P] = sum(array.nbytes for name, array in retained.items() if name.endswith("/A"))
+    print(
+        f"P = {P}: {retained.bytes / 1e6:.1f} MB, of which A {bytes_of_A[P] / retained.bytes:.0%}"
+    )
+assert bytes_of_A[1] * 17**2 == bytes_of_A[2] * 65**2
 
 # %% [markdown]
 # About five-fold. What is kept for each token grows 3.8-fold, and $A$, with $T^2$ numbers a head,
@@ -253,5 +255,5 @@ assert of_A[1] * 17**2 == of_A[2] * 65**2
 # of the checker, in one line. `python -m minivit exercise 11 --start` puts a frame into
 # `exercises/`; `python -m minivit exercise 11` grades it; `--hint` helps.
 #
-# **Take away.** Half of the digits: in `f`, cast `moved` to float32 (complex64 when complex). The
+# **Take away.** Half of the digits: in `f`, cast `shifted` to float32 (complex64 when complex). The
 # best errors became 1e-4 ahead, 3e-5 ahead and behind, and 5e-8 for the complex step.

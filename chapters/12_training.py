@@ -37,7 +37,7 @@ from minivit.tree import pack
 
 
 # %%
-def naive_adamw(p, gradients, rate, decays, beta1=0.9, beta2=0.999, eps=1e-8):
+def naive_adamw(p, gradients, learning_rate, weight_decays, beta1=0.9, beta2=0.999, eps=1e-8):
     p, m, v = p.copy(), np.zeros(len(p)), np.zeros(len(p))
     for t, g in enumerate(gradients, 1):
         for i in range(len(p)):
@@ -45,7 +45,7 @@ def naive_adamw(p, gradients, rate, decays, beta1=0.9, beta2=0.999, eps=1e-8):
             v[i] = beta2 * v[i] + (1 - beta2) * g[i] ** 2
             m_hat = m[i] / (1 - beta1**t)
             v_hat = v[i] / (1 - beta2**t)
-            p[i] -= rate * (m_hat / (math.sqrt(v_hat) + eps) + decays[i] * p[i])
+            p[i] -= learning_rate * (m_hat / (math.sqrt(v_hat) + eps) + weight_decays[i] * p[i])
     return p
 
 
@@ -128,14 +128,15 @@ model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 optimiser = training.AdamW(pack(model.params), weight_decay=0.1)
 options = training.StepOptions(label_smoothing=0.1, shards=2)
 for t in range(1, 47):
-    chosen = generator.choice(1437, 64, replace=False)
-    images = minivit.data.augment(digits.images[chosen], generator, shift=1)  # explained below
-    _, gradients = training.batch_gradients(model, images, digits.labels[chosen], options)
+    batch = generator.choice(1437, 64, replace=False)
+    images = minivit.data.augment(digits.images[batch], generator, shift=1)  # explained below
+    _, gradients = training.batch_gradients(model, images, digits.labels[batch], options)
     norm = training.clip_by_global_norm(gradients.vector, 1.0)
     optimiser.update(gradients.vector, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
     if t in (1, 10, 46):
         m, v = optimiser.state["m"] / (1 - 0.9**t), optimiser.state["v"] / (1 - 0.999**t)
-        print(f"step {t:2}: norm {norm:.1f}, {np.mean(abs(m)[v > 0] / np.sqrt(v[v > 0])):.1f}")
+        ratio = np.mean(abs(m)[v > 0] / np.sqrt(v[v > 0]))
+        print(f"step {t:2}: gradient norm {norm:.1f}, mean |m| / √v {ratio:.1f}")
 
 # %% [markdown]
 # ## One pixel is not one patch
@@ -145,16 +146,22 @@ for t in range(1, 47):
 # second pixel only. Here is a digit on a sheet of 16 x 16, so that no ink is lost when it moves.
 
 # %%
-sheet = np.full((1, 16, 16, 1), -1.0)
-sheet[:, 4:12, 4:12] = digits.held_out_images[0]
-moves = [np.roll(sheet, pixels, axis=2) for pixels in (0, 1, 2)]  # to the right
+canvas = np.full((1, 16, 16, 1), -1.0)
+canvas[:, 4:12, 4:12] = digits.held_out_images[0]
+translations = [np.roll(canvas, pixels, axis=2) for pixels in (0, 1, 2)]  # to the right
 kernel, bias = rng.normal(size=(4, 32)), np.zeros(32)
-at_rest, by_one, by_two = (patch_embedding(x, kernel, bias, 2)[0][0] for x in moves)  # (64, 32)
+original, by_one, by_two = (  # (64, 32) each
+    patch_embedding(x, kernel, bias, 2)[0][0] for x in translations
+)
 for pixels, tokens in (1, by_one), (2, by_two):
-    inked = [token for token in tokens if abs(token - at_rest[0]).max() > 1e-12]  # token 0 is blank
-    again = sum(abs(token - at_rest).max(1).min() < 1e-12 for token in inked)
-    print(f"moved by {pixels}: {len(inked)} patches with ink, {again} of them seen before")
-    assert again == (0 if pixels == 1 else len(inked))
+    # The first patch is blank.
+    non_blank = [token for token in tokens if abs(token - original[0]).max() > 1e-12]
+    repeated = sum(abs(token - original).max(1).min() < 1e-12 for token in non_blank)
+    print(
+        f"translated by {pixels}: {len(non_blank)} patches with ink, "
+        f"{repeated} of them in the original"
+    )
+    assert repeated == (0 if pixels == 1 else len(non_blank))
 
 # %% [markdown]
 # A move by a patch permutes the patch vectors; a move by a pixel makes new ones. Without positions
@@ -163,13 +170,14 @@ for pixels, tokens in (1, by_one), (2, by_two):
 # the head. The digits go round: what leaves an image at the right comes in at the left.
 
 # %%
-for how in ({"positions": "none", "pooling": "mean"}, {"positions": "1d", "pooling": "class"}):
-    other, x = minivit.ViT.create(minivit.ViTConfig(**sizes, **how)), digits.held_out_images[:64]
-    other.params["head"]["kernel"][:] = rng.normal(size=(32, 10)) / 32**0.5
-    change = [abs(other(np.roll(x, n, axis=2)) - other(x)).max() for n in (1, 2)]
-    print(f"{how}: logits change by {change[0]:.1f} and {change[1]:.1f}")
+for fields in ({"positions": "none", "pooling": "mean"}, {"positions": "1d", "pooling": "class"}):
+    variant = minivit.ViT.create(minivit.ViTConfig(**sizes, **fields))
+    x = digits.held_out_images[:64]
+    variant.params["head"]["kernel"][:] = rng.normal(size=(32, 10)) / 32**0.5
+    change = [abs(variant(np.roll(x, n, axis=2)) - variant(x)).max() for n in (1, 2)]
+    print(f"{fields}: logits change by {change[0]:.1f} and {change[1]:.1f}")
     assert change[0] > 0.1
-    assert (change[1] < 1e-4) == (how["positions"] == "none")
+    assert (change[1] < 1e-4) == (fields["positions"] == "none")
 
 # %% [markdown]
 # ## What each part is worth
@@ -186,19 +194,21 @@ for how in ({"positions": "none", "pooling": "mean"}, {"positions": "1d", "pooli
 rows = np.genfromtxt(
     "chapters/measured/training_parts.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"
 )
-percent = 100 * np.stack([rows[name] for name in ("accuracy", "moved_by_1", "moved_by_2")])
+percent = 100 * np.stack(
+    [rows[name] for name in ("accuracy", "translated_by_1", "translated_by_2")]
+)
 measured = {
     name: percent[:, rows["variant"] == name].reshape(3, 3, 20)  # (moves, seeds, epochs)
     for name in dict.fromkeys(rows["variant"].tolist())
 }
 table = {name: each[:, :, -1].mean(1) for name, each in measured.items()}
-print("held out (%), moved sideways by   0     1     2 pixels")
+print("held-out accuracy (%), shifted:  0     1     2 pixels")
 for name, means in table.items():
     print(f"{name:30}", *(f"{mean:5.1f}" for mean in means))
 
 # %%
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), layout="constrained", sharex=True, sharey=True)
-shown = [name for name in table if name not in ("full recipe", "rate 0.002")]
+shown = [name for name in table if name not in ("full recipe", "learning rate 0.002")]
 for axis, name in zip(axes.flat, shown, strict=True):
     errors, epochs = 100 - measured[name][0], np.arange(1, 21)
     axis.plot(epochs, 100 - measured["full recipe"][0].mean(0), "--", color="0.35", lw=1.2)
@@ -208,7 +218,7 @@ for axis, name in zip(axes.flat, shown, strict=True):
     axis.set(yscale="log", ylim=(1.1, 100), yticks=[2, 5, 10, 20, 50], xticks=[1, 10, 20])
     axis.yaxis.set_major_formatter("{x:g}")
 figure.supxlabel("epoch", fontsize=10)
-figure.supylabel("errors on the held-out digits (%)", fontsize=10)
+figure.supylabel("held-out error rate (%)", fontsize=10)
 save_figure(figure, "figures/12_training.png")
 
 # %% [markdown]
@@ -230,10 +240,10 @@ save_figure(figure, "figures/12_training.png")
 recipe = training.Recipe(epochs=20, batch_size=64, learning_rate=0.01, warmup=2, shards=2)
 model = minivit.ViT.create(minivit.ViTConfig(**sizes), seed=0)
 with tempfile.TemporaryDirectory() as folder:
-    right = training.train(model, digits, recipe, folder, threads=1).accuracy
+    accuracy = training.train(model, digits, recipe, folder, threads=1).accuracy
 baseline = f"(logistic regression on the pixels: {training.fit_logistic_regression(digits):.1%})"
-print(f"the model so far: {right:.1%} of the held-out digits {baseline}")
-assert right > 0.93
+print(f"the model so far: held-out accuracy {accuracy:.1%} {baseline}")
+assert accuracy > 0.93
 assert table["no cosine"][0] < 93 < table["full recipe"][0] < table["no shifts"][0]
 assert table["no shifts"][1] < 60 < 90 < table["full recipe"][1]
 
@@ -249,9 +259,9 @@ for pixels in (1, 2):
     images = np.roll(digits.held_out_images, pixels, axis=2)
     images[:, :, :pixels] = -1  # fill the left border with background
     lost = 1 - (images + 1).sum() / (digits.held_out_images + 1).sum()
-    right = np.mean(model(images).argmax(-1) == digits.held_out_labels)
-    print(f"moved by {pixels}: {right:.0%} right, {lost:.1%} of the ink lost")
-    assert (right > 0.75) == (pixels == 1)
+    accuracy = np.mean(model(images).argmax(-1) == digits.held_out_labels)
+    print(f"translated by {pixels}: accuracy {accuracy:.0%}, {lost:.1%} of the ink lost")
+    assert (accuracy > 0.75) == (pixels == 1)
 
 # %% [markdown]
 # No. Each vector comes with its neighbour's position now, and for that the model had no practice.

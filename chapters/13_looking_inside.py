@@ -28,14 +28,14 @@ from minivit.training import evaluate, fit_logistic_regression
 # scattered` made it. It has a grid of 6 x 6 patches, a class token, four blocks and four heads.
 
 # %%
-scattered = data.load_scattered(n=5000)  # only a part of the training images
+scattered = data.load_scattered(n=5000)  # a subset of the training images
 images, labels = scattered.held_out_images, scattered.held_out_labels
 boxes = scattered.held_out_boxes  # (B, 4): top, left, bottom, right
 model = minivit.ViT.load(data.SCATTERED_MODEL)
 grid, P = model.config.grid, model.config.patch_size
 accuracy = evaluate(model, images, labels).accuracy
 baseline = fit_logistic_regression(scattered, steps=50)
-print(f"the ViT: {accuracy:.2%} right (a linear model after 5000 images: {baseline:.0%})")
+print(f"held-out accuracy: ViT {accuracy:.2%}, linear model (5,000 training images) {baseline:.0%}")
 assert accuracy > 0.85 > 0.25 > baseline
 
 # %% [markdown]
@@ -47,7 +47,7 @@ assert accuracy > 0.85 > 0.25 > baseline
 
 # %%
 A = model.attention(images)  # (L, B, h, T, T)
-L, _, k, T, _ = A.shape
+L, _, heads, T, _ = A.shape
 maps = patch_maps(A, grid)  # (L, B, h, 6, 6)
 assert np.array_equal(maps[2, 5, 1], A[2, 5, 1, 0, 1:].reshape(grid))
 
@@ -69,18 +69,18 @@ assert np.array_equal(maps[2, 5, 1], A[2, 5, 1, 0, 1:].reshape(grid))
 def naive_rollout(A):
     R = np.eye(T)
     for A_l in A.mean(1):  # (T, T), mean over the heads
-        flow = np.zeros((T, T))
+        rollout = np.zeros((T, T))
         for i in range(T):
             for j in range(T):
-                flow[i, j] = (sum(A_l[i, m] * R[m, j] for m in range(T)) + R[i, j]) / 2
-        R = flow
+                rollout[i, j] = (sum(A_l[i, m] * R[m, j] for m in range(T)) + R[i, j]) / 2
+        R = rollout
     return R
 
 
-flow = attention_rollout(A)  # (B, T, T)
+rollout = attention_rollout(A)  # (B, T, T)
 one = A[:, :1].astype("float64")  # one image
 assert abs(attention_rollout(one)[0] - naive_rollout(one[:, 0])).max() < 1e-13
-assert abs(flow.sum(-1) - 1).max() < 1e-5
+assert abs(rollout.sum(-1) - 1).max() < 1e-5
 
 # %% [markdown]
 # ## What raises the answer
@@ -112,16 +112,19 @@ assert abs(weighted[7] - (R - np.eye(T))).max() < 1e-5
 # of 576 pixels; one that only tells ink from paper, as much as the box has of the ink:
 
 # %%
-shares = analysis.localisation_scores(model, images, boxes)  # mean over all held-out images
-patches, fold = minivit.layers.patchify(images, P)  # (B, 36, 16), with background -1
+fractions = analysis.localisation_scores(model, images, boxes)  # mean over all held-out images
+patches, patchify_back = minivit.layers.patchify(images, P)  # (B, 36, 16), with background -1
 ink = (patches + 1).sum(-1).reshape(-1, *grid)  # (B, 6, 6)
-shares["ink"] = analysis.fraction_in_box(ink, boxes, P).mean()
-for name, share in shares.items():
-    print(f"{name:18} {share:.1%} inside the box, {share / shares['chance']:.1f} times chance")
+fractions["ink"] = analysis.fraction_in_box(ink, boxes, P).mean()
+for name, fraction in fractions.items():
+    print(
+        f"{name:18} {fraction:.1%} inside the box,",
+        f"{fraction / fractions['chance']:.1f} times chance",
+    )
 inside = [analysis.fraction_in_box(patch_maps(A_l.mean(1), grid), boxes, P).mean() for A_l in A]
-print("layer by layer    ", *(f"{share:.0%}" for share in inside))
-assert 2 * shares["chance"] < shares["rollout"] < min(inside)
-assert shares["rollout"] < shares["ink"] < shares["gradient-weighted"] - 0.1
+print("per layer         ", *(f"{fraction:.0%}" for fraction in inside))
+assert 2 * fractions["chance"] < fractions["rollout"] < min(inside)
+assert fractions["rollout"] < fractions["ink"] < fractions["gradient-weighted"] - 0.1
 
 # %% [markdown]
 # The maps weighted by the gradient point at the digit. ("Gradient sum" is $Σ_l Ā_l$, without the
@@ -153,14 +156,17 @@ assert abs(one - naive_distance(A[3, 0, 2].astype("float64"), grid[1], P)) < 1e-
 
 
 # %%
-def everywhere(T, gh, gw, P):
+def uniform_attention_distance(T, gh, gw, P):
     A = np.full((1, 1, 1, T, T), 1 / T)
     return analysis.mean_attention_distance(A, (gh, gw), P)[0, 0]
 
 
-uniform, paper = everywhere(T, *grid, P), everywhere(14 * 14, 14, 14, 16)
-print(f"the heads: from {distances.min():.1f} to {distances.max():.1f} pixels")
-print(f"everywhere alike: {uniform:.1f} pixels here, {paper:.1f} in 14 x 14 patches of 16 pixels")
+uniform, paper = (
+    uniform_attention_distance(T, *grid, P),
+    uniform_attention_distance(14 * 14, 14, 14, 16),
+)
+print(f"attention distance of the heads: {distances.min():.1f} to {distances.max():.1f} pixels")
+print(f"uniform attention: {uniform:.1f} pixels here, {paper:.1f} for 14 x 14 patches of 16 pixels")
 assert distances.min() > 0.75 * uniform
 assert abs(paper - 116.492) < 0.01
 
@@ -182,13 +188,13 @@ filters, _ = analysis.patch_filters(E, P, count=14)  # (14, P, P, 1), as images
 rows, columns = np.indices(grid).reshape(2, 36)
 steps = abs(rows[:, None] - rows) + abs(columns[:, None] - columns)  # (36, 36), in patches
 near, far = (similarity.reshape(36, 36)[chosen].mean() for chosen in (steps == 1, steps > 4))
-print(f"cosine of neighbours {near:.2f}, of places far apart {far:.2f}")
+print(f"cosine similarity: neighbours {near:.2f}, distant positions {far:.2f}")
 assert near > far + 0.1
 
 
 # %%
-def show(axis, picture, box, **how):
-    axis.imshow(picture, extent=(0, 24, 24, 0), **how)
+def show(axis, image, box, **options):
+    axis.imshow(image, extent=(0, 24, 24, 0), **options)
     axis.plot(box[[1, 3, 3, 1, 1]], box[[0, 0, 2, 2, 0]], "C1", lw=2)
     axis.set(xticks=[], yticks=[], xlim=(0, 24), ylim=(24, 0))
 
@@ -196,26 +202,26 @@ def show(axis, picture, box, **how):
 figure = plt.figure(figsize=(9, 8), layout="constrained")
 upper, lower = figure.subfigures(2, 1, height_ratios=[1.45, 1])
 rows = upper.subplots(3, 6)
-named = ["image", "rollout", "by gradient", *(f"layer {L}, head {h + 1}" for h in range(3))]
+titles = ["image", "rollout", "gradient-weighted", *(f"layer {L}, head {h + 1}" for h in range(3))]
 for b, row in enumerate(rows):
     show(row[0], images[b, :, :, 0], boxes[b], cmap="gray")
-    every = [patch_maps(flow[b], grid), patch_maps(weighted[b], grid), *maps[-1, b, :3]]
-    for axis, one in zip(row[1:], every, strict=True):
+    attention_maps = [patch_maps(rollout[b], grid), patch_maps(weighted[b], grid), *maps[-1, b, :3]]
+    for axis, one in zip(row[1:], attention_maps, strict=True):
         show(axis, one, boxes[b], cmap="viridis", vmin=0)
-for axis, name in zip(rows[0], named, strict=True):
+for axis, name in zip(rows[0], titles, strict=True):
     axis.set_title(name, fontsize=10)
 
 # %%
 left, middle, right = lower.subplots(1, 3, width_ratios=[1.3, 1.3, 1])
 tiles = np.pad(filters[..., 0], ((0, 0), (0, 1), (0, 1)), constant_values=1)  # (14, 5, 5)
 left.imshow(tiles.reshape(2, 7, 5, 5).swapaxes(1, 2).reshape(10, 35), cmap="gray")
-left.set(xticks=[], yticks=[], xlabel="components of the filters")
+left.set(xticks=[], yticks=[], xlabel="principal components of the filters")
 tiles = np.pad(similarity, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
 shown = middle.imshow(tiles.swapaxes(1, 2).reshape(42, 42), cmap="PuOr", vmin=-1, vmax=1)
-middle.set(xticks=[], yticks=[], xlabel="similarity of each place to all others")
+middle.set(xticks=[], yticks=[], xlabel="similarity of each position to all others")
 lower.colorbar(shown, ax=middle, shrink=0.8, ticks=[-1, 0, 1])
 for layer in range(L):
-    right.plot([layer + 1] * k, distances[layer], "o", color="C0", mec="w", ms=8)
+    right.plot([layer + 1] * heads, distances[layer], "o", color="C0", mec="w", ms=8)
 right.axhline(uniform, color="0.4", ls="--")
 right.set(xlabel="layer", xticks=range(1, L + 1), ylim=(0, 1.25 * uniform))
 right.set_ylabel("mean attention distance (pixels)")
@@ -236,23 +242,28 @@ analysis.save_figure(figure, "figures/13_looking_inside.png")
 
 
 # %%
-def still_read(maps):
-    """Return the accuracy after erasing the four highest patches of each map (200, 6, 6)."""
-    highest = maps.reshape(200, 36).argsort(1)[:, -4:]  # (200, 4)
-    left = patches[:200].copy()  # (200, 36, 16)
-    left[np.arange(200)[:, None], highest] = -1
-    return evaluate(model, fold(left), labels[:200]).accuracy
+def accuracy_without(maps):
+    """Return the accuracy without the four largest patches of each map (200, 6, 6)."""
+    erased = maps.reshape(200, 36).argsort(1)[:, -4:]  # (200, 4)
+    remaining = patches[:200].copy()  # (200, 36, 16)
+    remaining[np.arange(200)[:, None], erased] = -1
+    return evaluate(model, patchify_back(remaining), labels[:200]).accuracy
 
 
 random = np.random.default_rng(0).random((200, 6, 6)) + (ink[:200] > 0)  # patches with ink first
-by_rollout, by_gradient = (patch_maps(one, grid) for one in (flow[:200], weighted))
-read = [still_read(one) for one in (random, by_rollout, by_gradient)]
-print("random {:.0%}, rollout {:.0%}, gradient-weighted {:.0%}".format(*read))
-assert max(read[1:]) < 0.3 < 0.6 < read[0]
+by_rollout, by_gradient = (patch_maps(one, grid) for one in (rollout[:200], weighted))
+accuracies = [accuracy_without(one) for one in (random, by_rollout, by_gradient)]
+print(
+    "accuracy after erasing: random {:.0%}, rollout {:.0%}, gradient-weighted {:.0%}".format(
+        *accuracies
+    )
+)
+assert max(accuracies[1:]) < 0.3 < 0.6 < accuracies[0]
 
 # %% [markdown]
 # The answer hangs on the few patches that the maps mark highest, and rollout's are as good as the
-# gradient's. (`fold`, the pullback of `patchify`, puts patches together again; see chapter 1.)
+# gradient's. (`patchify_back`, the pullback of `patchify`, puts patches together again; see
+# chapter 1.)
 #
 # **Write.** `attention_entropy(A)`: the mean over queries of $-Σ_j A_{ij} · \mathrm{log} A_{ij}$,
 # for each head, and its pullback. It is 0 for a head that looks at one token only, and the

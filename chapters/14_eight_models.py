@@ -40,9 +40,9 @@ for axis, (name, curve) in zip(axes.flat, curves.items(), strict=True):
     axis.plot(epochs, errors.mean(0), color="C0")
     axis.set(yscale="log", ylim=(0.5, 100), yticks=[1, 2, 5, 10, 20, 50], xticks=[1, 10, 20])
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.set_title(f"{name}: {means[name]:.1f}% in the end", fontsize=10)
+    axis.set_title(f"{name}: final accuracy {means[name]:.1f}%", fontsize=10)
 figure.supxlabel("epoch", fontsize=10)
-figure.supylabel("errors on the held-out digits (%)", fontsize=10)
+figure.supylabel("held-out error rate (%)", fontsize=10)
 save_figure(figure, "figures/14_eight_models.png")
 
 # %% [markdown]
@@ -158,13 +158,13 @@ config = minivit.ViTConfig(
 model, batch = minivit.ViT.create(config, seed=0), (digits.images[:256], digits.labels[:256])
 train_sgd(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
 options = StepOptions(shards=2)
-loss, (truth, *_) = batch_gradients(model, *batch, options)
+loss, (correct, *_) = batch_gradients(model, *batch, options)
 cosines = {}
 for name, replacement in MODELS.items():
     with patch.object(*replacement):
-        again, (found, *_) = batch_gradients(model, *batch, options)
-    cosines[name] = truth @ found / math.sqrt((truth @ truth) * (found @ found))
-    assert abs(again - loss) < 1e-5
+        modified_loss, (gradient, *_) = batch_gradients(model, *batch, options)
+    cosines[name] = correct @ gradient / math.sqrt((correct @ correct) * (gradient @ gradient))
+    assert abs(modified_loss - loss) < 1e-5
 print(*(f"{name}: {cosine:.2f}" for name, cosine in cosines.items()))
 assert 0.7 < min(cosines.values()) <= cosines["E"] < cosines["G"] < cosines["F"]
 
@@ -250,7 +250,12 @@ assert abs(report["table"] - 0.75) < 1e-12
 
 # %%
 near = [name for name in "ABCDEGH" if abs(means[name] - means["F"]) < 0.6]
-print("near F:", *near, "and better:", *(name for name in near if means[name] > means["F"]))
+print(
+    "within 0.6 points of F:",
+    *near,
+    "- better than F:",
+    *(name for name in near if means[name] > means["F"]),
+)
 assert near == list("ABCDEH")
 
 # %% [markdown]
@@ -265,15 +270,15 @@ assert near == list("ABCDEH")
 # small. How much more slowly do its positions learn with AdamW?
 
 # %%
-ends = []
+results = []
 for factor in (1, 1 / 64):
     table, generator = {"table": np.zeros(5)}, np.random.default_rng(1)
     optimiser = AdamW(pack(table))
     for _ in range(100):
         optimiser.update(factor * generator.normal(size=5), learning_rate=0.01)
-    ends.append(table["table"])
-print(ends[0].round(3), ends[1].round(3))
-assert abs(ends[0] - ends[1]).max() < 1e-5 < abs(ends[0]).max()
+    results.append(table["table"])
+print(results[0].round(3), results[1].round(3))
+assert abs(results[0] - results[1]).max() < 1e-5 < abs(results[0]).max()
 
 # %% [markdown]
 # Not at all: AdamW forgets a factor that all steps share (chapter 12). It hides such a mistake.

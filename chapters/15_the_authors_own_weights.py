@@ -50,16 +50,16 @@ for name, array in arrays.items():
 
 # %%
 def naive_qkv(query, key, value):  # (D, h, Dh) each, or biases (h, Dh)
-    *front, k, Dh = query.shape
-    U = np.empty((*front, 3 * k * Dh), query.dtype)  # (D, 3 D), or (3 D,)
-    for part, array in enumerate((query, key, value)):
-        for head in range(k):
+    *leading, heads, Dh = query.shape
+    U = np.empty((*leading, 3 * heads * Dh), query.dtype)  # (D, 3 D), or (3 D,)
+    for n, array in enumerate((query, key, value)):
+        for h in range(heads):
             for i in range(Dh):
-                U[..., (part * k + head) * Dh + i] = array[..., head, i]
+                U[..., (n * heads + h) * Dh + i] = array[..., h, i]
     return U
 
 
-OURS = {
+MINIVIT_NAMES = {
     "Transformer/encoderblock_": "blocks/",
     "MultiHeadDotProductAttention_1": "attention",
     "LayerNorm_0": "norm1",
@@ -74,17 +74,17 @@ OURS = {
 
 
 # %%
-def by_hand(arrays):
+def naive_load(arrays):
     flat = {}
     for name, array in arrays.items():
-        ours = name
-        for pattern, word in OURS.items():
-            ours = re.sub(pattern, word, ours)
+        minivit_name = name
+        for pattern, replacement in MINIVIT_NAMES.items():
+            minivit_name = re.sub(pattern, replacement, minivit_name)
         if "query" in name:  # handle key and value together with it
-            three = [arrays[name.replace("query", part)] for part in ("query", "key", "value")]
-            flat[ours.replace("query", "qkv")] = naive_qkv(*three)
+            qkv = [arrays[name.replace("query", s)] for s in ("query", "key", "value")]
+            flat[minivit_name.replace("query", "qkv")] = naive_qkv(*qkv)
         elif not re.search("key|value", name):
-            flat[ours] = array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array
+            flat[minivit_name] = array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array
     flat["class_token"] = flat["class_token"][0]  # remove the batch axis of (1, D)
     return minivit.unflatten(flat)
 
@@ -98,15 +98,15 @@ def by_hand(arrays):
 # %%
 loaded = minivit.ViT.load(file)
 c = loaded.config
-print(f"L = {c.depth}, D = {c.width}, k = {c.heads}, images of {c.image_size}, GELU by {c.gelu}")
+print(f"L = {c.depth}, D = {c.width}, heads: {c.heads}, image size: {c.image_size}, GELU: {c.gelu}")
 assert dataclasses.replace(c, position_std=0.1, preprocessing="minivit") == model.config
 
 
-def bits(tree):
+def leaf_bytes(tree):
     return {name: (a.shape, a.dtype, a.tobytes()) for name, a in minivit.flatten(tree).items()}
 
 
-assert bits(loaded.params) == bits(by_hand(arrays)) == bits(model.params)
+assert leaf_bytes(loaded.params) == leaf_bytes(naive_load(arrays)) == leaf_bytes(model.params)
 
 # %% [markdown]
 # ## What a misreading costs
@@ -118,45 +118,53 @@ assert bits(loaded.params) == bits(by_hand(arrays)) == bits(model.params)
 # %%
 scattered = data.load_scattered(n=1)  # the training images are not used
 images, labels = scattered.held_out_images[:400], scattered.held_out_labels[:400]
-right = model(images)  # (400, 10)
-assert np.array_equal(loaded(images), right)
+reference = model(images)  # (400, 10)
+assert np.array_equal(loaded(images), reference)
 
 
-def swapped(a, b):  # swap two names
+def swap_names(a, b):
     return {n: arrays[n.replace(a, "#").replace(b, a).replace("#", b)] for n in arrays}
 
 
-def rearrange(names, turn):  # reorder the entries of an array
-    return {n: turn(a).reshape(a.shape) if re.search(names, n) else a for n, a in arrays.items()}
+def rearrange(pattern, transform):  # reorder the entries of the arrays whose names match
+    matches = {n: transform(a).reshape(a.shape) for n, a in arrays.items() if re.search(pattern, n)}
+    return arrays | matches
 
 
 # %%
-wrong = {
-    "ε 1e-12, Hugging Face's, not 1e-6": (arrays, {"norm_eps": 1e-12}),
-    "GELU by erf, timm's, not by tanh": (arrays, {"gelu": "erf"}),
-    "the class token's position is last": (rearrange("pos_emb", lambda a: np.roll(a, 1, 1)), {}),
-    "the block's two norms swapped": (swapped("LayerNorm_0", "LayerNorm_2"), {}),
+misreadings = {
+    "ε = 1e-12 (Hugging Face), not 1e-6": (arrays, {"norm_eps": 1e-12}),
+    "exact GELU (timm), not tanh": (arrays, {"gelu": "erf"}),
+    "class position embedding last": (rearrange("pos_emb", lambda a: np.roll(a, 1, 1)), {}),
+    "layer norms of the block swapped": (swap_names("LayerNorm_0", "LayerNorm_2"), {}),
     "8 heads, not 4": (arrays, {"heads": 8}),
-    "patches column by column": (rearrange("^emb.*kernel", lambda a: a.swapaxes(0, 1)), {}),
-    "query and key swapped": (swapped("query", "key"), {}),
-    "heads as (Dh, k)": (rearrange("que|key|val", lambda a: a.reshape(-1, 16, 4).mT), {}),
+    "patch pixels in column-major order": (
+        rearrange("^emb.*kernel", lambda a: a.swapaxes(0, 1)),
+        {},
+    ),
+    "query and key swapped": (swap_names("query", "key"), {}),
+    "entries of a head as (Dh, h)": (
+        rearrange("que|key|val", lambda a: a.reshape(-1, 16, 4).mT),
+        {},
+    ),
     "U_msa as (out, in)": (rearrange("out/kernel", lambda a: a.reshape(64, 64).T), {}),
 }
 
 
 # %%
-def cost(arrays, fields):
-    logits = minivit.ViT(dataclasses.replace(c, **fields), by_hand(arrays))(images)
-    return abs(logits - right).max(), (logits.argmax(1) == labels).mean()
+def evaluate_misreading(arrays, fields):
+    logits = minivit.ViT(dataclasses.replace(c, **fields), naive_load(arrays))(images)
+    return abs(logits - reference).max(), (logits.argmax(1) == labels).mean()
 
 
-costs = {name: cost(*misread) for name, misread in wrong.items()}
-print(f"logits up to {abs(right).max():.1f}; {cost(arrays, {})[1]:.1%} of the digits right")
-for name, (off, accuracy) in costs.items():
-    print(f"{name:34}  off by {off:.2g}, {accuracy:.1%} right")
-(eps, _), (gelu, as_good), *others = costs.values()
-assert 1e-5 < eps < 1e-3 < gelu < 0.05
-assert as_good > 0.85 > max(accuracy for _, accuracy in others)
+results = {name: evaluate_misreading(*misreading) for name, misreading in misreadings.items()}
+_, accuracy = evaluate_misreading(arrays, {})
+print(f"largest logit {abs(reference).max():.1f}, accuracy {accuracy:.1%}")
+for name, (error, accuracy) in results.items():
+    print(f"{name:34}  max. logit error {error:.2g}, accuracy {accuracy:.1%}")
+(eps_error, _), (gelu_error, gelu_accuracy), *others = results.values()
+assert 1e-5 < eps_error < 1e-3 < gelu_error < 0.05
+assert gelu_accuracy > 0.85 > max(accuracy for _, accuracy in others)
 
 # %% [markdown]
 # Some misreadings leave a model that guesses, others one that might just be badly trained. With
@@ -169,21 +177,21 @@ assert as_good > 0.85 > max(accuracy for _, accuracy in others)
 
 
 # %%
-def from_file(numbers):
-    parts = np.split(numbers, np.cumsum([a.size for a in arrays.values()])[:-1])
-    theirs = {n: x.reshape(arrays[n].shape) for n, x in zip(arrays, parts, strict=True)}
-    logits, back = vit(images[:1], by_hand(theirs), c)
+def vit_from_vector(vector):
+    chunks = np.split(vector, np.cumsum([a.size for a in arrays.values()])[:-1])
+    file_arrays = {n: x.reshape(arrays[n].shape) for n, x in zip(arrays, chunks, strict=True)}
+    logits, vit_pullback = vit(images[:1], naive_load(file_arrays), c)
 
     def pullback(dlogits):
-        gradients = weights.export(back(dlogits)[1], c, "google")
+        gradients = weights.export(vit_pullback(dlogits)[1], c, "google")
         return np.concatenate([gradients[name].ravel() for name in arrays])
 
     return logits, pullback
 
 
-numbers = np.concatenate([array.ravel() for array in arrays.values()])
-errors = minivit.gradcheck(from_file, numbers, directions=3)
-print(f"{numbers.size:,} numbers, worst error {errors.worst:.0e}")
+vector = np.concatenate([array.ravel() for array in arrays.values()])
+errors = minivit.gradcheck(vit_from_vector, vector, directions=3)
+print(f"{vector.size:,} parameters, worst error {errors.worst:.0e}")
 assert errors.worst < 1e-12
 
 # %% [markdown]
@@ -196,10 +204,11 @@ assert errors.worst < 1e-12
 timm, hf = file.with_name("timm.npz"), file.with_name("hf")
 np.savez(timm, **weights.export(model.params, model.config, "timm"))
 model.save(hf, layout="huggingface")  # a folder
-for one in (minivit.ViT.load(timm, heads=4, gelu="tanh"), minivit.ViT.load(hf)):
-    assert bits(one.params) == bits(model.params)
-    assert abs(one(images) - right).max() < 1e-4  # the order of summation differs
-hybrid = minivit.ViT.create("R26+ViT-S/32", image_size=32, depth=1, stem=(1,))  # 1 of 8 units
+for other in (minivit.ViT.load(timm, heads=4, gelu="tanh"), minivit.ViT.load(hf)):
+    assert leaf_bytes(other.params) == leaf_bytes(model.params)
+    assert abs(other(images) - reference).max() < 1e-4  # the order of summation differs
+# one residual unit instead of the 8 of R26
+hybrid = minivit.ViT.create("R26+ViT-S/32", image_size=32, depth=1, stem=(1,))
 for name, array in weights.export(hybrid.params, hybrid.config, "google").items():
     if re.search("(conv.*|embedding)/kernel", name):
         print(f"{name:34} {array.shape}")
@@ -216,41 +225,52 @@ for name, array in weights.export(hybrid.params, hybrid.config, "google").items(
 # %%
 FILE = os.environ.get("MINIVIT_WEIGHTS")
 if FILE:
-    real, beside = minivit.ViT.load(FILE), Path(FILE).with_name("imagenet_labels.txt")
-    r, theirs = real.config, weights.files.read_arrays(FILE)[0]
-    names = data.read_labels(beside, r.classes) if beside.exists() else range(r.classes)
-    print(*(f"{name} {array.shape}" for name, array in list(theirs.items())[:6]), "...", sep="\n")
-    print(f"{len(theirs)} arrays: L = {r.depth}, D = {r.width}, k = {r.heads}; GELU by {r.gelu}")
+    pretrained, labels_file = minivit.ViT.load(FILE), Path(FILE).with_name("imagenet_labels.txt")
+    r, file_arrays = pretrained.config, weights.files.read_arrays(FILE)[0]
+    names = data.read_labels(labels_file, r.classes) if labels_file.exists() else range(r.classes)
+    print(*(f"{n} {a.shape}" for n, a in list(file_arrays.items())[:6]), "...", sep="\n")
+    print(
+        f"{len(file_arrays)} arrays: L = {r.depth}, D = {r.width}, heads: {r.heads}, GELU: {r.gelu}"
+    )
 else:
-    print("MINIVIT_WEIGHTS names no file. Some are under https://huggingface.co/timm, or, 330 MB,")
+    print(
+        "MINIVIT_WEIGHTS is not set. Weights can be downloaded from https://huggingface.co/timm or"
+    )
     print("https://storage.googleapis.com/vit_models/imagenet21k+imagenet2012/ViT-B_16-224.npz")
 
 # %%
 if FILE:
-    rules, dino = (data.get_preprocessing(n, r.image_size) for n in (r.preprocessing, "dino"))
-    zero_to_one = dataclasses.replace(rules, mean=(0, 0, 0), std=(1, 1, 1))
-    squashed = dataclasses.replace(rules, short_side=None)
-    ways = {r.preprocessing: rules, "squashed": squashed, "[0, 1]": zero_to_one, "dino": dino}
-    views = np.stack(
-        [data.read_image(data.sample_photograph(), r.image_size, 3, w) for w in ways.values()]
+    preprocessing, dino = (
+        data.get_preprocessing(n, r.image_size) for n in (r.preprocessing, "dino")
     )
-    logits = real(views)
+    zero_to_one = dataclasses.replace(preprocessing, mean=(0, 0, 0), std=(1, 1, 1))
+    squashed = dataclasses.replace(preprocessing, short_side=None)
+    variants = {r.preprocessing: preprocessing, "squashed": squashed}
+    variants |= {"[0, 1]": zero_to_one, "dino": dino}
+    portrait = data.sample_photograph()
+    photos = np.stack([data.read_image(portrait, r.image_size, 3, v) for v in variants.values()])
+    logits = pretrained(photos)
     p, _ = layers.softmax(logits)
-    for name, off, row in zip(ways, abs(logits - logits[0]).max(1), p, strict=True):
-        print(f"{name:10} off by {off:.1f}: {names[row.argmax()]} {row.max():.1%}")
+    for name, change, row in zip(variants, abs(logits - logits[0]).max(1), p, strict=True):
+        print(f"{name:10} max. logit change {change:.1f}: {names[row.argmax()]} {row.max():.1%}")
 
 # %%
 if FILE:
-    A, dA = analysis.attention_gradients(real, views[:1])  # (L, 1, h, T, T) each
+    A, dA = analysis.attention_gradients(pretrained, photos[:1])  # (L, 1, h, T, T) each
     top = [f"{names[i]} {p[0, i]:.1%}" for i in p[0].argsort()[:-6:-1]]
     print("; ".join(top))
-    path, picture = "figures/15_the_authors_own_weights.png", rules.denormalise(views[:1])
-    figure = analysis.plot_attention(picture, A, r.grid, top[:1], gradients=dA, overlaid=True)
-    analysis.save_figure(figure, path)
-    for name, looks in {"the portrait": A, "even grey": real.attention(0 * views[:1])}.items():
-        maps = analysis.patch_maps(looks[-1], r.grid)  # (1, h, gh, gw), class token, last layer
-        share = maps[..., [0, 0, -1, -1], [0, -1, 0, -1]].sum() / maps.sum()
-        print(f"{name}: {share:.0%} of the last layer's looks go to the four corners")
+    image = preprocessing.denormalise(photos[:1])
+    figure = analysis.plot_attention(image, A, r.grid, top[:1], gradients=dA, overlaid=True)
+    analysis.save_figure(figure, "figures/15_the_authors_own_weights.png")
+    grey = pretrained.attention(np.zeros_like(photos[:1]))
+    for name, attention in {"the portrait": A, "a uniform grey image": grey}.items():
+        # attention of the class token in the last layer, (1, h, gh, gw)
+        maps = analysis.patch_maps(attention[-1], r.grid)
+        fraction = maps[..., [0, 0, -1, -1], [0, -1, 0, -1]].sum() / maps.sum()
+        print(
+            f"{name}: the four corner patches receive {fraction:.0%} "
+            "of the class token's attention in the last layer"
+        )
 
 # %% [markdown]
 # ![A portrait; over it the rollout, the gradient-weighted map and the last layer's heads. The cap
@@ -267,10 +287,13 @@ if FILE:
 
 # %%
 qkv = rearrange("(query|key|value)/", lambda a: a[..., ::-1, :])
-both = {n: a[::-1] if "out/kernel" in n else a for n, a in qkv.items()}
-for misread in (both, qkv):
-    print("off by {:.4f}, {:.1%} right".format(*cost(misread, {})))
-assert cost(both, {})[0] < 1e-4 < 1 < cost(qkv, {})[0]
+all_four = {n: a[::-1] if "out/kernel" in n else a for n, a in qkv.items()}
+(error_all, accuracy_all), (error_qkv, accuracy_qkv) = (
+    evaluate_misreading(reversed_arrays, {}) for reversed_arrays in (all_four, qkv)
+)
+print(f"all four reversed: max. logit error {error_all:.4f}, accuracy {accuracy_all:.1%}")
+print(f"only query, key and value: max. logit error {error_qkv:.4f}, accuracy {accuracy_qkv:.1%}")
+assert error_all < 1e-4 < 1 < error_qkv
 
 # %% [markdown]
 # Heads have no order: Equation 8 adds up what they say, and only the order of that sum has changed.

@@ -37,11 +37,11 @@ assert [name for name in old if not np.array_equal(old[name], new[name])] == ["p
 for name, D, sides in ("here", 64, (6, 9)), ("ViT-B/16", 768, (14, 24)):
     T = np.array([side**2 + 1 for side in sides])  # before and after resizing
     linear, attention = 12 * T * D**2, 2 * T**2 * D  # multiplications per block
-    cost, share = linear + attention, attention / (linear + attention)
+    cost, fraction = linear + attention, attention / (linear + attention)
     print(
-        f"{name}: {T[0]} tokens, then {T[1]}; scores times {(T[1] / T[0]) ** 2:.1f},",
-        f"all times {cost[1] / cost[0]:.1f}",
-        "(attention {:.0%}, then {:.0%})".format(*share),
+        f"{name}: {T[0]} tokens, then {T[1]}; {(T[1] / T[0]) ** 2:.1f} times the scores,",
+        f"{cost[1] / cost[0]:.1f} times all products",
+        "(attention {:.0%}, then {:.0%})".format(*fraction),
     )
 
 # %% [markdown]
@@ -121,7 +121,7 @@ aligned, half_pixel = i * 13 / 23, (i + 1 / 2) * 14 / 24 - 1 / 2
 for name, u in ("aligned", aligned), ("bilinear", half_pixel):
     print(f"{name:8} 14 to 24: at {u[0]:.3f}, {u[1]:.3f}, ... {u[-1]:.3f}")
     assert abs(resampling_matrix(14, 24, name) @ np.arange(14) - u.clip(0, 13)).max() < 1e-12
-print(f"apart by up to {abs(aligned - half_pixel).max():.3f} patches")
+print(f"maximum difference {abs(aligned - half_pixel).max():.3f} patches")
 for method in ("aligned", "bilinear", "bicubic"):
     print(f"{method:8} 6 to 9: third row", resampling_matrix(6, 9, method)[2].round(3))
 
@@ -135,26 +135,29 @@ for method in ("aligned", "bilinear", "bicubic"):
 # size? As a control, the patches get positions drawn `fresh`, as at the beginning of a training.
 
 # %%
-few = data.load_scattered(n=640, held_out=500)
-enlarged = data.resize_dataset(few, (36, 36), channels=1)
+dataset = data.load_scattered(n=640, held_out=500)
+enlarged = data.resize_dataset(dataset, (36, 36), channels=1)
 
 
-def at_36(method):
+def load_at_36(method):
     return minivit.ViT.load(data.SCATTERED_MODEL, image_size=36, resize=method)
 
 
-def score(model, shown):
-    return training.evaluate(model, shown.held_out_images, shown.held_out_labels).accuracy
+def score(model, dataset):
+    return training.evaluate(model, dataset.held_out_images, dataset.held_out_labels).accuracy
 
 
-fresh, right_24 = at_36("aligned"), score(model, few)
-drawn = np.random.default_rng(0).normal(size=(81, 64)) * fresh.config.position_std
-fresh.params["positions"]["table"][1:] = drawn
-models = {"aligned": at_36("aligned"), "bicubic": at_36("bicubic"), "fresh": fresh}
-assert len({each.params["positions"]["table"].tobytes() for each in models.values()}) == 3
-right = {name: score(each, enlarged) for name, each in models.items()}
-print(f"24 pixels: {right_24:.0%}; 36:", *(f"{name} {right[name]:.0%}" for name in right))
-assert 0.2 < min(right.values()) < max(right.values()) < 0.35 < 0.85 < right_24
+fresh, accuracy_24 = load_at_36("aligned"), score(model, dataset)
+initial = np.random.default_rng(0).normal(size=(81, 64)) * fresh.config.position_std
+fresh.params["positions"]["table"][1:] = initial
+models = {"aligned": load_at_36("aligned"), "bicubic": load_at_36("bicubic"), "fresh": fresh}
+assert len({m.params["positions"]["table"].tobytes() for m in models.values()}) == 3
+accuracies = {name: score(m, enlarged) for name, m in models.items()}
+print(
+    f"accuracy at 24 pixels: {accuracy_24:.0%}; at 36:",
+    *(f"{name} {accuracies[name]:.0%}" for name in accuracies),
+)
+assert 0.2 < min(accuracies.values()) < max(accuracies.values()) < 0.35 < 0.85 < accuracy_24
 
 # %% [markdown]
 # A ruin, in whatever way. `python chapters/measured/larger_image.py` did this on all 2,000 held-out
@@ -167,21 +170,21 @@ rows = np.genfromtxt(
 )
 percent = {}  # condition -> accuracies, one per seed
 for images, size, positions, trained, _, epoch, accuracy in rows.tolist():
-    what = images, size, f"{positions} {trained}".strip(), epoch
-    percent.setdefault(what, []).append(100 * accuracy)
-ways = ("aligned", "bilinear", "bicubic", "tiled", "mean", "shuffled", "fresh")
+    condition = images, size, f"{positions} {trained}".strip(), epoch
+    percent.setdefault(condition, []).append(100 * accuracy)
+methods = ("aligned", "bilinear", "bicubic", "tiled", "mean", "shuffled", "fresh")
 
 
-def right_away(images, size):
-    means = {name: np.mean(percent[images, size, name, 0]) for name in ways}
+def initial_accuracies(images, size):
+    means = {name: np.mean(percent[images, size, name, 0]) for name in methods}
     print(f"{images:8} {size}", *(f"{mean:9.1f}" for mean in means.values()))
     return means
 
 
-print("right (%)  ", *(f"{name:>9}" for name in ways))
-at = {size: right_away("enlarged", size) for size in (24, 28, 36)}
-assert max(at[36].values()) - min(at[36].values()) < 4
-assert at[24]["aligned"] - at[36]["aligned"] > 59
+print("accuracy (%)", *(f"{name:>9}" for name in methods))
+initial = {size: initial_accuracies("enlarged", size) for size in (24, 28, 36)}
+assert max(initial[36].values()) - min(initial[36].values()) < 4
+assert initial[24]["aligned"] - initial[36]["aligned"] > 59
 
 # %% [markdown]
 # At 36 the three ways differ by 0.1 points, and the `mean`, which knows no place, is 1.2 or 1.3
@@ -196,7 +199,7 @@ assert at[24]["aligned"] - at[36]["aligned"] > 59
 # three seeds: all of the model (`body`), from resized positions or from new ones, or its `head`.
 
 # %%
-tuned = training.replace_head(at_36("aligned"), classes=10)
+tuned = training.replace_head(load_at_36("aligned"), classes=10)
 batch = enlarged.images[:64], enlarged.labels[:64]
 first, _ = training.loss_and_gradients(tuned, *batch)
 recipe = dataclasses.replace(
@@ -205,12 +208,12 @@ recipe = dataclasses.replace(
 with tempfile.TemporaryDirectory() as folder:
     accuracy = training.train(tuned, enlarged, recipe, folder, threads=1).accuracy
 loss, _ = training.loss_and_gradients(tuned, *batch)
-print(f"loss {first:.3f}, then {loss:.2f}; the model so far: {accuracy:.0%} at 36 pixels")
+print(f"loss {first:.3f}, then {loss:.2f}; the model so far: accuracy {accuracy:.0%} at 36 pixels")
 assert loss + 0.2 < math.log(10) - 1e-6 < first < math.log(10) + 1e-6
 
 # %%
 figure, axes = plt.subplot_mosaic("pc;ba", figsize=(9, 8.2), layout="constrained")
-axes["c"].axhline(at[36]["aligned"], color="0.4", ls="--", label="aligned, right away")
+axes["c"].axhline(initial[36]["aligned"], color="0.4", ls="--", label="aligned, before fine-tuning")
 steps, last = 50 * np.arange(1, 5), {}
 for name in ("aligned body", "bicubic body", "fresh body", "aligned head"):
     curve = np.array([percent["enlarged", 36, name, epoch] for epoch in range(1, 5)])
@@ -218,21 +221,25 @@ for name in ("aligned body", "bicubic body", "fresh body", "aligned head"):
     axes["c"].fill_between(steps, curve.min(1), curve.max(1), alpha=0.25, lw=0)
     last[name] = curve[-1]  # (3,), one per seed
     print(f"{name:12} {last[name].mean():.1f}, from {min(last[name]):.1f} to {max(last[name]):.1f}")
-axes["c"].set(xlabel="steps at 36 pixels", xticks=steps, ylabel="held out (%)", ylim=(20, 75))
+axes["c"].set(
+    xlabel="steps at 36 pixels", xticks=steps, ylabel="held-out accuracy (%)", ylim=(20, 75)
+)
 assert min(last["aligned body"]) - 3 > max(last["fresh body"]) > 60 > 40 > max(last["aligned head"])
 
 # %%
-for place, g, rows_of, name in ("b", 6, table, "6 x 6"), ("a", 9, resized, "9 x 9, aligned"):
-    tiles = analysis.position_similarity(rows_of, (g, g))  # (g, g, g, g)
+for panel, g, embeddings, name in ("b", 6, table, "6 x 6"), ("a", 9, resized, "9 x 9, aligned"):
+    tiles = analysis.position_similarity(embeddings, (g, g))  # (g, g, g, g)
     tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     tiles = tiles.swapaxes(1, 2).reshape(g * (g + 1), -1)
-    axes[place].imshow(tiles, cmap="PuOr", vmin=-1, vmax=1)
-    axes[place].set(xticks=[], yticks=[], xlabel=f"similarity of each place to all others, {name}")
+    axes[panel].imshow(tiles, cmap="PuOr", vmin=-1, vmax=1)
+    axes[panel].set(
+        xticks=[], yticks=[], xlabel=f"similarity of each position to all others, {name}"
+    )
 i = np.arange(9)
 for style, u, name in ("oC0", i * 5 / 8, "aligned"), ("xC1", (i + 0.5) * 2 / 3 - 0.5, "half-pixel"):
     axes["p"].plot(*np.stack(np.meshgrid(u, u)).reshape(2, 81), style, mfc="none", label=name)
 edges = {"xticks": i[:7] - 0.5, "yticks": i[:7] - 0.5, "xticklabels": [], "yticklabels": []}
-axes["p"].set(**edges, aspect="equal", ylim=(5.5, -0.5), xlabel="9 x 9 places on the old patches")
+axes["p"].set(**edges, aspect="equal", ylim=(5.5, -0.5), xlabel="9 x 9 positions on the old grid")
 axes["p"].grid()
 for axis in axes["p"], axes["c"]:
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
@@ -252,11 +259,11 @@ analysis.save_figure(figure, "figures/16_a_larger_image.png")
 # large as ever, and nothing is trained. How many will it read?
 
 # %%
-accuracy = score(at_36("aligned"), data.load_scattered(n=1, held_out=500, size=36))
-print(f"aligned, 500 wider scenes: {accuracy:.0%}; and all 2,000, in the order above:")
-at_wider = right_away("wider", 36)
+accuracy = score(load_at_36("aligned"), data.load_scattered(n=1, held_out=500, size=36))
+print(f"accuracy on 500 wider images, aligned: {accuracy:.0%}; on all 2,000, in the order above:")
+wider = initial_accuracies("wider", 36)
 assert accuracy > 0.75
-assert at_wider["aligned"] > at_wider["mean"] + 2 > at_wider["tiled"] + 7
+assert wider["aligned"] > wider["mean"] + 2 > wider["tiled"] + 7
 
 # %% [markdown]
 # Most: it was the strokes. For more patches and places between the old ones the model is ready.
@@ -266,6 +273,7 @@ assert at_wider["aligned"] > at_wider["mean"] + 2 > at_wider["tiled"] + 7
 # class token, with its pullback. `python -m minivit exercise 16 --start` puts a frame into
 # `exercises/`; `python -m minivit exercise 16` grades it; `--hint` helps.
 #
-# **Take away.** With `tuned = at_36("aligned")` take the new head away. The old one's first loss,
+# **Take away.** With `tuned = load_at_36("aligned")` take the new head away. The old one's first
+# loss,
 # we measured, is 2.54, worse than that of zeros, and the assert stops the chapter there. But it
 # knows the classes: after the 20 steps the model reads 38%, not 32%.

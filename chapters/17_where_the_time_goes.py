@@ -49,7 +49,7 @@ def floors(ms, name):
 
 
 # %%
-def problem(width=192, image_size=32, patch_size=4, dropout=0.0):
+def create_problem(width=192, image_size=32, patch_size=4, dropout=0.0):
     config = minivit.ViTConfig(
         image_size,
         patch_size,
@@ -66,7 +66,7 @@ def problem(width=192, image_size=32, patch_size=4, dropout=0.0):
     return model, images, rng.integers(10, size=32)
 
 
-model, images, labels = problem()
+model, images, labels = create_problem()
 square = np.random.default_rng(0).standard_normal((1024, 1024), dtype="float32")
 parts = np.array_split(square, parallel.cpu_count())
 large = {"large product": lambda: list(parallel.map_shards(lambda rows: rows @ square, parts))}
@@ -108,13 +108,13 @@ naive_sums = {
 naive = {"linear": naive_linear, "gelu": naive_gelu} | naive_sums
 
 
-def step(others=(), of=(model, images, labels), seed=None, shards=1, **options):
+def step(replacements=(), inputs=(model, images, labels), seed=None, shards=1, **options):
     with contextlib.ExitStack() as stack:
         for path in [p for p in sys.modules if p.startswith(("minivit.layers", "minivit.models"))]:
-            for name in set(others) & set(vars(sys.modules[path])):
-                stack.enter_context(mock.patch.object(sys.modules[path], name, others[name]))
+            for name in set(replacements) & set(vars(sys.modules[path])):
+                stack.enter_context(mock.patch.object(sys.modules[path], name, replacements[name]))
         options = training.StepOptions(shards=shards, **options)
-        return training.loss_and_gradients(*of, options, seed=seed)
+        return training.loss_and_gradients(*inputs, options, seed=seed)
 
 
 # %% [markdown]
@@ -126,18 +126,19 @@ def step(others=(), of=(model, images, labels), seed=None, shards=1, **options):
 # glibc to keep up to 1 GB. It does so at the first step, but here it is held back for a moment.
 
 # %%
-alone = parallel.single_threaded_blas()
+one_thread = parallel.single_threaded_blas()
 calls = {
-    "64 MB made and dropped": lambda: [np.ones(1 << 18, "float32") for _ in range(64)],
-    "naive step": alone(lambda: step(naive)),
+    "64 MB allocated and freed": lambda: [np.ones(1 << 18, "float32") for _ in range(64)],
+    "naive step": one_thread(lambda: step(naive)),
 }
 with mock.patch.object(parallel, "configure_malloc"):
-    given_back = compare(1, calls)
+    released = compare(1, calls)
 parallel.configure_malloc()
-kept = compare(1, calls)
-print("~given back, over kept:", ", ".join(f"{given_back[n] / kept[n]:.1f} ({n})" for n in calls))
-one, two = (minivit.flatten(step(others)[1]) for others in (naive, {}))
-assert all(abs(one[name] - two[name]).max() < 1e-5 for name in one)  # naive gradients are correct
+reused = compare(1, calls)
+ratios = ", ".join(f"{released[n] / reused[n]:.1f} ({n})" for n in calls)
+print("~time with memory returned to the system / with memory reused:", ratios)
+first, second = (minivit.flatten(step(replacements)[1]) for replacements in (naive, {}))
+assert all(abs(first[n] - second[n]).max() < 1e-5 for n in first)  # naive gradients are correct
 
 # %% [markdown]
 # ## Rows, and ones
@@ -168,11 +169,11 @@ with parallel.single_threaded_blas():  # so that only the shapes differ
 compare(
     1,
     {
-        "pass by pass": lambda: naive_gelu(dy)[1](dy),  # any array (B, T, M)
+        "one pass per operation": lambda: naive_gelu(dy)[1](dy),  # any array (B, T, M)
         "in place": mock.patch.object(arrays, "BLOCK_SIZE", dy.size)(
             lambda: layers.gelu(dy)[1](dy)
         ),
-        "and in blocks": lambda: layers.gelu(dy)[1](dy),
+        "in place, in blocks": lambda: layers.gelu(dy)[1](dy),
     },
 )
 
@@ -186,8 +187,8 @@ compare(
 # add up. AdamW's update goes over threads too, in blocks of the one vector of all parameters.
 
 # %%
-own = max(2, model.choose_shard_count(B))  # the default of `train`, but at least 2
-compare(1, {f"shards: {n}": lambda n=n: step(shards=n) for n in dict.fromkeys([1, 32, 8, own])})
+shards = max(2, model.choose_shard_count(B))  # the default of `train`, but at least 2
+compare(1, {f"shards: {n}": lambda n=n: step(shards=n) for n in dict.fromkeys([1, 32, 8, shards])})
 larger = minivit.ViT.create("ViT-Ti/4", image_size=32, classes=10)
 adamw = training.AdamW(minivit.tree.pack(larger.params))
 g = np.random.default_rng(3).standard_normal(adamw.parameters.vector.size, dtype="float32")
@@ -195,9 +196,9 @@ in_one_block = mock.patch.object(optim, "BLOCK_SIZE", g.size)
 compare(
     1,
     {
-        "update at once": in_one_block(lambda: adamw.update(g, 1e-3, threads=1)),
+        "update in one block": in_one_block(lambda: adamw.update(g, 1e-3, threads=1)),
         "in blocks": lambda: adamw.update(g, 1e-3, threads=1),
-        "by all threads": lambda: adamw.update(g, 1e-3),
+        "all threads": lambda: adamw.update(g, 1e-3),
     },
 )
 
@@ -209,12 +210,12 @@ compare(
 
 # %%
 thirds = parallel.batch_slices(10, 3)  # 3, 3 and 4 images
-losses = [step(of=(model, images[p], labels[p]))[0] for p in thirds]
-whole, _ = step(of=(model, images[:10], labels[:10]))
+losses = [step(inputs=(model, images[p], labels[p]))[0] for p in thirds]
+whole, _ = step(inputs=(model, images[:10], labels[:10]))
 assert abs(np.average(losses, weights=[3, 3, 4]) - whole) < 1e-5 < abs(np.mean(losses) - whole)
-how = {"of": problem(dropout=0.1), "shards": 5, "seed": (0, 1)}
-one, two = (minivit.flatten(step(threads=n, **how)[1]) for n in (1, 2))
-assert all(np.array_equal(one[name], two[name]) for name in one)
+options = {"inputs": create_problem(dropout=0.1), "shards": 5, "seed": (0, 1)}
+first, second = (minivit.flatten(step(threads=n, **options)[1]) for n in (1, 2))
+assert all(np.array_equal(first[name], second[name]) for name in first)
 
 # %% [markdown]
 # ## The balance
@@ -223,16 +224,16 @@ assert all(np.array_equal(one[name], two[name]) for name in one)
 # Then the ladder to it: a bar has one change more than that above, or shards for BLAS's threads.
 
 # %%
-spent = collections.Counter()
+seconds = collections.Counter()
 
 
-def clocked(kind, function):
-    def run(*given, **how):
+def timed(kind, function):
+    def run(*args, **kwargs):
         start = time.thread_time()
-        result = function(*given, **how)
-        spent[kind] += time.thread_time() - start
+        result = function(*args, **kwargs)
+        seconds[kind] += time.thread_time() - start
         pair = isinstance(result, tuple) and callable(result[1])
-        return (result[0], clocked(kind, result[1])) if pair else result
+        return (result[0], timed(kind, result[1])) if pair else result
 
     return run
 
@@ -244,24 +245,24 @@ kinds = {
     "layer_norm": "norms",
     "softmax": "softmax",
 }
-clocks = {name: clocked(kind, getattr(layers, name, arrays.matmul)) for name, kind in kinds.items()}
+timers = {name: timed(kind, getattr(layers, name, arrays.matmul)) for name, kind in kinds.items()}
 
 # %%
 for _ in range(5):
-    clocked("step", step)(clocks, shards=own, threads=1)
-    alone(clocked("large product", lambda: square @ square))()
-spent["the rest"] = spent["step"] - sum(spent[kind] for kind in set(kinds.values()))
-balance = {kind: floors(spent, kind) for kind in [*kinds.values(), "the rest"]}
+    timed("step", step)(timers, shards=shards, threads=1)
+    one_thread(timed("large product", lambda: square @ square))()
+seconds["other"] = seconds["step"] - sum(seconds[kind] for kind in set(kinds.values()))
+balance = {kind: floors(seconds, kind) for kind in [*kinds.values(), "other"]}
 calls = {
-    "memory": alone(lambda: step(naive)),
-    "rows": alone(lambda: step({"gelu": naive_gelu} | naive_sums)),
-    "ones": alone(lambda: step({"gelu": naive_gelu})),
-    "GELU": alone(step),
+    "memory": one_thread(lambda: step(naive)),
+    "rows": one_thread(lambda: step({"gelu": naive_gelu} | naive_sums)),
+    "ones": one_thread(lambda: step({"gelu": naive_gelu})),
+    "GELU": one_thread(step),
     "BLAS threads": step,
-    "shards": lambda: step(shards=own),
+    "shards": lambda: step(shards=shards),
 }
 times = compare(3, calls | large)
-ladder = {"naive": floors(times, "memory") * given_back["naive step"] / kept["naive step"]}
+ladder = {"naive": floors(times, "memory") * released["naive step"] / reused["naive step"]}
 ladder |= {name: floors(times, name) for name in calls}
 
 # %%
@@ -287,12 +288,12 @@ minivit.analysis.save_figure(figure, "figures/17_where_the_time_goes.png")
 
 # %%
 for width in 192, 48, 12:
-    of = problem(width, image_size=8, patch_size=2)
+    inputs = create_problem(width, image_size=8, patch_size=2)
     compare(
         0.4,
         {
-            f"width {width}, one thread": lambda of=of: step(of=of, shards=2, threads=1),
-            "all threads": lambda of=of: step(of=of, shards=2),
+            f"width {width}, one thread": lambda x=inputs: step(inputs=x, shards=2, threads=1),
+            "all threads": lambda x=inputs: step(inputs=x, shards=2),
         },
     )
 

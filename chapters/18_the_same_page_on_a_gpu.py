@@ -33,18 +33,18 @@ from minivit import arrays, layers, optim, training
 log = []
 
 
-def bare(x):  # the same memory, without counting
+def as_numpy(x):  # the same memory, without counting
     if isinstance(x, (list, tuple)):
-        return type(x)(map(bare, x))
+        return type(x)(map(as_numpy, x))
     return x.view(np.ndarray) if isinstance(x, Tally) else x
 
 
-def launch(function, *given, **how):
-    plain, how = bare(given), {name: bare(a) for name, a in how.items()}
-    result = np.asarray(function(*plain, **how))
+def launch(function, *args, **kwargs):
+    plain, kwargs = as_numpy(args), {name: as_numpy(a) for name, a in kwargs.items()}
+    result = np.asarray(function(*plain, **kwargs))
     inputs = [x for x in minivit.flatten([*plain]).values() if isinstance(x, np.ndarray)]
     is_view = any(np.may_share_memory(result, x) for x in inputs)
-    if "out" in how or not (is_view or function in (np.empty, np.empty_like)):
+    if "out" in kwargs or not (is_view or function in (np.empty, np.empty_like)):
         log.append((sum(x.nbytes for x in inputs), result.nbytes))
     return result.view(Tally)
 
@@ -53,8 +53,8 @@ def launch(function, *given, **how):
 class Tally(np.ndarray):
     __module__ = "tally"
 
-    def __array_ufunc__(self, ufunc, method, *given, **how):
-        return launch(getattr(ufunc, method), *given, **how)
+    def __array_ufunc__(self, ufunc, method, *args, **kwargs):
+        return launch(getattr(ufunc, method), *args, **kwargs)
 
     def __setitem__(self, at, value):
         launch(np.add, value, 0, out=self[at])  # costs the same as a copy
@@ -62,15 +62,15 @@ class Tally(np.ndarray):
     def reshape(self, *shape):
         return launch(np.ndarray.reshape, self, *shape)
 
-    def astype(self, *dtype, **how):
-        return launch(np.ndarray.astype, self, *dtype, **how)
+    def astype(self, *dtype, **kwargs):
+        return launch(np.ndarray.astype, self, *dtype, **kwargs)
 
     def get(self):  # in CuPy, a copy to the host
         raise RuntimeError("Python would wait for the GPU")
 
 
 tally = sys.modules["tally"] = types.ModuleType("tally")
-tally.__getattr__ = lambda name: lambda *given, **how: launch(getattr(np, name), *given, **how)
+tally.__getattr__ = lambda name: lambda *args, **kwargs: launch(getattr(np, name), *args, **kwargs)
 
 # %% [markdown]
 # Now layers of chapter 17's model, forth and back, and its step. The *floor*: forth, any program
@@ -83,47 +83,47 @@ config = minivit.ViTConfig(32, 4, classes=10, width=D, depth=2, heads=heads, mlp
 params = minivit.ViT.create(config).params
 
 
-def numbers(*shape):
+def normal(*shape):
     return rng.standard_normal(shape, dtype="float32")
 
 
-def counting(tree):
+def as_tally(tree):
     return minivit.tree.map_tree(lambda x: tally.asarray(x.copy()), tree)
 
 
 cases = {
-    "softmax": (layers.softmax, numbers(B, heads, T, T)),
-    "layer norm": (layers.layer_norm, numbers(B, T, D), numbers(D), numbers(D)),
-    "GELU": (layers.gelu, numbers(B, T, 4 * D)),
-    "MLP": (layers.mlp, numbers(B, T, D), *params["blocks"][0]["mlp"].values()),
+    "softmax": (layers.softmax, normal(B, heads, T, T)),
+    "layer norm": (layers.layer_norm, normal(B, T, D), normal(D), normal(D)),
+    "GELU": (layers.gelu, normal(B, T, 4 * D)),
+    "MLP": (layers.mlp, normal(B, T, D), *params["blocks"][0]["mlp"].values()),
 }
-images, labels = numbers(B, 32, 32, 3), rng.integers(10, size=B)
+images, labels = normal(B, 32, 32, 3), rng.integers(10, size=B)
 
 
 # %%
-def asked(name, layer, *given):
-    given, _ = counting(list(given)), log.clear()
-    y, pullback = layer(*given)
+def measure(name, layer, *args):
+    args, _ = as_tally(list(args)), log.clear()
+    y, pullback = layer(*args)
     pullback(y)  # any gradient
-    moved, floor = sum(map(sum, log)), 4 * (3 * minivit.tree.count_parameters(given) + 2 * y.size)
-    print(f"{name:10} {len(log):2} launches, {moved / 1e6:5.1f} MB, {moved / floor:4.1f} floors")
-    return len(log), moved / floor
+    total, floor = sum(map(sum, log)), 4 * (3 * minivit.tree.count_parameters(args) + 2 * y.size)
+    print(f"{name:10} {len(log):2} launches, {total / 1e6:5.1f} MB, {total / floor:4.1f} floors")
+    return len(log), total / floor
 
 
-plain = {name: asked(name, *case) for name, case in cases.items()}
+plain = {name: measure(name, *case) for name, case in cases.items()}
 
 
 # %%
 def step(B=B):  # one training step
     model, batch = minivit.ViT(config, params), (images[:B], labels[:B])
     options = training.StepOptions()
-    _, right = training.batch_gradients(model, *batch, options)  # with NumPy
-    model.params = counting(params)
+    _, expected = training.batch_gradients(model, *batch, options)  # with NumPy
+    model.params = as_tally(params)
     adamw, _ = training.AdamW(minivit.tree.pack(model.params)), log.clear()
     _, gradients = training.batch_gradients(model, *batch, options)
     adamw.update(gradients.vector, 1e-3)
-    print(f"a step of {B}: {len(log)} launches, {sum(map(sum, log)) / 1e6:.0f} MB")
-    assert abs(bare(gradients.vector) - right.vector).max() < 1e-5
+    print(f"training step, batch size {B}: {len(log)} launches, {sum(map(sum, log)) / 1e6:.0f} MB")
+    assert abs(as_numpy(gradients.vector) - expected.vector).max() < 1e-5
 
 
 step()
@@ -152,21 +152,21 @@ def warp(x, combine):  # x (..., 32), one value per lane
 def softmax_by_warps(x):  # (rows, n)
     rows, n = x.shape
 
-    def shared(x, pad):  # lane j holds entries j, j + 32, ...
+    def split_lanes(x, pad):  # lane j holds entries j, j + 32, ...
         return np.pad(x, ((0, 0), (0, -n % 32)), constant_values=pad).reshape(rows, -1, 32)
 
-    mine = shared(x, -np.inf)
-    most = warp(mine.real.max(1), np.maximum)  # (rows, 32)
-    exps = np.exp(mine - most[:, None])
+    lanes = split_lanes(x, -np.inf)
+    largest = warp(lanes.real.max(1), np.maximum)  # (rows, 32)
+    exps = np.exp(lanes - largest[:, None])
     p = (exps / warp(exps.sum(1), np.add)[:, None]).reshape(rows, -1)[:, :n]
-    return p, lambda dp: p * (dp - warp(shared(p * dp, 0).sum(1), np.add)[:, :1])
+    return p, lambda dp: p * (dp - warp(split_lanes(p * dp, 0).sum(1), np.add)[:, :1])
 
 
 # %%
 source = (Path(minivit.__path__[0]) / "cuda" / "softmax.py").read_text(encoding="utf-8")
 print(source[source.index("    F largest") : source.index("}\n")])
-held, scores = rng.normal(size=32), rng.normal(size=(2, 65))
-assert abs(warp(held, np.add) - held.sum()).max() < 1e-14  # in all 32 lanes
+values, scores = rng.normal(size=32), rng.normal(size=(2, 65))
+assert abs(warp(values, np.add) - values.sum()).max() < 1e-14  # in all 32 lanes
 assert abs(softmax_by_warps(scores)[0] - layers.softmax(scores)[0]).max() < 1e-14
 assert minivit.gradcheck(softmax_by_warps, scores).worst < 1e-12
 
@@ -184,22 +184,23 @@ assert minivit.gradcheck(softmax_by_warps, scores).worst < 1e-12
 
 
 # %%
-def by_kernels(function, norm=False):  # without μ, σ, scale and bias
+def register_kernel(function, norm=False):  # without μ, σ, scale and bias
     plain = function.dispatch(object)
 
-    def faster(x, *given, **how):
-        y, pullback = plain(*bare([x, *given]), **{name: bare(a) for name, a in how.items()})
+    def kernel(x, *args, **kwargs):
+        kwargs = {name: as_numpy(a) for name, a in kwargs.items()}
+        y, pullback = plain(*as_numpy([x, *args]), **kwargs)
         log.append((x.nbytes, y.nbytes))
 
         def back(dy):
-            gradients = pullback(bare(dy))
+            gradients = pullback(as_numpy(dy))
             log.append((x.nbytes + dy.nbytes, x.nbytes * (1 + norm)))
             [arrays.sum_leading(each) for each in [x, dy] * norm]  # x instead of dy · x_hat
-            return tuple(map(counting, gradients)) if norm else counting(gradients)
+            return tuple(map(as_tally, gradients)) if norm else as_tally(gradients)
 
         return tally.asarray(y), back
 
-    function.register(Tally, faster)
+    function.register(Tally, kernel)
 
 
 # %% [markdown]
@@ -212,28 +213,29 @@ def by_kernels(function, norm=False):  # without μ, σ, scale and bias
 # with no copy. But the next image and the next head are at two distances: a call for each head.
 
 # %%
-keys = numbers(B, T, 3, heads, D // heads).transpose(2, 0, 3, 1, 4)[1]
+keys = normal(B, T, 3, heads, D // heads).transpose(2, 0, 3, 1, 4)[1]
 assert keys.strides == (4 * T * 3 * D, 4 * D // heads, 4 * 3 * D, 4)  # image, head, row, entry
 
 
-def product(a, b, out=None):
-    y = np.matmul(bare(a), bare(b), out=bare(out))
+def matmul_kernel(a, b, out=None):
+    y = np.matmul(as_numpy(a), as_numpy(b), out=as_numpy(out))
     log.extend(heads * [((a.nbytes + b.nbytes) // heads, y.nbytes // heads)])
     return tally.asarray(y)
 
 
-def sums(x):  # sums of chunks, then their sum
+def sum_kernel(x):  # sums of chunks, then their sum
     log.extend([(x.nbytes, 0), (0, 0)][: 1 + (x.size > 128 * x.shape[-1])])
-    return tally.asarray(bare(x).reshape(-1, x.shape[-1]).sum(0))
+    return tally.asarray(as_numpy(x).reshape(-1, x.shape[-1]).sum(0))
 
 
-def adamw(p, g, m, v, **how):  # counts the bytes only
+def adamw_kernel(p, g, m, v, **kwargs):  # counts the bytes only
     log.append((4 * p.nbytes, 3 * p.nbytes))
 
 
-by_kernels(layers.softmax), by_kernels(layers.gelu), by_kernels(layers.layer_norm, norm=True)
-arrays.matmul.register(Tally, product), arrays.sum_leading.register(Tally, sums)
-optim.adamw.register(Tally, adamw)
+register_kernel(layers.softmax), register_kernel(layers.gelu)
+register_kernel(layers.layer_norm, norm=True)
+arrays.matmul.register(Tally, matmul_kernel), arrays.sum_leading.register(Tally, sum_kernel)
+optim.adamw.register(Tally, adamw_kernel)
 
 # %% [markdown]
 # Nearly half of a step's launches go, and almost two thirds of its bytes. What is left: products,
@@ -242,31 +244,31 @@ optim.adamw.register(Tally, adamw)
 # the sums are of float32. What gets lost?
 
 # %%
-fused, _ = {name: asked(name, *case) for name, case in cases.items()}, step()
+fused, _ = {name: measure(name, *case) for name, case in cases.items()}, step()
 
 
-def rounded(x, digits):
+def round_mantissa(x, digits):
     fraction, exponent = np.frexp(x)  # 1/2 <= |fraction| < 1
     return np.ldexp(np.round(fraction * 2 ** (digits + 1)), exponent - digits - 1)
 
 
 a, b = rng.normal(size=(2, 512, 512))
 for name, digits in {"float32": 23, "TF32": 10, "bfloat16": 7}.items():
-    error = rounded(a, digits) @ rounded(b, digits) - a @ b
-    print(f"{name:8} errs by {np.sqrt((error**2).mean() / 512):.0e} of an entry's size")
+    error = round_mantissa(a, digits) @ round_mantissa(b, digits) - a @ b
+    print(f"{name:8} RMS error {np.sqrt((error**2).mean() / 512):.0e} relative to an entry")
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
 
 
 def bars(axis, names, label, *pair):
-    for place, values in zip((-0.2, 0.2), pair, strict=True):
-        axis.barh(np.arange(len(names)) + place, values, 0.4)
+    for offset, values in zip((-0.2, 0.2), pair, strict=True):
+        axis.barh(np.arange(len(names)) + offset, values, 0.4)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=label, ylim=(len(names), -1))
 
 
 for i, label in enumerate(("launches", "bytes, in floors")):
-    bars(axes[i], cases, label, *([asks[i] for asks in each.values()] for each in (plain, fused)))
+    bars(axes[i], cases, label, *([row[i] for row in each.values()] for each in (plain, fused)))
 axes[0].legend(["plain", "kernels"]), axes[1].axvline(1, color="k", ls="--", lw=1)
 if (file := Path("figures/gpu_layers.csv")).exists():
     rows = np.genfromtxt(file, delimiter=",", names=True, dtype=None, encoding="utf-8", ndmin=1)

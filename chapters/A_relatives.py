@@ -38,7 +38,9 @@ def naive_waves(gh, gw, D):
     for y in range(gh):
         for x in range(gw):
             omegas = [10000 ** (-j / (D // 4 - 1)) for j in range(D // 4)]
-            waves = [f(at * w) for at in (x, y) for f in (math.sin, math.cos) for w in omegas]
+            waves = [
+                f(position * w) for position in (x, y) for f in (math.sin, math.cos) for w in omegas
+            ]
             table.append(waves)
     return np.array(table)  # (N, D)
 
@@ -80,9 +82,9 @@ assert abs(here - there) < 1e-13 < abs(here - elsewhere)
 
 # %%
 def naive_offsets(q, table):
-    k, N, Dh = q.shape
-    bias = np.zeros((k, N, N))
-    for head in range(k):
+    h, N, Dh = q.shape
+    bias = np.zeros((h, N, N))
+    for head in range(h):
         for i in range(N):
             for j in range(N):
                 r = table[i - j + N - 1, head * Dh : (head + 1) * Dh]
@@ -153,7 +155,7 @@ assert errors.worst < 1e-12
 dy = np.zeros_like(q)
 dy[..., 0, 0, :] = 1  # the gradient of one corner only
 _, _, dv = axial(q, k, v)[1](dy)
-print(f"{(abs(dv) > 0).mean():.0%} of the values reach the corner")
+print(f"the corner depends on {(abs(dv) > 0).mean():.0%} of the values")
 assert (abs(dv) > 0).all()  # every value receives a gradient
 
 # %% [markdown]
@@ -167,11 +169,11 @@ assert (abs(dv) > 0).all()  # every value receives a gradient
 # %%
 with open("chapters/measured/attention_kinds.csv") as file:
     rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
-saved = {}
+ratios = {}
 for kind in ("axial", "windowed"):
     flops = [row["global_gflop"] / row[f"{kind}_gflop"] for row in rows]
     times = [row["global_ms"] / row[f"{kind}_ms"] for row in rows]
-    saved[kind] = flops, times
+    ratios[kind] = flops, times
     for row, f, t in zip(rows, flops, times, strict=True):
         if row["side"] in (8, 16, 64):
             print(f"{kind}, side {row['side']:.0f}: operations / {f:.0f}, time / {t:.1f}")
@@ -179,8 +181,8 @@ for kind in ("axial", "windowed"):
 # %%
 figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
 sides = [row["side"] for row in rows]
-looks = {"color": "C0", "marker": "o"}, {"color": "C1", "marker": "s"}
-for (kind, (flops, times)), style in zip(saved.items(), looks, strict=True):
+styles = {"color": "C0", "marker": "o"}, {"color": "C1", "marker": "s"}
+for (kind, (flops, times)), style in zip(ratios.items(), styles, strict=True):
     axis.loglog(sides, flops, ls="--", mfc="w", label=f"{kind}: operations", **style)
     axis.loglog(sides, times, label=f"{kind}: time", **style)
 axis.axhline(1, color="0.5", lw=0.8)
@@ -209,9 +211,9 @@ save_figure(figure, "figures/A_relatives.png")
 
 # %%
 D, N = 768, 196  # ViT-B/16
-share = 4 * N * D / (24 * D * D + 4 * N * D)
-print(f"{share:.1%} of a block's operations are all that another attention can save")
-assert 0.03 < share < 0.06
+fraction = 4 * N * D / (24 * D * D + 4 * N * D)
+print(f"attention takes {fraction:.1%} of a block's operations")
+assert 0.03 < fraction < 0.06
 
 # %% [markdown]
 # The paper built axial models too (appendix D.6). Each block became two, one for rows and one for
@@ -228,8 +230,8 @@ assert 0.03 < share < 0.06
 # %%
 gw = 4
 pairs = [(divmod(j, gw), divmod(j + 1, gw)) for j in range(2 * gw - 1)]  # two rows of four
-print("in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] == b[0]))
-print("not in a row:", *(f"{a}-{b}" for a, b in pairs if a[0] != b[0]))
+print("neighbours:", *(f"{a}-{b}" for a, b in pairs if a[0] == b[0]))
+print("not neighbours:", *(f"{a}-{b}" for a, b in pairs if a[0] != b[0]))
 assert sum(a[0] == b[0] for a, b in pairs) == 6  # horizontal neighbours in the image
 
 # %% [markdown]

@@ -2,7 +2,7 @@
 
     python chapters/build.py               all chapters, and the table of equations
     python chapters/build.py 04 A          two chapters, and the table of equations
-    python chapters/build.py --equations   the table of equations alone
+    python chapters/build.py --equations   only the table of equations
 
 A chapter is a script in Jupytext's percent format. Its page is chapters/pages/NN_name.md. The table
 in chapters/README.md lists, for each equation of the paper, the docstrings and chapters that
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("chapters", nargs="*", help="numbers such as 04 or A (default: all)")
     parser.add_argument(
-        "--equations", action="store_true", help="build the table of equations alone"
+        "--equations", action="store_true", help="build only the table of equations"
     )
     parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     by_number = {path.stem.partition("_")[0]: path for path in chapters(CHAPTERS)}
     if unknown := set(args.chapters) - set(by_number):
-        names = ", ".join(sorted(unknown))
-        parser.error(f"unknown chapter {names}; choose from {' '.join(by_number)}")
+        numbers = ", ".join(sorted(unknown))
+        parser.error(f"unknown chapter {numbers}; choose from {' '.join(by_number)}")
     numbers = [] if args.equations else args.chapters or by_number
     for number in numbers:
         if uses_file(by_number[number]) and not os.environ.get(WEIGHTS):
@@ -91,7 +91,7 @@ def title(path: Path) -> str:
 
 
 def uses_file(path: Path) -> bool:
-    """Return whether a chapter has cells that use the file of a real model."""
+    """Return whether a chapter has cells that use the file of a pretrained model."""
     return bool(USES_FILE.search(path.read_text(encoding="utf-8")))
 
 
@@ -172,8 +172,8 @@ def neighbours(path: Path) -> str:
 
 def with_equations(readme: str, table: str) -> str:
     """Insert a table between the two markers of chapters/README.md."""
-    before, _, rest = readme.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
+    before, _, tail = readme.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{tail.partition(END)[2]}"
 
 
 def equations(root: Path) -> str:
@@ -181,7 +181,7 @@ def equations(root: Path) -> str:
     rows = ["| equation | in the library | in the book |", "|---|---|---|"]
     labels = list(library_labels(root)), list(book_labels(root))
     for n in EQUATIONS:
-        links = [", ".join(link for number, link in found if number == n) for found in labels]
+        links = [", ".join(link for number, link in pairs if number == n) for pairs in labels]
         rows.append(f"| ({n}) | {links[0]} | {links[1]} |")
     return "\n".join(rows)
 

@@ -1,7 +1,7 @@
 """Split a batch into shards and process them in a pool of threads, with one BLAS thread each.
 
-NumPy releases the GIL inside its loops and matrix products, so two shards run at the same time. A
-shard is small enough to stay in the CPU cache, which is faster than two BLAS threads per product.
+NumPy releases the GIL inside its loops and matrix products, so shards run concurrently, one per
+core. A shard fits in the CPU cache, which makes this faster than multithreaded BLAS on the batch.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def map_shards(
         running = [pool.submit(function, shard) for shard in islice(remaining, threads + 1)]
         try:
             while running:
-                running[0].exception()  # wait before `pop`: an interrupt leaves it in `running`
+                running[0].exception()  # wait first: an interrupt leaves the future in `running`
                 yield running.pop(0).result()
                 running += [pool.submit(function, shard) for shard in islice(remaining, 1)]
         finally:  # also if a shard failed or the caller stops early
@@ -86,7 +86,7 @@ def map_parts(function: Callable[[Any], Any], batch: Any, size: int) -> Iterator
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return a reusable pool, because starting two threads takes 10% of a small model's step."""
+    """Return a reused pool: starting threads takes 10% of a training step of a small model."""
     return ThreadPoolExecutor(threads, initializer=_initialise_worker)
 
 
@@ -130,8 +130,8 @@ def _initialise_worker() -> None:
 def _release_controlling_thread() -> None:
     """Allow any thread to change OpenBLAS's limit.
 
-    threadpoolctl 3.8 allows this only to the first thread that set the limit, but the last user of
-    the limit may be another thread.
+    In threadpoolctl 3.8, only the thread that first set the limit may change it, but the last user
+    of the limit may be another thread.
     """
     for library in _blas().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):

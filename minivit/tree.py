@@ -34,9 +34,9 @@ def flatten(tree: Tree) -> dict[str, Array]:
         return {"": tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     return {
-        f"{name}/{rest}".rstrip("/"): leaf
+        f"{name}/{path}".rstrip("/"): leaf
         for name, branch in items
-        for rest, leaf in flatten(branch).items()
+        for path, leaf in flatten(branch).items()
     }
 
 
@@ -66,8 +66,8 @@ def unflatten(flat: dict[str, Array]) -> Tree:
         return flat[""]
     branches: dict[str, dict[str, Array]] = {}
     for path, leaf in flat.items():
-        name, _, rest = path.partition("/")
-        branches.setdefault(name, {})[rest] = leaf
+        name, _, subpath = path.partition("/")
+        branches.setdefault(name, {})[subpath] = leaf
     for name, branch in branches.items():
         if "" in branch and len(branch) > 1:
             raise ValueError(f"'{name}' is both an array and a group of arrays")

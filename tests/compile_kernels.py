@@ -2,7 +2,7 @@
 
     python tests/compile_kernels.py
 
-The exit status is 77 without NVRTC or the CUDA headers, which `cupy-cuda13x[ctk]` contains.
+The exit status is 77 if NVRTC or the CUDA headers are missing; `cupy-cuda13x[ctk]` contains both.
 """
 
 import gc
@@ -26,11 +26,11 @@ def find_headers():
 
 def main():
     try:
-        import cupy  # noqa: F401  (finds the libraries)
+        import cupy  # noqa: F401  (locates the libraries)
         from cupy_backends.cuda.libs import nvrtc
 
         version = ".".join(map(str, nvrtc.getVersion()))
-    except Exception as error:  # a missing part can raise any type of exception
+    except Exception as error:  # missing libraries raise various types
         print(f"NVRTC is missing: {error}")
         return 77
     if not (headers := find_headers()):

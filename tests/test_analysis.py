@@ -94,16 +94,6 @@ def test_rollout_matches_loops():
     assert abs(attention_rollout(attention[::-1])[0] - expected).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "method", [lambda A, dA: attention_rollout(A), gradient_weighted_rollout, gradient_weighted_sum]
-)
-def test_the_images_of_a_batch_are_independent(method):
-    A = random_attention(3, 4, 2, 5, 5)
-    dA = np.random.default_rng(6).normal(size=A.shape)
-    alone = [method(A[:, b : b + 1], dA[:, b : b + 1])[0] for b in range(4)]
-    np.testing.assert_allclose(method(A, dA), alone, rtol=1e-12)
-
-
 # --- mean attention distance ------------------------------------------------------------------
 
 
@@ -351,7 +341,7 @@ def test_the_number_of_components_is_limited(shape, most):
     kernel = np.random.default_rng(9).normal(size=shape)
     assert len(patch_filters(kernel, 2, most)[0]) == most
     for count in (most + 1, 0, -1, 28):
-        with pytest.raises(ValueError, match=f"have 1 to {most} components, not {count}"):
+        with pytest.raises(ValueError, match=f"must be 1 to {most} for .*: {count}"):
             patch_filters(kernel, 2, count)
     with pytest.raises(ValueError, match="a kernel with 12 rows does not fit patches of side 4"):
         patch_filters(kernel, 4, 1)

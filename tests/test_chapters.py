@@ -143,12 +143,12 @@ def without_file(page: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def desk(tmp_path_factory):
+def workspace(tmp_path_factory):
     """Provide a copy of the chapters. `page(stem)` runs a chapter once and returns its page.
 
     With the test data, the chapters use the model of the committed pages.
     """
-    root = tmp_path_factory.mktemp("desk")
+    root = tmp_path_factory.mktemp("book")
     shutil.copytree(CHAPTERS, root / "chapters", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "figures").mkdir()
 
@@ -158,29 +158,19 @@ def desk(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.WEIGHTS, str(TINY) if DATA else "")
-        yield SimpleNamespace(page=page, root=root, figures=root / "figures")
+        yield SimpleNamespace(page=page, figures=root / "figures")
 
 
 @pytest.mark.book
 @every_chapter
-def test_a_chapter_runs_and_its_page_is_current(desk, stem):
+def test_a_chapter_runs_and_its_page_is_current(workspace, stem):
     file_is_missing = not DATA and build.uses_file(BOOK[stem])
-    pages = desk.page(stem), (PAGES / f"{stem}.md").read_text(encoding="utf-8")
+    pages = workspace.page(stem), (PAGES / f"{stem}.md").read_text(encoding="utf-8")
     outdated = differences(*(map(without_file, pages) if file_is_missing else pages))
     command = f"python chapters/build.py {stem.partition('_')[0]}"
     assert not outdated, f"{outdated[0]}; run: {command}"
-    assert (desk.figures / f"{stem}.png").exists() is not file_is_missing
+    assert (workspace.figures / f"{stem}.png").exists() is not file_is_missing
     assert (ROOT / "figures" / f"{stem}.png").is_file()
-
-
-@pytest.mark.book
-def test_a_chapter_draws_the_same_figure_again(desk):
-    stem = next(iter(BOOK))
-    desk.page(stem)
-    figure = desk.figures / f"{stem}.png"
-    before = figure.read_bytes()
-    build.page(desk.root / "chapters" / f"{stem}.py", TIMEOUT)
-    assert figure.read_bytes() == before
 
 
 # --- the builder -------------------------------------------------------------------------------
@@ -311,10 +301,11 @@ def test_equations_are_found_in_text(text, numbers):
     assert build.equations_named(text) == numbers
 
 
-def test_the_table_of_equations_is_current():
-    readme = (CHAPTERS / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_equations_is_current_and_names_a_chapter_for_each():
+    readme, table = (CHAPTERS / "README.md").read_text(encoding="utf-8"), build.equations(ROOT)
     command = "python chapters/build.py --equations"
-    assert readme == build.with_equations(readme, build.equations(ROOT)), f"run: {command}"
+    assert readme == build.with_equations(readme, table), f"run: {command}"
+    assert [row for row in table.splitlines() if "|  |" in row] == []
 
 
 def test_every_part_of_the_paper_is_listed_once():
@@ -332,11 +323,6 @@ def test_every_part_of_the_paper_is_listed_once():
     assert parts["section"] == sections + appendix
     for name, count in {"equation": 8, "figure": 14, "table": 9}.items():
         assert parts[name] == [str(n) for n in range(1, count + 1)]
-
-
-def test_every_equation_has_a_chapter():
-    rows = build.equations(ROOT).splitlines()[2:]
-    assert [row for row in rows if "|  |" in row] == []
 
 
 def test_every_chapter_is_in_the_contents():

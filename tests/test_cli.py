@@ -121,10 +121,10 @@ INVALID = [
     ("attention --kind positions x.png", "images and --data do not apply to --kind positions"),
     ("attention --kind distance --layer 1", "--layer does not apply to --kind distance"),
     ("attention --kind rollout", "invalid choice: 'rollout'"),
-    ("attention --invert", "image files are required for --invert"),
+    ("attention --invert", "--invert can only be used with image files"),
     (
         "attention --kind filters --short-side 9 --labels x.txt",
-        "image files are required for --labels, --short-side",
+        "--labels, --short-side can only be used with image files",
     ),
     ("predict --weights model.npz", "image files are required"),
     ("cost ViT-X/16", "unknown model 'ViT-X/16'"),
@@ -170,7 +170,7 @@ def test_the_error_names_an_invalid_or_missing_file_of_weights(folder, damage, l
 
 @pytest.mark.parametrize("command", ["evaluate", "predict digit.png"])
 def test_the_error_about_a_missing_default_model_says_how_to_create_it(folder, command):
-    message = "there is no file runs/digits/model.npz. Create it with `python -m minivit train`"
+    message = "runs/digits/model.npz does not exist. Train a model with `python -m minivit train`"
     assert error_of(*command.split()).startswith(message)
 
 

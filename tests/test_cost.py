@@ -1,4 +1,4 @@
-"""Formulas of `minivit cost`: against published sizes, counted FLOP, and memory that is in use."""
+"""The formulas of `minivit cost`, compared with published sizes, counted FLOP and used memory."""
 
 import csv
 import dataclasses
@@ -42,7 +42,7 @@ VARIANTS = {
 }
 DEEP = ViTConfig(32, 4, classes=10, width=64, depth=5, heads=2, mlp_width=256)
 LARGE_KERNELS = dataclasses.replace(DEEP, image_size=8, depth=2, mlp_width=2048)
-GMAC = {  # of one image of 224 pixels, as published by timm, which also counts the norms
+GMAC = {  # published by timm for one image of 224 pixels, including the norms
     "ViT-Ti/16": 1.26, "ViT-S/32": 1.15, "ViT-S/16": 4.61, "ViT-B/32": 4.41,
     "ViT-B/16": 17.58, "ViT-L/32": 15.39, "ViT-L/16": 61.60,
 }  # fmt: skip
@@ -134,7 +134,7 @@ def peak_of_step(model, batch_size, shards, threads):
 def test_the_peak_of_a_step_is_bounded_tightly(config, batch_size, shards, threads):
     bound = cost.memory(config, batch_size, shards=shards, threads=threads).step
     peak = peak_of_step(ViT.create(config), batch_size, shards, threads)
-    # Several threads may reach their peaks at different times.
+    # Several threads may reach their peaks at different times, or run one after the other.
     assert (0.97 if threads == 1 else 0.9 / threads) * bound < peak < 1.03 * bound
 
 
@@ -150,7 +150,7 @@ def test_memory_is_the_sum_of_its_parts():
     one_thread_each = cost.memory(DEEP, 24, "float64", shards=8, threads=8)
     assert one_thread_each.step == max(8 * shard_bytes, 7 * shard_bytes + 2 * vector)
     assert m.training == vector + m.optimiser_state + m.step
-    assert cost.memory(DEEP, 2, shards=9, threads=2).shards == 2  # no shard is empty
+    assert cost.memory(DEEP, 2, shards=9, threads=2).shards == 2  # at least one image each
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)

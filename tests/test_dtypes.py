@@ -1,4 +1,4 @@
-"""Every layer returns its input's dtype, and float16 results are those of float32, rounded.
+"""Every layer returns the dtype of its input. float16 results are rounded float32 results.
 
 float16 has 11 significant bits, and its largest value is 65,504. The layers compute in float32, so
 that intermediate results neither lose digits nor overflow.
@@ -18,7 +18,7 @@ from minivit.tree import map_tree
 
 ROUNDING = 2.0**-11  # the largest relative error of rounding to float16
 SUBNORMAL = 2.0**-24  # the smallest positive float16
-COMPOSITE = (  # layers that round intermediate results to float16; these errors add up
+COMPOSITE = (  # these round intermediate results to float16, so that several errors add up
     "attend", "single_head_attention", "self_attention", "mlp", "encoder_block", "bottleneck",
 )  # fmt: skip
 CASES = {case.name: case for case in layer_cases() if case.name != "standardise, small weights"}

@@ -1,9 +1,9 @@
 """The paper's eight equations as loops over scalars, compared with the library.
 
 A tensor is a list of lists of floats here. Without broadcasting, reshapes and transposes, the two
-implementations are unlikely to share a mistake. The shapes are tiny and all lengths differ. The
-last tests show that a different choice of what the paper leaves open (epsilon, the order of
-columns, patches and pixels) would be detected.
+implementations are unlikely to share a mistake. The shapes are tiny, and all lengths differ. The
+paper does not specify epsilon or the order of columns, patches and pixels. The last tests verify
+that another choice would be detected.
 """
 
 import math

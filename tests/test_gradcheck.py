@@ -109,7 +109,8 @@ def test_the_leaves_of_a_tree_are_named_by_path():
 
         return x * first * second + params["head"], pullback
 
-    params = {"blocks": [{"scale": draw(3)}, {"scale": draw(3) + 1}], "head": draw(3)}
+    blocks = [{"scale": draw(3)}, {"scale": draw(3) + 1}]
+    params = {"blocks": blocks, "head": draw(3), "version": 1}  # integers are not checked
     errors = gradcheck(f, draw(2, 3), params)
     names = ["x", "params/blocks/0/scale", "params/blocks/1/scale", "params/head"]
     assert list(errors) == names
@@ -132,19 +133,6 @@ def test_other_arguments_are_passed_on():
     assert gradcheck(f, draw(3), *others, draw(3) + 1).passed
     for arguments in calls:
         assert all(a is b for a, b in zip(arguments, others, strict=True))
-
-
-def test_floats_beside_integers_in_a_tree_are_checked():
-    def f(x, params):
-        power, factor = params["power"], params["factor"]
-
-        def pullback(dy):
-            dx = power * x ** (power - 1) * factor * dy
-            return dx, {"factor": (dy * x**power).sum() * 2}
-
-        return x**power * factor, pullback
-
-    assert "params/factor: " in explain(f, draw(3), {"power": 3, "factor": np.array(1.5)})
 
 
 def test_errors_are_relative_to_the_largest_derivative():
@@ -253,12 +241,6 @@ def through_real_buffer(x):
     return x * y, lambda dy: 2 * x * dy
 
 
-def in_place_on_real_buffer(x):
-    y = np.ones(x.shape)
-    y *= x
-    return y, lambda dy: dy
-
-
 @pytest.mark.parametrize(
     "f",
     [
@@ -267,9 +249,9 @@ def in_place_on_real_buffer(x):
         lambda x: (np.array(x.var()), lambda dy: dy * (x - x.mean()) * 2 / x.size),
         lambda x: (np.ones(3), lambda dy: 0 * x),
         lambda x: (np.array(float(x.sum())), lambda dy: dy * np.ones(x.shape)),
+        lambda x: (np.multiply(2, x, out=np.ones(3)), lambda dy: 2 * dy),
         to_real_buffer,
         through_real_buffer,
-        in_place_on_real_buffer,
     ],
 )
 def test_losing_the_imaginary_part_is_rejected(f):
@@ -415,10 +397,8 @@ SHAPES = "the gradient has shape {}, but the argument has shape {}."
     ("gradient", "argument", "text"),
     [
         ((2, 5), (2, 3), SHAPES),
-        ((), (2, 3), SHAPES),
         ((2, 3), (3, 2), SHAPES + " Is a transpose missing?"),
         ((4, 3), (3,), SHAPES + " Is a sum over the batch missing?"),
-        ((4, 2, 3), (3,), SHAPES + " Is a sum over the batch missing?"),
         ((4, 2, 3), (2, 3), SHAPES + " Is a sum over the batch missing?"),
     ],
 )
@@ -447,8 +427,8 @@ def test_the_worst_entry_is_located():
         (-1.0, "Every entry is -1 times the correct value. Check the sign."),
         (2.0, "2 times the correct value. Is it counted more than once, or is a mean"),
         (3.0, "3 times the correct value. Is it counted more than once, or is a mean"),
-        (0.5, "0.5 times the correct value. Is a part missing, or is a sum computed as a mean?"),
-        (1 / 3, "0.333333 times the correct value. Is a part missing, or is a sum"),
+        (0.5, "0.5 times the correct value. Is a term missing, or is a sum computed as a mean?"),
+        (1 / 3, "0.333333 times the correct value. Is a term missing, or is a sum"),
         (math.sqrt(3), "1.73205 times the correct value, √3. Check factors such as 1/√Dh."),
         (1 / math.sqrt(5), "0.447214 times the correct value, 1/√5. Check factors such as"),
         (1.234, "Every entry is 1.234 times the correct value."),

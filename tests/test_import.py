@@ -1,4 +1,4 @@
-"""`import minivit` changes no global state, and neither do its figures."""
+"""Importing minivit and drawing figures change no global state."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ def run_python(code, *arguments):
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def test_backend_warning_filters_and_pyplot_are_not_touched(tmp_path):
+def test_backend_warning_filters_and_pyplot_are_unchanged(tmp_path):
     assert run_python(REPORT) == ["svg", True, False, False]
     assert run_python(REPORT, tmp_path / "curves.png") == ["svg", True, True, False]
     assert (tmp_path / "curves.png").exists()
@@ -47,7 +47,7 @@ def test_no_module_imports_pyplot_or_selects_a_backend():
             assert not (isinstance(node, ast.Call) and ast.unparse(node.func) == "matplotlib.use")
 
 
-def test_figures_are_names_of_the_analysis_package():
+def test_plotting_functions_are_names_of_the_analysis_package():
     assert minivit.analysis.plot_attention is minivit.analysis.plots.plot_attention
     with pytest.raises(AttributeError, match="has no attribute 'plot_nothing'"):
         _ = minivit.analysis.plot_nothing

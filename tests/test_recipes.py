@@ -247,7 +247,7 @@ def test_evaluate_uses_the_only_matching_data_set(size, C, K, name):
     model = save_small("model.npz", image_size=size, patch_size=4, channels=C, classes=K)
     words = ["evaluate", "--weights", "model.npz"]
     if name is None:
-        assert f"takes images of {size} x {size} x {C}, and no single data set" in error_of(*words)
+        assert f"takes images of {size} x {size} x {C}. The data set cannot" in error_of(*words)
         return
     dataset = noise(name)
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
@@ -359,7 +359,8 @@ def test_evaluate_prints_a_note_if_the_class_names_differ(pets, quick):
     status, _, err = run(*words)
     assert status == 0
     assert err == (
-        "note: the class names of the images in my pets differ from runs/my pets/classes.txt\n"
+        "note: the class names of the images in my pets differ from those in "
+        "runs/my pets/classes.txt\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The readable layers, the models and training on arrays with the restrictions of CuPy."""
+"""Readable layers, models and training on strict arrays, which have the restrictions of CuPy."""
 
 import inspect
 import math
@@ -20,7 +20,7 @@ MODELS = {case.name: case for case in model_cases()}
 TOLERANCE = {"float16": 1e-2, "float32": 1e-5, "float64": 2e-14}  # of the largest entry
 
 HOST = np.ones((2, 3), dtype=np.float32)
-REFUSED = {
+REJECTED = {
     "a host array": (lambda x: x + HOST, "asarray"),
     "a host array on the left": (lambda x: HOST @ x.T, "asarray"),
     "a host array in place": (lambda x: x.__iadd__(HOST), "asarray"),
@@ -41,21 +41,21 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_the_stand_in_has_the_restrictions_of_cupy(name: str) -> None:
-    operation, reason = REFUSED[name]
+@pytest.mark.parametrize("name", REJECTED)
+def test_strict_arrays_have_the_restrictions_of_cupy(name: str) -> None:
+    operation, reason = REJECTED[name]
     with pytest.raises(TypeError, match=reason):
         operation(strict.asarray(HOST))
 
 
-def test_the_stand_in_has_no_other_functions_and_shows_uninitialised_memory() -> None:
+def test_the_strict_module_has_no_other_functions_and_fills_empty_arrays_with_nan() -> None:
     for name in ("errstate", "einsum", "random", "array"):
         assert not hasattr(strict, name)
     assert not hasattr(strict.asarray(HOST), "__array_interface__")
     assert np.isnan(strict.empty((2, 3), dtype="float32").get()).all()
 
 
-def test_cupy_has_every_function_of_the_stand_ins() -> None:
+def test_cupy_has_every_function_of_the_strict_and_the_emulated_module() -> None:
     cupy, cupyx = pytest.importorskip("cupy"), pytest.importorskip("cupyx")
     for name, keywords in strict.FUNCTIONS.items():
         function = getattr(cupy, name)
@@ -80,7 +80,7 @@ def test_cupy_has_every_function_of_the_stand_ins() -> None:
 
 
 def assert_same_on_both(function, arguments, dtype):
-    """Assert that a layer and its pullback give the same on NumPy and on strict arrays."""
+    """Assert that a layer and its pullback agree on NumPy and on strict arrays."""
     expected = run_layer(function, arguments, dtype)
     actual = run_layer(function, arguments, dtype, asarray=xp.asarray)
     assert_close(actual, expected, dtype, TOLERANCE[dtype], xp.ndarray)
@@ -88,7 +88,7 @@ def assert_same_on_both(function, arguments, dtype):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", LAYERS)
-def test_layer(name: str, dtype: str) -> None:
+def test_a_layer_agrees_on_numpy_and_strict_arrays(name: str, dtype: str) -> None:
     if (name, dtype) == ("standardise, small weights", "float16"):
         pytest.skip("the gradient overflows in float16")
     assert_same_on_both(LAYERS[name].function, LAYERS[name].arguments, dtype)
@@ -99,7 +99,7 @@ def test_every_layer_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", ["gelu, tanh", "gelu, erf", "layer_norm", "mlp, tanh"])
-def test_layer_without_rows(name: str) -> None:
+def test_a_layer_accepts_strict_arrays_without_rows(name: str) -> None:
     x, *rest = LAYERS[name].arguments
     assert_same_on_both(LAYERS[name].function, (x[:0], *rest), "float32")
 
@@ -117,7 +117,7 @@ def test_gradcheck_accepts_arrays_on_a_device() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_model(name: str) -> None:
+def test_a_model_agrees_on_numpy_and_strict_arrays(name: str) -> None:
     assert_same_on_both(MODELS[name].function, MODELS[name].arguments, "float64")
 
 
@@ -134,7 +134,9 @@ def tiny_images_and_params(config: ViTConfig, dtype: str):
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("pooling", ["class", "mean"])
-def test_inference_and_watched_arrays(positions: str, pooling: str) -> None:
+def test_inference_and_watched_arrays_agree_on_numpy_and_strict_arrays(
+    positions: str, pooling: str
+) -> None:
     gelu = GELUS[pooling == "mean"]
     config = ViTConfig(**TINY, positions=positions, pooling=pooling, gelu=gelu)
     arguments = tiny_images_and_params(config, "float64")
@@ -147,7 +149,7 @@ def test_inference_and_watched_arrays(positions: str, pooling: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("optimiser", training.OPTIMISERS)
-def test_training_steps(optimiser: str, threads: int) -> None:
+def test_training_agrees_on_numpy_and_strict_arrays(optimiser: str, threads: int) -> None:
     config = ViTConfig(**TINY, dropout=0.1, drop_path=0.1, qkv_bias=False)
     arguments = tiny_images_and_params(config, "float32")
     fields = {"label_smoothing": 0.1, "grad_accumulation": 2, "shards": 2, "threads": threads}

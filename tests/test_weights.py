@@ -563,14 +563,14 @@ def test_fields_of_config_json(tmp_path, changes, expected):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden_size": 9}, "config.json says width is 9, the arrays say 8"),
-        ({"num_hidden_layers": 3}, "config.json says depth is 3, the arrays say 2"),
-        ({"intermediate_size": 32}, "config.json says mlp_width is 32, the arrays say 20"),
-        ({"patch_size": 4}, "config.json says patch_size is 4, the arrays say 3"),
-        ({"num_channels": 1}, "config.json says channels is 1, the arrays say 3"),
+        ({"hidden_size": 9}, "config.json: width is 9, but 8 in the arrays"),
+        ({"num_hidden_layers": 3}, "config.json: depth is 3, but 2 in the arrays"),
+        ({"intermediate_size": 32}, "config.json: mlp_width is 32, but 20 in the arrays"),
+        ({"patch_size": 4}, "config.json: patch_size is 4, but 3 in the arrays"),
+        ({"num_channels": 1}, "config.json: channels is 1, but 3 in the arrays"),
         (
             {"image_size": 24},
-            "config.json says image_size is 24, 'vit.embeddings.position_embeddings' has 16",
+            "config.json: image_size is 24, but 'vit.embeddings.position_embeddings' has 16",
         ),
         ({"image_size": "12"}, "image_size must be a positive integer, not '12'"),
         ({"image_size": [12]}, "image_size must be one number or two"),
@@ -628,7 +628,7 @@ def test_a_folder_without_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"^there is no model.safetensors in {folder}$"):
         ViT.load(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"split: join the files to model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"split: merge the files into model\.safetensors"):
         ViT.load(folder)
 
 
@@ -927,4 +927,4 @@ def test_more_blocks_than_arrays_are_refused(tmp_path, fields, layout):
     with np.load(tmp_path / "model.npz") as file:
         arrays = dict(file)
     text = json.dumps(json.loads(str(arrays["config"])) | {"patch_size": 1, **fields})
-    refused(tmp_path, arrays | {"config": np.array(text)}, "more blocks than there are arrays")
+    refused(tmp_path, arrays | {"config": np.array(text)}, "more blocks than the file has arrays")

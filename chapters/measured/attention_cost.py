@@ -16,7 +16,7 @@ import numpy as np
 from minivit.layers import attend
 from minivit.parallel import single_threaded_blas
 
-SIDE, Dh = 224, 64
+IMAGE_SIZE, Dh = 224, 64
 FILE = Path(__file__).with_suffix(".csv")
 
 
@@ -35,7 +35,7 @@ with open(FILE, "w", newline="") as file, single_threaded_blas():
     table = csv.writer(file)
     table.writerow(["patch_side", "tokens", "score_bytes", "milliseconds"])
     for P in (4, 7, 8, 14, 16, 28, 32, 56):
-        N = (SIDE // P) ** 2
+        N = (IMAGE_SIZE // P) ** 2
         ms = median_ms(N, rounds=21 if N > 1000 else 201)
         table.writerow([P, N, 4 * N * N, f"{ms:.4f}"])
         print(f"P = {P:2}: {N:5} tokens, {4 * N * N:11,} bytes, ~{ms:.3f} ms")

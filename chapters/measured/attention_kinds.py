@@ -3,8 +3,8 @@
     python chapters/measured/attention_kinds.py
 
 It writes attention_kinds.csv next to itself in about a minute: for a square grid of G x G patches,
-the GFLOP of each kind of attention, and the median CPU time in milliseconds of one core, for one
-image and three heads of width 64 in float32. The kinds are timed in turn.
+the GFLOP of each kind of attention and its median CPU time on one core in milliseconds, for one
+image and three heads of width 64 in float32. The measurements of the three kinds alternate.
 """
 
 import csv
@@ -22,7 +22,7 @@ HEADS, Dh = 3, 64
 
 
 def flops(kind, G):
-    """Return the FLOP of the two forward and four backward products: 12 Dh per query and key."""
+    """Return the FLOP of the two forward and four backward products: 12 Dh per query-key pair."""
     keys = {"global": G * G, "axial": 2 * G, "windowed": WINDOW**2}[kind]
     return 12 * Dh * HEADS * G * G * keys
 

@@ -4,8 +4,8 @@
 
 It writes eight_models.csv next to itself in 6 to 15 minutes: the accuracy on the held-out digits
 after each epoch. The seed determines the initial parameters and the order of the images. The recipe
-is that of chapter 12 without the shifts. The models come from the chapter: its imports, functions
-and constants are executed, and none of its other statements.
+is that of chapter 12 without the shifts. The models are read from chapter 14: only its imports,
+functions and constants are executed.
 """
 
 import ast
@@ -30,7 +30,7 @@ RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.01, warmup=2, shift=0,
 
 
 def load_models():
-    """Return MODELS of the chapter: for each model, the function that it replaces, and by what."""
+    """Return MODELS of the chapter: per model, a module, a function name and the replacement."""
     tree = ast.parse(CHAPTER.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if is_definition(node)]
     namespace = {}

@@ -1,20 +1,20 @@
-"""Evaluate and fine-tune the model of scattered digits on larger images.
+"""Evaluate and fine-tune the bundled model on larger images.
 
     python chapters/measured/larger_image.py
 
 It writes larger_image.csv next to itself in 10 to 20 minutes: the accuracy on 2,000 held-out images
-for several ways to make the position embeddings of a larger image. The model is the bundled one,
-trained on images of 24 x 24 pixels with 4 x 4 patches. The columns are:
+for several methods to compute the position embeddings of a larger image. The bundled model was
+trained on scattered digits: images of 24 x 24 pixels with patches of 4 x 4 pixels. The columns are:
 
 images      "enlarged": held-out images resized to `size` by bilinear interpolation; "wider": images
             generated at that size, with the digit and six fragments of the original size
-positions   patch position embeddings: the table of the model resized ("aligned", "bilinear",
-            "bicubic") or repeated from the top left ("tiled"), its "mean" at every patch, the
-            aligned table in random order ("shuffled"), or the initial distribution ("fresh"). The
-            embedding of the class token is unchanged.
-trained     fine-tuned parameters: all ("body"), the head alone ("head"), or none (empty, epoch 0).
+positions   position embeddings of the patches: the model's table interpolated ("aligned",
+            "bilinear", "bicubic") or repeated from the top left ("tiled"), its "mean" at every
+            patch, the aligned table in random order ("shuffled"), or random values from the initial
+            distribution ("fresh"). The position embedding of the class token is unchanged.
+trained     fine-tuned parameters: all ("body"), only the head ("head"), or none (empty, epoch 0).
             Fine-tuning starts with a head of zeros.
-epoch       50 steps of 64 enlarged images, out of 3,200
+epoch       number of epochs; one epoch has 50 steps with batches of 64 of the 3,200 enlarged images
 seed        determines all random numbers
 """
 
@@ -50,7 +50,7 @@ RECIPE = dataclasses.replace(
 
 
 def load_model(size, positions, seed):
-    """Return the model for images of this size, with the given position embeddings."""
+    """Return the bundled model for images of this size, with the named position embeddings."""
     model = ViT.load(data.SCATTERED_MODEL, image_size=size)
     old = ViT.load(data.SCATTERED_MODEL).params["positions"]["table"]
     table, g = model.params["positions"]["table"], size // 4  # (T, D), already "aligned"

@@ -45,7 +45,7 @@ def patch_filters(kernel: Array, patch_size: int, count: int = 28) -> tuple[Arra
         raise ValueError(f"a kernel with {rows} rows does not fit patches of side {patch_size}")
     limit = min(rows, D - 1)
     if not 1 <= count <= limit:
-        raise ValueError(f"{D} filters of {rows} values have 1 to {limit} components, not {count}")
+        raise ValueError(f"count must be 1 to {limit} for {D} filters of {rows} entries: {count}")
     filters = to_host(kernel).T.astype("float64")  # (D, P P C)
     _, singular, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
     components = components[:count]  # (count, P P C)

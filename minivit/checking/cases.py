@@ -82,27 +82,27 @@ def layer_cases() -> list[Case]:
         case(layers.patchify, images, 2),
         case(layers.unpatchify, x(2, 6, 12), 2, 4, 6),
         case(layers.linear, x(2, 3, 4), x(4, 5), x(5)),
-        case(layers.linear, x(2, 3, 4), x(4, 5), form="no bias"),
+        case(layers.linear, x(2, 3, 4), x(4, 5), variant="no bias"),
         case(layers.patch_embedding, images, x(12, 5), x(5), 2),
-        case(layers.patch_embedding, images, x(12, 5), None, 2, form="no bias"),
+        case(layers.patch_embedding, images, x(12, 5), None, 2, variant="no bias"),
         case(layers.prepend_class_token, x(3, 4, 5), x(5)),
         case(layers.add_positions, x(3, 4, 5), x(4, 5)),
         case(layers.add_positions_2d, x(2, 6, 8), rows, columns),
-        case(layers.add_positions_2d, x(2, 7, 8), rows, columns, x(8), form="class token"),
+        case(layers.add_positions_2d, x(2, 7, 8), rows, columns, x(8), variant="class token"),
         case(layers.add_positions_sincos2d, x(2, 7, 8), (2, 3)),
         case(layers.relative_positions, x(2, 3, 4, 5), x(7, 15), False),
-        case(layers.relative_positions, x(2, 3, 5, 5), x(10, 15), True, form="class token"),
+        case(layers.relative_positions, x(2, 3, 5, 5), x(10, 15), True, variant="class token"),
         case(layers.layer_norm, x(2, 3, 5), x(5), x(5)),
         case(layers.softmax, 3 * x(2, 4, 5)),
         case(layers.attend, *q_k_v),
-        case(layers.attend, *q_k_v, x(2, 3, 4, 4), form="bias"),
+        case(layers.attend, *q_k_v, x(2, 3, 4, 4), variant="bias"),
         case(layers.single_head_attention, x(2, 4, 5), x(5, 9), x(9)),
         case(layers.self_attention, *attention),
-        case(layers.self_attention, *attention, {"table": x(10, 6)}, form="relative"),
-        case(seeded(layers.self_attention, rate=0.3), *attention, form="dropout"),
-        *(case(layers.gelu, 2 * x(3, 7), kind, form=kind) for kind in GELUS),
-        *(case(layers.mlp, x(2, 3, 5), hidden, out, kind, form=kind) for kind in GELUS),
-        case(seeded(layers.mlp, rate=0.3), x(2, 3, 5), hidden, out, form="dropout"),
+        case(layers.self_attention, *attention, {"table": x(10, 6)}, variant="relative"),
+        case(seeded(layers.self_attention, rate=0.3), *attention, variant="dropout"),
+        *(case(layers.gelu, 2 * x(3, 7), kind, variant=kind) for kind in GELUS),
+        *(case(layers.mlp, x(2, 3, 5), hidden, out, kind, variant=kind) for kind in GELUS),
+        case(seeded(layers.mlp, rate=0.3), x(2, 3, 5), hidden, out, variant="dropout"),
         case(seeded(layers.dropout, rate=0.3), x(3, 7)),
         case(seeded(layers.drop_path, rate=0.3), x(7, 2, 3)),
         case(layers.class_pool, x(2, 4, 5)),
@@ -110,34 +110,34 @@ def layer_cases() -> list[Case]:
         case(layers.hidden_layer, x(3, 5), x(5, 4), x(4)),
         case(layers.pretraining_head, x(3, 5), affine(5, 4), affine(4, 6)),
         case(layers.cross_entropy, logits, labels),
-        case(layers.cross_entropy, logits, labels, 0.1, form="smoothing"),
+        case(layers.cross_entropy, logits, labels, 0.1, variant="smoothing"),
         Case("cross_entropy, soft targets", soft_cross_entropy, (logits,)),
         case(layers.mean_squared_error, x(3, 5), x(3, 5)),
         case(encoder_block, *block_input, config),
-        case(seeded(encoder_block, config=dropout_config), *block_input, form="dropout"),
-        case(drop_path_block, *block_input, form="drop path"),
+        case(seeded(encoder_block, config=dropout_config), *block_input, variant="dropout"),
+        case(drop_path_block, *block_input, variant="drop path"),
         *(
-            case(layers.convolution, features, x(h, w, 3, 4), s, form=f"{h} x {w}, stride {s}")
+            case(layers.convolution, features, x(h, w, 3, 4), s, variant=f"{h} x {w}, stride {s}")
             for h, w, s in ((3, 3, 1), (3, 3, 2), (7, 7, 2), (3, 2, 1), (1, 1, 1), (1, 1, 2))
         ),
         case(layers.standardise, x(3, 3, 2, 4)),
-        case(layers.standardise, 1e-5 * x(3, 3, 2, 4), form="small weights"),
+        case(layers.standardise, 1e-5 * x(3, 3, 2, 4), variant="small weights"),
         case(layers.standardised_convolution, features, filters, 2),
         case(layers.group_norm, x(2, 3, 4, 6), x(6), x(6), 2),
-        case(layers.group_norm, x(2, 3, 4, 3), x(3), x(3), 3, form="single channels"),
+        case(layers.group_norm, x(2, 3, 4, 3), x(3), x(3), 3, variant="single channels"),
         case(layers.relu, x(3, 7)),
         case(layers.max_pool, features),
-        case(layers.max_pool, x(2, 3, 4, 2), 2, 1, form="2 x 2, stride 1"),
-        case(bottleneck, x(2, 3, 4, 32), first, 1, form="first unit", directions=3),
+        case(layers.max_pool, x(2, 3, 4, 2), 2, 1, variant="2 x 2, stride 1"),
+        case(bottleneck, x(2, 3, 4, 32), first, 1, variant="first unit", directions=3),
         case(bottleneck, x(2, 3, 4, 128), second, 1, directions=3),
-        case(bottleneck, x(2, 3, 4, 128), next_stage, 2, form="next stage", directions=3),
+        case(bottleneck, x(2, 3, 4, 128), next_stage, 2, variant="next stage", directions=3),
     ]
 
 
 def _layer_case(
-    function: Callable[..., Any], *arguments: Any, form: str = "", directions: int | None = None
+    function: Callable[..., Any], *arguments: Any, variant: str = "", directions: int | None = None
 ) -> Case:
-    name = f"{function.__name__}, {form}" if form else function.__name__
+    name = f"{function.__name__}, {variant}" if variant else function.__name__
     return Case(name, function, arguments, directions)
 
 

@@ -1,4 +1,4 @@
-"""Explain incorrect gradients from their numbers alone, without the source of the function."""
+"""Explain incorrect gradients from their values, without the source of the function."""
 
 import math
 
@@ -51,9 +51,9 @@ def _guess_cause(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -
         return "The entries are correct but in the wrong places. Check reshapes and transposes."
     if a.size == dy.size:
         d = dy.ravel()
-        part = float((a - n) @ d / (d @ d))
-        if close(a - n, part * d):
-            return f"The difference is {part:.3g} times dy. Check the residual connection."
+        factor = float((a - n) @ d / (d @ d))
+        if close(a - n, factor * d):
+            return f"The difference is {factor:.3g} times dy. Check the residual connection."
     correct = int((abs(a - n) <= 1e-9 * abs(n).max()).sum())
     return f"{correct} of {a.size} entries are correct." if correct else ""
 
@@ -69,7 +69,7 @@ def _explain_ratio(ratio: float) -> str:
     if abs(factor - round(factor)) < 1e-6:
         if large:
             return f"{text}. Is it counted more than once, or is a mean computed as a sum?"
-        return f"{text}. Is a part missing, or is a sum computed as a mean?"
+        return f"{text}. Is a term missing, or is a sum computed as a mean?"
     if abs(factor**2 - round(factor**2)) < 1e-5:
         root = f"√{round(factor**2)}" if large else f"1/√{round(factor**2)}"
         return f"{text}, {root}. Check factors such as 1/√Dh."

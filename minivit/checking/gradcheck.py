@@ -5,8 +5,8 @@ accepts complex arrays, and a small imaginary step h along v gives
 
     Im f(x + i h v) / h  =  derivative of f along v  +  O(h²)
 
-Nothing is subtracted, so no digits cancel, and h = 1e-20 gives the derivative to machine precision.
-Central differences reach a relative accuracy of about 1e-9.
+There is no subtraction, so no digits cancel, and h = 1e-20 gives the derivative to machine
+precision. Central differences have a relative error of about 1e-9.
 """
 
 import inspect

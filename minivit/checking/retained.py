@@ -63,15 +63,15 @@ def _find_arrays(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, A
             yield name, value
         return
     if isinstance(value, dict):
-        parts = value
+        children = value
     elif isinstance(value, (list, tuple)):
-        parts = dict(enumerate(value))
+        children = dict(enumerate(value))
     else:  # the captured variables of a function
         cells = getattr(value, "__closure__", None) or ()
         names = value.__code__.co_freevars if cells else ()
-        parts = {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
-    for part, inner in parts.items():
-        yield from _find_arrays(inner, f"{name}/{part}".lstrip("/"), seen)
+        children = {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+    for key, child in children.items():
+        yield from _find_arrays(child, f"{name}/{key}".lstrip("/"), seen)
 
 
 def memory_owner(array: Array) -> Array:

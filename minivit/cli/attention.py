@@ -22,7 +22,7 @@ from .options import UsageError
 OPTIONS = {
     "data": options.DATA,
     "kind": (tuple(analysis.KINDS), "KIND", "one of the figures above (default: maps)", "maps"),
-    "layer": (int, "L", "number of the layer; -1 is the last (default: -1)", None),
+    "layer": (int, "L", "layer, counted from 1, or from the last if negative (default: -1)", None),
     "out": (Path, "FILE", "PNG file to write (default: attention.png)", Path("attention.png")),
 }
 
@@ -32,28 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "\n".join(f"  {kind:12}{text}" for kind, text in analysis.KINDS.items())
     parser.description = (
         f"{parser.description}\n\nfigures:\n{kinds}\n\nIf the images have bounding boxes (--data "
-        "scattered, not resized), the command also prints\nthe fraction of three attention maps "
-        "that lies inside the boxes."
+        "scattered, not resized), the command also prints,\nfor each of three attention maps, the "
+        "fraction that lies inside the boxes."
     )
-    text = "image files (default: held-out images of --data; for models of photographs, a portrait)"
+    text = "image files (default: held-out images of --data, or the bundled sample photograph if "
+    text += "the model takes photographs)"
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
     options.add_options(parser, OPTIONS)
-    options.add_weights(parser, data.SCATTERED_MODEL, "the bundled model of scattered digits")
+    options.add_weights(parser, data.SCATTERED_MODEL, "bundled, trained on scattered digits")
     options.add_options(parser.add_argument_group("image files"), options.IMAGE_FILES)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write a figure."""
-    if not args.out.parent.is_dir():
-        raise FileNotFoundError(f"{args.out}: there is no folder {args.out.parent}. Create it")
+    if not (folder := args.out.parent).is_dir():
+        raise FileNotFoundError(f"cannot write {args.out}: the folder {folder} does not exist")
     model = common.load_model(args)
     check_usage(args, model.config.depth)
     takes_images = args.kind in analysis.IMAGE_KINDS
-    if takes_images and not (args.images or args.data) and common.has_photographs(model):
+    if takes_images and not (args.images or args.data) and common.takes_photographs(model):
         args.images = [data.sample_photograph()]
     unused = [options.option_name(name) for name in options.IMAGE_FILES if getattr(args, name)]
     if unused and not args.images:
-        raise UsageError(f"image files are required for {', '.join(unused)}")
+        raise UsageError(f"{', '.join(unused)} can only be used with image files")
     layer = -1 if args.layer is None else args.layer - (args.layer > 0)  # counted from 0
     if args.images:
         images = common.read_images(model, args)
@@ -85,9 +86,9 @@ def check_usage(args: argparse.Namespace, depth: int) -> None:
 
 
 def print_localisation(model: ViT, dataset: data.Dataset) -> None:
-    """Print the mean fraction of three attention maps that lies in the boxes, if there are any."""
+    """Print the mean fraction of each attention map inside the boxes, if the data set has boxes."""
     images, boxes = dataset.held_out_images, dataset.held_out_boxes
-    if boxes is None or isinstance(images, data.ResizedImages):  # enlarged images take minutes
+    if boxes is None or isinstance(images, data.ResizedImages):  # would take minutes
         return
     scores = analysis.localisation_scores(model, images, boxes)
     area = scores.pop("chance")

@@ -41,36 +41,36 @@ def load_model(args: argparse.Namespace) -> ViT:
         if not args.weights.exists():
             option = f" --data {shlex.quote(format_value('data', source))}" if source else ""
             raise FileNotFoundError(
-                f"there is no file {args.weights}. Create it with `python -m minivit train{option}`"
-                ", or pass --weights"
+                f"{args.weights} does not exist. Train a model with `python -m minivit "
+                f"train{option}`, or pass --weights"
             )
-    return ViT.load(args.weights, device=args.device, **file_fields(args))
+    return ViT.load(args.weights, device=args.device, **load_arguments(args))
 
 
-def file_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of ViT.load that the command line sets."""
+def load_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of ViT.load that were given on the command line."""
     if "resize" in args and "image_size" not in args:
         raise UsageError("--resize requires --image-size")
     return {name: getattr(args, name) for name in (*FILE, "resize") if name in args}
 
 
 def find_matching_data(config: ViTConfig) -> str | None:
-    """Return the only data set with a model's image size, channels and, if necessary, classes."""
+    """Return the name of the data set that matches a model's image size and channels, or None."""
     presets = {name: ViTConfig(**get_preset(name).model) for name in PRESETS}
     shape = (config.image_size, config.channels)
     names = [name for name, c in presets.items() if (c.image_size, c.channels) == shape]
-    if len(names) > 1:
+    if len(names) > 1:  # the number of classes decides
         names = [name for name in names if presets[name].classes == config.classes]
     return names[0] if len(names) == 1 else None
 
 
-def has_photographs(model: ViT) -> bool:
-    """Return whether the model takes colour images, but not those of a single data set."""
+def takes_photographs(model: ViT) -> bool:
+    """Return whether a model takes photographs: colour images of a size that no data set has."""
     return model.config.channels == 3 and find_matching_data(model.config) is None
 
 
 def load_data(source: Data, model: ViT, n: int | None = None) -> data.Dataset:
-    """Load a data set in its own image size, or a folder in the image size of the model.
+    """Load a named data set at its native resolution, or a folder of images resized for the model.
 
     n: number of training images of a named data set, by default all
     """
@@ -91,22 +91,22 @@ def resize_data(dataset: data.Dataset, model: ViT) -> data.Dataset:
 def load_held_out(model: ViT, args: argparse.Namespace, n: int | None = None) -> data.Dataset:
     """Load the data set of --data, or the one that matches the model, resized for the model.
 
-    n: number of training images. None if only the held-out images are used; then the model must
-    have the classes of the data set, and a note is printed if their names differ
+    n: number of training images, or None to use only the held-out images. If n is None, the model
+    must have as many classes as the data set. A note is printed if the class names differ.
     """
     source = args.data or find_matching_data(model.config)
     if source is None:
         H, W, C = (*model.config.image_size, model.config.channels)
         raise ValueError(
-            f"{args.weights} takes images of {H} x {W} x {C}, and no single data set has this "
-            "size. Choose the data set with --data"
+            f"{args.weights} takes images of {H} x {W} x {C}. The data set cannot be inferred "
+            "from this shape. Select one with --data"
         )
     dataset = resize_data(load_data(source, model, n or 1), model)
     if n is None:
         check_classes(model, dataset, args.weights, NEW_HEAD)
         path, names = find_class_names(args.weights), [name.strip() for name in dataset.classes]
         if path and data.read_labels(path, len(names)) != names:
-            note = f"note: the class names of the {dataset.name} differ from {path}"
+            note = f"note: the class names of the {dataset.name} differ from those in {path}"
             print(note, file=sys.stderr)
     return dataset
 

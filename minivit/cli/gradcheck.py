@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `gradcheck`."""
     text = "check only the functions whose names contain all of these words"
     parser.add_argument("words", nargs="*", metavar="WORD", help=text)
-    text = "print the error of every parameter array, not only the largest of each part of a model"
+    text = "print the error of every parameter array instead of the largest per module"
     add_options(parser, {"all": (bool, None, text, False), "device": DEVICE["device"]})
 
 
@@ -32,19 +32,19 @@ def run(args: argparse.Namespace) -> int:
     worst, explanations = 0.0, []
     for case in selected:
         report = case.check(args.device)
-        for name, error in (report if args.all else errors_by_part(report)).items():
+        for name, error in (report if args.all else errors_by_module(report)).items():
             print(LINE.format(case.name, name, f"{error:.1e}"), flush=True)
         worst = max(worst, report.worst)
-        explanations += [f"{case.name}, {line}" for line in report.explanation.splitlines()]
+        explanations += [f"{case.name}: {line}" for line in report.explanation.splitlines()]
     summary = f"largest relative error {worst:.1e} (tolerance {TOLERANCE:.0e})"
     print(summary, *explanations, sep="\n")
     return int(not worst <= TOLERANCE)
 
 
-def errors_by_part(errors: dict[str, float]) -> dict[str, float]:
-    """Return the largest error of each part of a model. All blocks together are one part."""
-    parts: dict[str, float] = {}
+def errors_by_module(errors: dict[str, float]) -> dict[str, float]:
+    """Return the largest error of each top-level module. All encoder blocks count as one module."""
+    largest: dict[str, float] = {}
     for name, error in errors.items():
-        part = "/".join(name.split("/")[:2]) if name.startswith("params/") else name
-        parts[part] = max(parts.get(part, 0.0), error)
-    return parts
+        module = "/".join(name.split("/")[:2]) if name.startswith("params/") else name
+        largest[module] = max(largest.get(module, 0.0), error)
+    return largest

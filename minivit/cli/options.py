@@ -17,7 +17,7 @@ DATA_HELP = f"{', '.join(PRESETS)}, or a folder with one subfolder of images per
 MODEL_FILE = "a file or folder in the format of minivit, Google, timm or Hugging Face"
 
 Data = str | Path  # a data set: its name, or a folder of images
-# {name: (type or choices, metavar, help)}, optionally with a default as a fourth value
+# {name: (type or choices, metavar, help)}, with the default as an optional fourth value
 Options = Mapping[str, tuple[Any, ...]]
 
 
@@ -98,7 +98,7 @@ def to_usage_error(error: ValueError) -> UsageError:
 
 FIELDS = {  # of ViTConfig
     "image_size": (parse_size, "N|HxW", "image size in pixels"),
-    "patch_size": (positive, "P", "side of a patch in pixels or, with a stem, in its output"),
+    "patch_size": (positive, "P", "side of a patch in pixels of the image or stem's feature map"),
     "channels": (positive, "C", "channels of the image"),
     "classes": (parse_classes, "K", "number of classes; 0 for a model without a classifier"),
     "width": (positive, "D", "width of the tokens"),
@@ -121,7 +121,7 @@ FIELDS = {  # of ViTConfig
     "preprocessing": (PREPROCESSINGS, None, "resizing, cropping and normalisation of images; DINO "
         "and DeiT use dino"),
 }  # fmt: skip
-FILE = {  # fields that some files of weights do not contain
+FILE = {  # fields that some weight files do not contain
     name: (*FIELDS[name][:2], f"{FIELDS[name][2]} (default: inferred from the file)")
     for name in ("image_size", "heads", "positions", "gelu", "norm_eps", "preprocessing")
 }
@@ -129,7 +129,7 @@ RESIZE = (
     tuple(method for method in RESAMPLING_METHODS if method != "area"), None,
     "interpolation of position embeddings to --image-size (default: aligned)",
 )  # fmt: skip
-SHARDS = (positive, "N", "parallel parts of a batch (default: depends on CPU cache and threads)")
+SHARDS = (positive, "N", "shards of a batch (default: depends on the CPU cache and the threads)")
 THREADS = (positive, "N", "CPU threads per training step (default: all cores)", None)
 DEVICE = {
     "device": (DEVICES, None, "device; gpu requires CuPy, auto uses a GPU if there is one "

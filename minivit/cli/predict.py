@@ -18,7 +18,7 @@ from . import common, options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`."""
-    text = "image files (default for models of photographs: a sample portrait)"
+    text = "image files (default: the bundled sample photograph if the model takes photographs)"
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
     top = (options.positive, "N", "number of classes to print (default: 3)", 3)
     options.add_options(parser, {"top": top})
@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the most likely classes of each image file."""
     model = common.load_model(args)
     common.check_classifier(model, args.weights)
-    if not args.images and not common.has_photographs(model):
-        raise options.UsageError("image files are required, except for models of photographs")
+    if not args.images and not common.takes_photographs(model):
+        raise options.UsageError("image files are required: the model takes no photographs")
     args.images = args.images or [data.sample_photograph()]
     names = common.read_class_names(model, args)
     probabilities, _ = softmax(model(common.read_images(model, args)))

@@ -59,7 +59,7 @@ OPTIMISATION = {
     "ema": (float, "DECAY", "decay of the moving average of the weights, 0 to 1; 0 disables it"),
     "freeze": (bool, None, "train only the head"),
     "seed": (int, "N", "seed of all random numbers"),
-    "grad_accumulation": (positive, "N", "consecutive parts of a batch, which saves memory"),
+    "grad_accumulation": (positive, "N", "micro-batches per batch; more of them save memory"),
     "shards": options.SHARDS,
     "threads": options.THREADS,
 }
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     if config:
         model = ViT.create(config, seed=recipe.seed)
     else:
-        model = ViT.load(args.origin, **common.file_fields(args))
+        model = ViT.load(args.origin, **common.load_arguments(args))
         rates = {name: getattr(args, name, 0.0) for name in ("dropout", "drop_path")}
         model = training.replace_head(model, fields["classes"], **rates)
     for name, required in unused_fields(model.config, recipe).items():
@@ -224,17 +224,17 @@ def memory_advice(model: ViT, recipe: Recipe, resumed: bool) -> str:
     """Return an error message with the largest batch size that fits the GPU memory."""
     config, B, dtype = model.config, recipe.batch_size, str(model.dtype)
     H, W = config.image_size
-    images = 2 * B * H * W * config.channels * model.dtype.itemsize  # of two batches
+    images = 2 * B * H * W * config.channels * model.dtype.itemsize  # two batches
     vectors = 2 + bool(recipe.ema)  # accumulated gradients, and the averaged weights of the EMA
 
     def required(n: int) -> int:
         memory = cost.memory(config, n, dtype, optimiser=recipe.optimiser, shards=1, threads=1)
         return memory.training + vectors * memory.parameters + images
 
-    part, available = -(-B // recipe.grad_accumulation), devices.available_gpu_memory()
-    limit = cost.max_batch_size(int(USABLE * available), part, required)
-    message = f"out of GPU memory ({cost.format_quantity(available, 'B')}) with {part} images. "
-    if limit == part:
+    size, available = -(-B // recipe.grad_accumulation), devices.available_gpu_memory()
+    limit = cost.max_batch_size(int(USABLE * available), size, required)
+    message = f"out of GPU memory ({cost.format_quantity(available, 'B')}) with {size} images. "
+    if limit == size:
         return f"{message}They should fit; check whether another process uses the GPU"
     if not limit:
         return f"{message}A single image would not fit; use a smaller model"
@@ -247,7 +247,7 @@ def report(
 ) -> None:
     """Save the figures of a complete run, and print its accuracy and that of a baseline.
 
-    verify: raise ValueError if the accuracy differs from the log, as on another data set
+    verify: raise ValueError if the accuracy differs from the log, as it does on another data set
     """
     log = training.read_log(folder / LOG)
     if not log:

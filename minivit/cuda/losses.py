@@ -36,7 +36,7 @@ def cross_entropy_cuda(
 ) -> tuple[Array, Pullback]:
     """logits (B, K), labels (B,) integers or (B, K) soft targets  ->  a scalar, in nats.
 
-    The forward kernel also writes the gradient, softmax - target: it is a small array.
+    The forward kernel also writes the gradient, softmax - target, because it is a small array.
     """
     check_label_smoothing(label_smoothing)
     B, K = logits.shape

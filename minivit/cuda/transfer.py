@@ -25,12 +25,12 @@ class Uploader:
         self.begin()
 
     def begin(self) -> None:
-        """Make later copies wait for the work queued so far: it may read memory that they reuse."""
+        """Make later copies wait for queued kernels, which may read the memory that copies reuse."""
         with self.device:
             self.event = self.compute_stream.record()
 
     def __call__(self, array: np.ndarray) -> Array:
-        """Return a copy of the array on the GPU, and wait until it is complete."""
+        """Copy the array to the GPU, wait until the copy is complete, and return it."""
         with self.device:
             pinned = cupyx.empty_pinned(array.shape, array.dtype)
             pinned[...] = array

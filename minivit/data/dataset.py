@@ -16,7 +16,7 @@ class Dataset(NamedTuple):
     indexed: `ByteImages`, `FolderImages` or `ResizedImages`. `take` skips unreadable images.
 
     boxes (n, 4): the object's top, left, bottom and right in pixels (the last two exclusive), or
-    None if unknown. source: a name in `DATASETS` or a folder, which a resumed training loads again.
+    None if unknown. source: a name in `DATASETS` or a folder, which a resumed run loads again.
     """
 
     name: str
@@ -31,9 +31,9 @@ class Dataset(NamedTuple):
 
 
 class ByteImages:
-    """Images (n, H, W, C) stored as bytes. Indexing converts them to float32 in [-1, 1].
+    """Images (n, H, W, C) stored as uint8. Indexing converts them to float32 in [-1, 1].
 
-    Bytes take a quarter of the memory: 60,000 images of 32 x 32 x 3 need 0.18 GB.
+    uint8 takes a quarter of the memory of float32: 60,000 images of 32 x 32 x 3 need 0.18 GB.
     """
 
     def __init__(self, pixels: Array) -> None:

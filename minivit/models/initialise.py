@@ -60,8 +60,8 @@ def _stem(config: ViTConfig) -> dict[str, Any]:
     channels = F
     for stage, units in enumerate(config.stem or ()):
         f = F * 2**stage  # each stage doubles the width
-        first, rest = _unit(channels, f, first=True), [_unit(4 * f, f) for _ in range(units - 1)]
-        stem["stages"].append([first, *rest])
+        first, others = _unit(channels, f, first=True), [_unit(4 * f, f) for _ in range(units - 1)]
+        stem["stages"].append([first, *others])
         channels = 4 * f
     return stem
 

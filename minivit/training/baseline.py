@@ -12,8 +12,8 @@ from ..optim import AdamW
 from ..parallel import single_threaded_blas
 from ..tree import pack
 
-MAX_SCALARS = 1 << 26  # held in memory: 268 MB in float32
-BATCH_SIZE = 5_000  # full-batch steps on more images would take minutes without being better
+MAX_SCALARS = 1 << 26  # kept in memory: 268 MB in float32
+BATCH_SIZE = 5_000  # full-batch steps on more images take minutes without a better accuracy
 MIN_IMAGES = 1_000  # a smaller sample of a large data set would not be representative
 
 

@@ -29,7 +29,7 @@ def count_batches(dataset: Dataset, recipe: Recipe) -> int:
 def iterate_batches(dataset: Dataset, recipe: Recipe, epoch: int) -> Generator[Batch, None, None]:
     """Yield all training images once, shuffled and augmented.
 
-    The random numbers depend on the seed and the epoch alone, so a resumed training gets the same
+    The random numbers depend on the seed and the epoch alone, so a resumed run gets the same
     batches. A batch in which no image is readable is skipped. Raises ValueError for augmentation
     that does not fit the images.
     """
@@ -71,7 +71,7 @@ def check_augmentation(dataset: Dataset, recipe: Recipe) -> None:
 
 
 def black_pixel(dataset: Dataset) -> Array | float:
-    """Return black in the colours of the images: a number, or one per channel."""
+    """Return black in the normalisation of the images: one value, or one per channel."""
     preprocessing = getattr(dataset.images, "preprocessing", None)
     return preprocessing.normalise(np.zeros(dataset.images.shape[-1])) if preprocessing else -1.0
 

@@ -1,7 +1,7 @@
 """Few-shot evaluation: a linear classifier on frozen features, fitted to a few images per class.
 
-Regularised least squares on targets of -1 and 1 has a closed-form solution (section 4.1). The
-constants are those of the authors' code.
+Ridge regression (L2-regularised least squares) on targets of -1 and 1 has a closed-form solution
+(section 4.1). The constants are those of the authors' code.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from ..arrays import Array
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
 L2 = 2.0**10
-BIAS_FEATURE = 100.0  # for the bias; it is large, so that the penalty on its weight is negligible
+BIAS_FEATURE = 100.0  # constant; its weight gives the bias; large, to make the penalty negligible
 
 
 def evaluate_few_shot(
@@ -28,8 +28,8 @@ def evaluate_few_shot(
 
     features (n, D), labels (n,), test_features (m, D), test_labels (m,)
     ->  (len(shots), len(seeds))
-    The images of a smaller number of shots are among those of a larger one. Raises ValueError for
-    inconsistent shapes, or if a class has too few images.
+    For each seed the training subsets are nested: fewer shots select a subset of the images of more
+    shots. Raises ValueError for inconsistent shapes, or if a class has too few images.
     """
     if features.ndim != 2 or features.shape[1:] != test_features.shape[1:]:
         shapes = f"{features.shape} and {test_features.shape}"
@@ -52,7 +52,7 @@ def sample_shots(labels: Array, shots: int, seed: int) -> Array:
     orders = [generator.permutation(np.flatnonzero(labels == c)) for c in range(labels.max() + 1)]
     for c, order in enumerate(orders):
         if len(order) < shots:
-            raise ValueError(f"class {c} has only {len(order)} images for {shots} shots")
+            raise ValueError(f"class {c} has {len(order)} images, fewer than {shots} shots")
     return np.concatenate([order[:shots] for order in orders])
 
 
@@ -78,7 +78,7 @@ def fit_least_squares(
 
 
 def solve_primal(X: Array, Y: Array, l2: float) -> Array:
-    """Return W = (XᵀX + l2 I)⁻¹ XᵀY from the eigenvectors of XᵀX, the smaller matrix if n >= D.
+    """Compute W = (XᵀX + l2 I)⁻¹ XᵀY by eigendecomposition of XᵀX, smaller than XXᵀ if n > D.
 
     X (n, D), Y (n, K)  ->  W (D, K)
     """
@@ -87,7 +87,7 @@ def solve_primal(X: Array, Y: Array, l2: float) -> Array:
 
 
 def solve_dual(X: Array, Y: Array, l2: float) -> Array:
-    """Return the same W = Xᵀ (XXᵀ + l2 I)⁻¹ Y from the eigenvectors of XXᵀ, if n < D.
+    """Compute the same W = Xᵀ (XXᵀ + l2 I)⁻¹ Y by eigendecomposition of XXᵀ, smaller if n < D.
 
     X (n, D), Y (n, K)  ->  W (D, K)
     """

@@ -1,4 +1,4 @@
-"""The log of a training: a CSV file with one row per epoch."""
+"""The log of a training run: a CSV file with one row per epoch."""
 
 import csv
 import io

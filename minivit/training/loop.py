@@ -31,7 +31,7 @@ from .schedules import schedule_learning_rate
 from .step import StepOptions, batch_gradients, check_has_head
 
 STEP_BAR_DELAY = 3  # seconds after which an epoch shows a progress bar of its steps
-LOSS_INTERVAL = 50  # steps between two readings of the loss on a GPU; a reading waits for the GPU
+LOSS_INTERVAL = 50  # steps between two copies of the loss to the host; a copy waits for the GPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TrainingRun:
 
 
 class ResumeError(ValueError):
-    """The folder contains no training that can be resumed."""
+    """The folder contains no run that can be resumed."""
 
 
 def train(
@@ -125,9 +125,9 @@ def train(
 def resume(
     folder: str | Path, model: ViT, dataset: Dataset, *, threads: int | None = None
 ) -> Score:
-    """Continue an interrupted training. The result has the same bits as without interruption.
+    """Continue an interrupted run. The result has the same bits as without interruption.
 
-    `model` has been loaded from the checkpoint in the folder. Raises ResumeError if the training is
+    `model` has been loaded from the checkpoint in the folder. Raises ResumeError if the run is
     complete, ValueError if the data set differs in its name, classes, files or labels,
     FileNotFoundError if there is no checkpoint.
     """
@@ -136,14 +136,14 @@ def resume(
     state = weights.load_training(path)
     progress = read_progress(folder)
     if progress is None:
-        raise ResumeError(f"the training of {path} is complete: there is nothing to resume")
+        raise ResumeError(f"the training run of {path} is complete: there is nothing to resume")
     run = _prepare_run(model, dataset, progress.recipe, folder, threads)
     run.optimiser.t = progress.t
     for name, vector in run.state.items():
         if name not in state or state[name].shape != vector.shape:
-            raise weights.CheckpointError(f"{path}: the training vector '{name}' does not fit")
+            raise weights.CheckpointError(f"{path}: training vector '{name}' is missing or invalid")
         if not np.isfinite(state[name]).all():
-            raise weights.CheckpointError(f"{path}: the training vector '{name}' contains NaN")
+            raise weights.CheckpointError(f"{path}: training vector '{name}' contains NaN or infinity")
         vector[:] = array_module(vector).asarray(state[name])
     if progress.data not in (None, dataset.name):
         raise ValueError(f"{path} was trained on the {progress.data}, not on the {dataset.name}")
@@ -229,7 +229,7 @@ def _train_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
 
 
 def _read_losses(unread: list[tuple[float | Array, int]], epoch: int, recipe: Recipe) -> float:
-    """Return the sum of loss times batch size, and clear the list. On a GPU, this waits."""
+    """Return the sum of loss times batch size, and clear the list. This waits for a GPU."""
     total = 0.0
     for loss, size in unread:
         value = float(to_host(loss))

@@ -1,4 +1,4 @@
-"""The progress of an interrupted training, as stored in its checkpoint."""
+"""The progress of an interrupted training run, as stored in its checkpoint."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ RENAMED_FIELDS = {  # version 0.1.0 -> the current names
 
 
 class Progress(NamedTuple):
-    """The progress of an interrupted training.
+    """The progress of an interrupted training run.
 
     epoch, t: epochs and steps completed. data, source, fingerprint: the name, the source and the
     fingerprint of the data set, or None if unknown.
@@ -30,9 +30,9 @@ class Progress(NamedTuple):
 
 
 def read_progress(folder: str | Path) -> Progress | None:
-    """Read the progress of the interrupted training in a folder, without loading arrays.
+    """Read the progress of the interrupted run in a folder, without loading arrays.
 
-    Returns None if the folder has no checkpoint or its training is complete. Raises
+    Returns None if the folder has no checkpoint or the run is complete. Raises
     `weights.CheckpointError` if the checkpoint is damaged.
     """
     path = Path(folder) / CHECKPOINT

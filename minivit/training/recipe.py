@@ -48,7 +48,7 @@ class Recipe:
     seed : int
         Seed of all random numbers.
     shards : int, optional
-        Number of parallel parts of a batch. By default it depends on the CPU cache and the cores.
+        Number of shards of a batch. By default it depends on the CPU cache and the cores.
         It is stored in the checkpoint, because the last bits of the result depend on it.
     freeze : bool
         Train the head alone.
@@ -64,7 +64,7 @@ class Recipe:
         Decay of the exponential moving average of the weights; 0 disables it. The averaged weights
         are evaluated and saved.
     grad_accumulation : int
-        Number of parts of a batch that are processed one after the other to save memory.
+        Number of micro-batches per batch, processed one after the other to save memory.
 
     Raises
     ------

@@ -24,19 +24,19 @@ class StepOptions:
     label_smoothing : float
         Probability spread evenly over all classes, 0 to 1.
     freeze : bool
-        Train the head alone. The gradients are {"head": ...}, and dropout is inactive.
+        Train only the head. The gradients are {"head": ...}, and dropout is inactive.
     grad_accumulation : int
-        Number of parts of the batch that are processed one after the other to save memory.
+        Number of micro-batches per batch, processed one after the other to save memory.
     shards : int, optional
-        Number of shards, into which each part is split for parallel processing. The default depends
-        on the CPU cache and the number of threads. The last bits of the gradients depend on it.
+        Number of shards of a micro-batch, which are processed in parallel. The default depends on
+        the CPU cache and the number of threads. The last bits of the gradients depend on it.
     threads : int, optional
         Number of CPU threads. By default all cores.
 
     Raises
     ------
     ValueError
-        If the number of parts or shards is below 1.
+        If the number of micro-batches or shards is below 1.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def loss_and_gradients(
     labels : (B,) array of integers, or (B, K) array of soft targets
     options : StepOptions
     seed : tuple of int, optional
-        Activates dropout. Its last entry counts the steps: shard s of part i draws from
+        Activates dropout. Its last entry counts the steps: shard s of micro-batch i draws from
         `default_rng([..., grad_accumulation * step + i, s])`.
 
     Returns
@@ -116,7 +116,7 @@ def batch_gradients(
     if len(labels) != B:
         raise ValueError(f"{B} images, but {len(labels)} labels")
     parts = enumerate(batch_slices(B, min(options.grad_accumulation, B)))
-    results = (part_gradients(model, images, labels, *part, options, seed) for part in parts)
+    results = (micro_batch_gradients(model, images, labels, *p, options, seed) for p in parts)
     loss, total = next(results)
     for part_loss, gradients in results:
         loss = loss + part_loss
@@ -124,10 +124,10 @@ def batch_gradients(
     return loss, total
 
 
-def part_gradients(
+def micro_batch_gradients(
     model: ViT, images: Array, labels: Array, i: int, part: slice, options: StepOptions, seed: Seed
 ) -> tuple[float | Array, ParameterVector]:
-    """Compute the contribution of part i to the loss and the gradients of the batch.
+    """Compute the contribution of micro-batch i to the loss and the gradients of the batch.
 
     The shards run in parallel. Their gradients are added in the order of the shards, so the same
     number of shards gives the same bits.

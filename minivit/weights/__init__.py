@@ -1,4 +1,4 @@
-"""Models as files: minivit's checkpoints, and files of the authors, timm and Hugging Face."""
+"""Load and save models: minivit's checkpoints, and files of the authors, timm and Hugging Face."""
 
 from .convert import LAYOUTS, export
 from .files import CheckpointError

@@ -27,7 +27,7 @@ def export(tree: Tree, config: ViTConfig, layout: str) -> dict[str, Array]:
     Parameters
     ----------
     tree : tree of arrays
-        Parameters or gradients of a model, or a part of them.
+        Parameters or gradients of a model, or a subtree of them.
     config : ViTConfig
         Configuration of the model.
     layout : str
@@ -65,18 +65,18 @@ def export(tree: Tree, config: ViTConfig, layout: str) -> dict[str, Array]:
 
 
 class ModelFile:
-    """The arrays of a file under the names of its layout, without those outside the model.
+    """The arrays of a file that are part of the model, by their names in the layout.
 
-    Raises CheckpointError if the names belong to no layout, or if two arrays are the same.
+    Raises CheckpointError if the names match no layout, or if two names denote the same array.
     """
 
     def __init__(self, path: Path, arrays: dict[str, Array]) -> None:
         spellings = {module: module.find_spelling(arrays) for module in MODULES.values()}
-        self.layout: Any = next((module for module, found in spellings.items() if found), own)
+        self.layout: Any = next((module for module in MODULES.values() if spellings[module]), own)
         self.path, self.spelling = path, spellings[self.layout]
         if self.spelling is None:
-            some = ", ".join(sorted(arrays)[:3])
-            raise CheckpointError(f"{path} is not a Vision Transformer: it contains {some}, ...")
+            names = ", ".join(sorted(arrays)[:3])
+            raise CheckpointError(f"{path} is not a Vision Transformer: it contains {names}, ...")
         prefix, _, ignored = self.spelling
         names = {
             source: self.spelling.normalise(source)
@@ -97,15 +97,15 @@ class ModelFile:
         self.shapes: Shapes = {name: array.shape for name, array in self.arrays.items()}
 
     def error(self, reason: ValueError) -> CheckpointError:
-        """Return an error that names the file, and an array as the file does."""
-        text, *names = reason.args
+        """Return an error with the path and with the array names that the file uses."""
+        message, *names = reason.args
         if isinstance(reason, ArrayError):
             spelled = [self.sources.get(name, self.spelling.spell(name)) for name in names]
-            text = text.format(*(f"'{name}'" for name in spelled))
-        return CheckpointError(f"{self.path}: {text}")
+            message = message.format(*(f"'{name}'" for name in spelled))
+        return CheckpointError(f"{self.path}: {message}")
 
     def entries(self, config: ViTConfig) -> dict[str, Entry]:
-        """Return the entries of all leaves. Raise ArrayError if their names are not the file's."""
+        """Return the entry of each leaf. Raise ArrayError if an array is missing or unknown."""
         entries = self.layout.names(config)
         expected = {name: leaf for leaf, entry in entries.items() for name in entry.names}
         for name in [name for name in expected if name not in self.arrays]:
@@ -118,17 +118,17 @@ class ModelFile:
         """Return the tree of parameters. Raise ArrayError if an array is missing or not valid."""
         entries = self.entries(config)
         dtypes = Counter(array.dtype for array in self.arrays.values())
-        # minivit's arrays have one dtype. Of other mixtures, the widest; float16 becomes float32.
-        mixed, usual = self.layout is not own, dtypes.most_common(1)[0][0]
+        # minivit's files have one dtype. In others it may vary: use the widest, at least float32.
+        may_vary, usual = self.layout is not own, dtypes.most_common(1)[0][0]
         for name, shape in ((n, e.shape) for e in entries.values() for n in e.names):
             array = self.arrays[name]
             if array.shape != shape:
                 raise ArrayError(f"{{}} has shape {array.shape}, expected {shape}", name)
-            if array.dtype.kind != "f" or not (mixed or array.dtype == usual):
+            if array.dtype.kind != "f" or not (may_vary or array.dtype == usual):
                 raise ArrayError(f"{{}} has dtype {array.dtype}, expected floats of one type", name)
             if not np.isfinite(array).all():
                 raise ArrayError("{} contains NaN or infinity", name)
-        dtype = np.result_type(np.float32, *dtypes) if mixed else usual
+        dtype = np.result_type(np.float32, *dtypes) if may_vary else usual
         leaves = {
             leaf: entries[leaf].to_leaf(self.arrays, spec.shape).astype(dtype, copy=False)
             for leaf, spec in flatten(parameter_specs(config)).items()

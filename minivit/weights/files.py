@@ -1,6 +1,6 @@
-"""The two kinds of file that hold named arrays: .npz and .safetensors.
+"""Read and write files of named arrays: .npz and .safetensors.
 
-Both may contain the configuration of a model as text, an .npz file in an array named `config`, a
+Both may contain the configuration of a model as JSON: an .npz file in an array named `config`, a
 .safetensors file in its metadata. Other programs ignore it.
 """
 
@@ -23,7 +23,7 @@ from ..arrays import Array
 SAFETENSORS = ".safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 DTYPES = {"BF16": "V2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}  # of .safetensors
-MAX_HEADER = 100_000_000  # bytes; the library's limit
+MAX_HEADER = 100_000_000  # bytes; limit of the safetensors library
 CONVERT = (
     "import torch, safetensors.torch as s; t = torch.load('{0}', weights_only=True); "
     "s.save_file(t.get('model', t), '{1}')"
@@ -38,7 +38,7 @@ class CheckpointError(ValueError):
 
 
 def read_arrays(path: str | Path, only: str | None = None) -> tuple[dict[str, Array], str | None]:
-    """Read the arrays of a file, or `only` one, and the text of its configuration if it has one.
+    """Read all arrays of a file, or `only` the named one, and its configuration as JSON or None.
 
     bfloat16, which NumPy does not have, becomes float32. Raises FileNotFoundError, or
     CheckpointError if the file is damaged or contains pickled objects, which are never loaded.
@@ -47,7 +47,7 @@ def read_arrays(path: str | Path, only: str | None = None) -> tuple[dict[str, Ar
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix.lower() in PICKLES:
-        stem = "model" if path.stem == "pytorch_model" else path.stem  # as in a folder
+        stem = "model" if path.stem == "pytorch_model" else path.stem  # as `load` expects
         command = CONVERT.format(path, path.with_name(stem + ".safetensors"))
         raise CheckpointError(
             f"{path} is pickled, and loading it could run code. Convert it where PyTorch is "
@@ -65,7 +65,7 @@ def read_arrays(path: str | Path, only: str | None = None) -> tuple[dict[str, Ar
 def write_arrays(path: str | Path, arrays: Mapping[str, Array], config: str) -> None:
     """Write a .npz or .safetensors file atomically.
 
-    Raises OSError if it cannot be written, ValueError if its ending is one of a pickled file.
+    Raises OSError if it cannot be written, ValueError for the suffix of a pickled file.
     """
     path = Path(path)
     if path.suffix.lower() in PICKLES:
@@ -99,7 +99,7 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def _to_native(array: Array) -> Array:
-    """Convert to the byte order of this machine, and bfloat16 to float32: its upper half."""
+    """Convert to native byte order, and bfloat16, the upper half of a float32, to float32."""
     if array.dtype == "V2":
         array = (array.view("<u2").astype("<u4") << 16).view("<f4")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -140,8 +140,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Array], str | None]:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except safetensors.SafetensorError as reason:
-        where = _find_damage(path) or " ".join(str(reason).split())
-        raise CheckpointError(f"{path} is damaged: {where}") from None
+        damage = _find_damage(path) or " ".join(str(reason).split())
+        raise CheckpointError(f"{path} is damaged: {damage}") from None
     raw, arrays = np.asarray(np.memmap(path, mode="c")), {}
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     header = json.loads(raw[8:start].tobytes())
@@ -159,7 +159,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Array], str | None]:
 
 
 def _find_damage(path: Path) -> str | None:
-    """Name the first array whose data do not fit the file, if the header can be read."""
+    """Describe the first array that does not fit the file. Return None if there is none."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -171,8 +171,8 @@ def _find_damage(path: Path) -> str | None:
                 math.prod(header[name]["shape"]) * np.dtype(DTYPES[header[name]["dtype"]]).itemsize
             )
             if size >= 0 and (last > size or last - first != needed):
-                return f"'{name}' of {needed} bytes at bytes {first} to {last} of {size}"
-    except Exception:  # the message of the library suffices
+                return f"'{name}' needs {needed} bytes, but has bytes {first} to {last} of {size}"
+    except Exception:  # then the library's message is reported
         return None
     return None
 

@@ -1,7 +1,7 @@
 """The layout of the authors' files (google-research/vision_transformer) and of big_vision.
 
 Arrays have minivit's axes, but query, key and value are separate and have an axis for the heads.
-The original files number the sublayers of a block consecutively, those written with Flax Linen
+The original files number the sublayers of a block consecutively. Files written with Flax Linen
 number each kind separately.
 """
 
@@ -20,7 +20,7 @@ LINEN = {  # part of an original name: its spelling in Flax Linen
     "LayerNorm_2": "LayerNorm_1",
     "MlpBlock_3": "MlpBlock_0",
 }
-# The optimiser's state; beside an image tower a text tower, and the scale and bias between them
+# Optimiser state; in files of image-text models, the text encoder, logit scale and logit bias
 IGNORED = ("opt/", "params/txt/", "params/t/", "params/b/")
 
 POSITIONS = "Transformer/posembed_input/pos_embedding"
@@ -42,28 +42,28 @@ LAYERS = {
     "head": "head",
 }
 for _name in UNIT:
-    _theirs = _name.replace("norm", "gn").replace("shortcut", "proj")
-    LAYERS[f"stem/stages/{{}}/{{}}/{_name}"] = f"block{{}}/unit{{}}/{_theirs}"
+    _google_name = _name.replace("norm", "gn").replace("shortcut", "proj")
+    LAYERS[f"stem/stages/{{}}/{{}}/{_name}"] = f"block{{}}/unit{{}}/{_google_name}"
 NAMES = Names(
     LAYERS, kinds={"kernel": "/kernel", "scale": "/scale", "bias": "/bias"}, axes={}, first=1
 )
 
 
 def find_spelling(names: Collection[str]) -> Spelling | None:
-    """Return the spelling of the authors' names in a file, None if there are none."""
+    """Return the spelling of the authors' names in a file, or None if it has none."""
     for name in names:
-        prefix, found, _ = name.partition("Transformer/")
-        if found and (prefix == "opt/target/" or not name.startswith(IGNORED)):
+        prefix, separator, _ = name.partition("Transformer/")
+        if separator and (prefix == "opt/target/" or not name.startswith(IGNORED)):
             return Spelling(prefix, parts_in_use(names, LINEN), IGNORED)
     return None
 
 
 def unpack(name: str, array: Array, class_token: bool) -> Iterator[tuple[str, Array]]:
     """Yield the arrays of the layout that an array of a big_vision or older file contains."""
-    before, scanned, after = name.partition("encoderblock/")
+    prefix, scanned, suffix = name.partition("encoderblock/")
     if scanned and array.ndim:  # (L, ...): one array for all blocks
-        for i, part in enumerate(array):
-            yield f"{before}encoderblock_{i}/{after}", part
+        for i, block in enumerate(array):
+            yield f"{prefix}encoderblock_{i}/{suffix}", block
     elif name == "pos_embedding" and array.ndim == 3:
         # big_vision adds the positions before it prepends the class token
         yield POSITIONS, np.pad(array, ((0, 0), (int(class_token), 0), (0, 0)))
@@ -74,13 +74,13 @@ def unpack(name: str, array: Array, class_token: bool) -> Iterator[tuple[str, Ar
 
 
 def infer_config(shapes: Shapes) -> dict[str, Any]:
-    """Return the fields of ViTConfig that the shapes of named arrays determine."""
+    """Return the fields of ViTConfig that the array shapes determine."""
     query = NAMES.shape("blocks/0/attention/qkv/kernel", 3, shapes)  # (D, h, Dh)
     return NAMES.infer_config(shapes) | {"heads": query[1]}
 
 
 def names(config: ViTConfig) -> dict[str, Entry]:
-    """Return the entry of the file for each leaf of minivit's tree."""
+    """Return the entry of each leaf of the parameter tree."""
     D, heads = config.width, (config.heads, config.width // config.heads)
     split = {"qkv/kernel": (D, *heads), "qkv/bias": heads, "out/kernel": (*heads, D)}
     return NAMES.entries(config, {f"attention/{leaf}": shape for leaf, shape in split.items()})

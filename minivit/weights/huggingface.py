@@ -1,4 +1,4 @@
-"""The layout of Hugging Face's ViT, of transformers 4 and 5, and its JSON files.
+"""The layout of Hugging Face's ViT in transformers 4 and 5, and its JSON files.
 
 Kernels are (out, in). In a model with a classifier, all names except those of the classifier start
 with `vit.`. A model without one may have a pooler, which is the hidden layer of the paper's head.
@@ -13,7 +13,7 @@ from ..models import ViTConfig
 from .layouts import Names, Spelling, parts_in_use, torch_units
 
 DEFAULTS = {"gelu": "erf", "norm_eps": 1e-12, "preprocessing": "huggingface"}
-FIVE = {  # part of a name in transformers 4, and of a published file: its name in transformers 5
+TRANSFORMERS_5 = {  # part of a name in transformers 4 and published files: in transformers 5
     "^encoder.layer.": "^layers.",
     "attention.attention.query": "attention.q_proj",
     "attention.attention.key": "attention.k_proj",
@@ -55,18 +55,18 @@ ACTIVATIONS = {
     "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
     "gelu_python_tanh": "tanh",
 }  # fmt: skip
-SIZES = {  # also determined by the arrays
+SIZES = {  # field of config.json: field of ViTConfig; the array shapes determine both
     "hidden_size": "width", "num_hidden_layers": "depth", "intermediate_size": "mlp_width",
     "num_channels": "channels", "patch_size": "patch_size",
 }  # fmt: skip
 
 
 def find_spelling(names: Collection[str]) -> Spelling | None:
-    """Return the spelling of Hugging Face's names in a file, None if there are none."""
+    """Return the spelling of Hugging Face's names in a file, or None if it has none."""
     for name in names:
         bare = name.removeprefix("vit.")
         if bare.startswith(("embeddings.", "encoder.layer.", "layers.")):
-            return Spelling(name.removesuffix(bare), parts_in_use(names, FIVE))
+            return Spelling(name.removesuffix(bare), parts_in_use(names, TRANSFORMERS_5))
     return None
 
 
@@ -79,7 +79,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"hidden_act is {act!r}: choose {', '.join(ACTIVATIONS)}")
     if config.get("pooler_act", "tanh") != "tanh":
         raise ValueError(f"pooler_act is {config['pooler_act']!r}, but only 'tanh' is supported")
-    return {ours: config[name] for name, ours in SIZES.items() if name in config} | {
+    return {field: config[name] for name, field in SIZES.items() if name in config} | {
         "gelu": ACTIVATIONS[act],
         "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
         "heads": config.get("num_attention_heads", 12),
@@ -88,30 +88,30 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_processor(processor: dict[str, Any]) -> dict[str, Any]:
-    """Return the preprocessing whose normalisation a preprocessor_config.json contains.
+    """Return the preprocessing with the normalisation of a preprocessor_config.json.
 
     Raises ValueError if there is none.
     """
-    scaled = processor.get("do_rescale", True) and processor.get("do_normalize", True)
-    found = processor.get("image_mean", HALF), processor.get("image_std", HALF)
-    for name, known in NORMALISATIONS.items():
-        if scaled and np.shape(found) == (2, 3) and np.allclose(found, known, atol=1e-3):
+    normalised = processor.get("do_rescale", True) and processor.get("do_normalize", True)
+    stats = processor.get("image_mean", HALF), processor.get("image_std", HALF)
+    for name, expected in NORMALISATIONS.items():
+        if normalised and np.shape(stats) == (2, 3) and np.allclose(stats, expected, atol=1e-3):
             return {"preprocessing": name}
-    text = f"image_mean {found[0]}, image_std {found[1]}" if scaled else "no normalisation"
-    raise ValueError(f"{text} matches no preprocessing of minivit: pass preprocessing=")
+    actual = f"image_mean {stats[0]}, image_std {stats[1]}" if normalised else "no normalisation"
+    raise ValueError(f"{actual} matches no preprocessing of minivit: pass preprocessing=")
 
 
 def make_config(config: ViTConfig) -> dict[str, Any]:
     """Return the config.json with which Hugging Face loads the model.
 
-    Its ViT has a class token, a patch embedding with bias, no stem, and no hidden layer before a
-    classifier. For other models the type is "minivit", so that they are not mistaken for a ViT.
+    Hugging Face's ViT has a class token, a patch embedding with bias, no stem, and no hidden
+    layer before a classifier. The type of other models is "minivit", not "vit".
     """
     c = config
     is_vit = c.pooling == "class" and c.patch_bias and c.stem is None
     is_vit = is_vit and (c.hidden_head is None or c.classes is None)
     H, W = c.image_size
-    written = {
+    content = {
         "architectures": ["ViTForImageClassification" if c.classes else "ViTModel"],
         "model_type": "vit" if is_vit else "minivit",
         "hidden_size": c.width, "num_hidden_layers": c.depth, "num_attention_heads": c.heads,
@@ -122,15 +122,15 @@ def make_config(config: ViTConfig) -> dict[str, Any]:
         "hidden_dropout_prob": c.dropout, "attention_probs_dropout_prob": 0.0,
     }  # fmt: skip
     if c.hidden_head is not None:
-        written |= {"pooler_output_size": c.hidden_head, "pooler_act": "tanh"}
+        content |= {"pooler_output_size": c.hidden_head, "pooler_act": "tanh"}
     if c.classes is not None:
-        written["id2label"] = {str(i): f"LABEL_{i}" for i in range(c.classes)}
-        written["label2id"] = {f"LABEL_{i}": i for i in range(c.classes)}
-    return written
+        content["id2label"] = {str(i): f"LABEL_{i}" for i in range(c.classes)}
+        content["label2id"] = {f"LABEL_{i}": i for i in range(c.classes)}
+    return content
 
 
 def make_processor(config: ViTConfig) -> dict[str, Any]:
-    """Return the preprocessor_config.json. It cannot describe a crop, so images are squashed."""
+    """Return the preprocessor_config.json. It cannot describe a crop, so images are stretched."""
     imagenet = config.preprocessing in ("imagenet", "dino")
     mean, std = NORMALISATIONS["imagenet" if imagenet else "huggingface"]
     H, W = config.image_size

@@ -1,4 +1,4 @@
-"""Names, shapes and axes of a model's arrays in other people's files.
+"""Names, shapes and axis orders of a model's arrays in third-party checkpoints.
 
 A layout is a module with `find_spelling(names)`, `infer_config(shapes)`, `names(config)` and
 DEFAULTS, the fields of ViTConfig that its files do not contain. The shared parts are here.
@@ -22,14 +22,14 @@ UNIT = ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "conv_shortcut", "
 
 
 class ArrayError(ValueError):
-    """An array is missing or wrong. Arguments: a text with a {} for each name, and the names."""
+    """A missing or invalid array. Arguments: a message with a {} per array name, and the names."""
 
 
 class Spelling(NamedTuple):
-    """How a file spells the names of its layout.
+    """How the array names in a file differ from those of its layout.
 
     prefix: precedes all names except those of a classifier. parts: {part of a name: its spelling
-    in the file}; ^ marks the beginning of a name. ignored: groups of arrays outside the model.
+    in the file}; ^ marks the start of a name. ignored: arrays that are not part of the model.
     """
 
     prefix: str = ""
@@ -43,7 +43,7 @@ class Spelling(NamedTuple):
 
     def normalise(self, name: str) -> str:
         """Return the layout's spelling of a name in the file."""
-        inverse = ((theirs, part) for part, theirs in self.parts.items())
+        inverse = ((spelled, part) for part, spelled in self.parts.items())
         return _replace(name.removeprefix(self.prefix), inverse)
 
 
@@ -55,14 +55,15 @@ def _replace(name: str, pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def parts_in_use(names: Iterable[str], parts: Mapping[str, str]) -> Mapping[str, str]:
-    """Return `parts` if one of the names has an alternative spelling, otherwise {}."""
+    """Return `parts` if any name uses one of these alternative spellings, otherwise {}."""
     return parts if any(part in f"^{name}" for name in names for part in parts.values()) else {}
 
 
 class Entry(NamedTuple):
-    """The array of a file that contains a leaf of minivit's tree, or the three with its thirds.
+    """The array, or query, key and value arrays, of a file that store one leaf of the tree.
 
-    shape: in the file. axes: the order of the file's axes, in which minivit's are split.
+    shape: shape of each array in the file. axes: the transpose from minivit's axis order, with the
+    leaf's axes split as in the file, to the file's axis order.
     """
 
     names: tuple[str, ...]
@@ -77,18 +78,18 @@ class Entry(NamedTuple):
         return dict(zip(self.names, parts, strict=True))
 
     def to_leaf(self, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
-        """Convert arrays of the file to a leaf, if possible to a view."""
-        turned = [arrays[name].transpose(np.argsort(self.axes)) for name in self.names]
-        parts = [array.reshape(*shape[:-1], -1) for array in turned]
+        """Convert arrays of the file to a leaf, as a view if possible."""
+        transposed = [arrays[name].transpose(np.argsort(self.axes)) for name in self.names]
+        parts = [array.reshape(*shape[:-1], -1) for array in transposed]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 class Names(NamedTuple):
     """The names of a layout.
 
-    layers: {layer or leaf of minivit: its name}; {} is an index, * stands for query, key and value
-    if they are separate. kinds: {kind of leaf: its ending}. axes: {dimensions: order of the axes}.
-    first: the index of the first stage and unit of a stem.
+    layers maps a layer or leaf of minivit to its name in the layout; {} stands for an index and *
+    for query, key or value if these are separate. kinds maps a kind of leaf to a name suffix. axes
+    maps ndim to a transpose. first is the index of the first stage and unit of a stem.
     """
 
     layers: Mapping[str, str]
@@ -96,8 +97,8 @@ class Names(NamedTuple):
     axes: Mapping[int, tuple[int, ...]] = TORCH_AXES
     first: int = 0
 
-    def of(self, leaf: str) -> tuple[str, ...]:
-        """Return the name of a leaf, or the names of its thirds. Raise ValueError for others."""
+    def array_names(self, leaf: str) -> tuple[str, ...]:
+        """Return the names of a leaf's array or arrays. Raise ValueError if the layout has none."""
         path = leaf.split("/")
         first = self.first if path[0] == "stem" else 0
         indices = [int(part) + first for part in path if part.isdecimal()]
@@ -110,7 +111,7 @@ class Names(NamedTuple):
         return tuple(name.replace("*", part) for part in parts)
 
     def entries(self, config: ViTConfig, split: Shapes | None = None) -> dict[str, Entry]:
-        """Return the entry of the file for each leaf.
+        """Return the entry of each leaf.
 
         split: {leaf of a block: its shape with the axes split as in the file}
         """
@@ -123,7 +124,7 @@ class Names(NamedTuple):
         }
         entries = {}
         for leaf, spec in flatten(parameter_specs(config)).items():
-            names = self.of(leaf)
+            names = self.array_names(leaf)
             third = (*spec.shape[:-1], spec.shape[-1] // len(names))
             shape = split.get(leaf) or split.get(leaf.split("/", 2)[-1], third)
             axes = self.axes.get(len(shape), tuple(range(len(shape))))
@@ -131,37 +132,36 @@ class Names(NamedTuple):
         return entries
 
     def shape(self, leaf: str, dimensions: int, shapes: Shapes) -> tuple[int, ...]:
-        """Return the shape of (a third of) a leaf, with its axes in minivit's order."""
-        name = self.of(leaf)[0]
+        """Return the shape of a leaf, or of its query array, in minivit's axis order."""
+        name = self.array_names(leaf)[0]
         if name not in shapes:
             raise ArrayError("the array {} is missing", name)
         if len(shapes[name]) != dimensions:
-            text = f"{{}} has shape {shapes[name]}, expected a shape of length {dimensions}"
-            raise ArrayError(text, name)
+            raise ArrayError(f"{{}} has shape {shapes[name]}, expected {dimensions} axes", name)
         axes = np.argsort(self.axes.get(dimensions, range(dimensions)))
         return tuple(shapes[name][axis] for axis in axes)
 
     def infer_config(self, shapes: Shapes) -> dict[str, Any]:
-        """Return the fields of ViTConfig that the shapes of named arrays determine.
+        """Return the fields of ViTConfig that the array shapes determine.
 
-        Raises ArrayError if an array is missing, or if two do not fit together.
+        Raises ArrayError if an array is missing, or if the shapes of two arrays are inconsistent.
         """
 
         def has(*leaves: str) -> bool:
-            return any(name in shapes for leaf in leaves for name in self.of(leaf))
+            return any(name in shapes for leaf in leaves for name in self.array_names(leaf))
 
         def outputs(leaf: str, dimensions: int, other: str) -> int:
             n, m = self.shape(leaf, dimensions, shapes)[-1], self.shape(other, 1, shapes)[0]
             if n != m:
-                names = self.of(leaf)[0], self.of(other)[0]
+                names = self.array_names(leaf)[0], self.array_names(other)[0]
                 raise ArrayError(f"{{}} has {n} outputs, but {{}} has {m}", *names)
             return n
 
         def count(template: str, first: int) -> int:
-            """Return how many indices, from `first` up, the names have at the first {}."""
+            """Count the distinct indices >= `first` that occur at the first {} of a template."""
             prefix = template.partition("{}")[0]
-            rests = (name.removeprefix(prefix) for name in shapes if name.startswith(prefix))
-            indices = {rest.replace("/", ".").partition(".")[0] for rest in rests}
+            suffixes = (name.removeprefix(prefix) for name in shapes if name.startswith(prefix))
+            indices = {suffix.replace("/", ".").partition(".")[0] for suffix in suffixes}
             return sum(str(i) in indices for i in range(first, first + len(shapes)))
 
         unit, first = self.layers["stem/stages/{}/{}/conv1"], self.first

@@ -1,4 +1,4 @@
-"""Load a model in any layout, and save it in one."""
+"""Load and save a model in any layout."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def load(
     config : ViTConfig
         Read from the file, or inferred from the names and shapes of its arrays.
     params : dict
-        Tree of parameters, if possible views of the file.
+        Tree of parameters, as views of the file if possible.
 
     Raises
     ------
@@ -75,22 +75,22 @@ def load(
         raise ValueError(f"unknown resize {resize!r}: choose {', '.join(RESAMPLING_METHODS)}")
     path = Path(path)
     path = _find_weights(path) if path.is_dir() else path
-    arrays, text = read_arrays(path)
-    config, params = make_model(ModelFile(path, arrays), text, fields, image_size)
+    arrays, json_config = read_arrays(path)
+    config, params = make_model(ModelFile(path, arrays), json_config, fields, image_size)
     if image_size is None:
         return config, params
     return resize_model(config, params, image_size, resize)
 
 
 def make_model(
-    file: ModelFile, text: str | None, fields: dict[str, Any], image_size: Any = None
+    file: ModelFile, json_config: str | None, fields: dict[str, Any], image_size: Any = None
 ) -> tuple[ViTConfig, Tree]:
-    """Make a model of the arrays of a file; `text` is the configuration that minivit wrote."""
+    """Create a model from a file. `json_config` is the configuration that minivit stored in it."""
     try:
-        if text is None:
+        if json_config is None:
             config = stored = _infer_config(file, fields, image_size)
         else:
-            config = stored = own.from_json(text, fields, len(file.sources))
+            config = stored = own.from_json(json_config, fields, len(file.sources))
             if file.layout is not own and config.positions in UNLEARNED:
                 stored = replace(config, positions="1d")  # a table for other programs
         params = file.read(stored)
@@ -104,77 +104,77 @@ def make_model(
 
 
 def _infer_config(file: ModelFile, fields: dict[str, Any], image_size: Any) -> ViTConfig:
-    """Combine the arrays, Hugging Face's JSON files and the caller's `fields` to a configuration.
+    """Infer the configuration from the arrays, Hugging Face's JSON files and `fields`.
 
     Raises ValueError if they contradict each other or do not determine it.
     """
     inferred = file.layout.infer_config(file.shapes)
-    stated = _read_json(file.path, fields) if file.layout is huggingface else {}
-    for name, value in stated.items():
+    json_fields = _read_json(file.path, fields) if file.layout is huggingface else {}
+    for name, value in json_fields.items():
         if name in inferred and inferred[name] != value:
-            raise ValueError(f"config.json says {name} is {value}, the arrays say {inferred[name]}")
-    known: dict[str, Any] = {"heads": HEADS.get(inferred["width"])} | file.layout.DEFAULTS
-    known |= stated | inferred | fields  # later values have priority
-    if known["heads"] is None:
-        raise ValueError(f"the number of heads for width {known['width']} is unknown: pass heads=")
-    some_size = inferred["patch_size"] * 4 * 2 ** len(inferred["stem"] or ())  # divisible
-    config = ViTConfig(**known | {"image_size": some_size})
+            raise ValueError(f"config.json: {name} is {value}, but {inferred[name]} in the arrays")
+    values: dict[str, Any] = {"heads": HEADS.get(inferred["width"])} | file.layout.DEFAULTS
+    values |= json_fields | inferred | fields  # later values have priority
+    if values["heads"] is None:
+        raise ValueError(f"the number of heads for width {values['width']} is unknown: pass heads=")
+    valid_size = inferred["patch_size"] * 4 * 2 ** len(inferred["stem"] or ())  # divisible
+    config = ViTConfig(**values | {"image_size": valid_size})
     file.entries(config)  # check the names, which do not depend on the size
-    sizes = [size for size in (stated.get("image_size"), image_size) if size is not None]
+    sizes = [size for size in (json_fields.get("image_size"), image_size) if size is not None]
     if config.positions != "1d":
         if not sizes:
             raise ValueError(f"positions '{config.positions}' have no table: pass image_size=")
         return replace(config, image_size=sizes[0])
-    return _match_positions(file, config, sizes, stated)
+    return _match_positions(file, config, sizes, json_fields)
 
 
 def _match_positions(
-    file: ModelFile, config: ViTConfig, sizes: list[Any], stated: dict[str, Any]
+    file: ModelFile, config: ViTConfig, sizes: list[Any], json_fields: dict[str, Any]
 ) -> ViTConfig:
-    """Return the configuration with the first size, or square, that has the file's positions."""
+    """Return the configuration with the first size, or square, that matches the positions."""
     names: Names = file.layout.NAMES
-    T, (table,) = names.shape("positions/table", 3, file.shapes)[1], names.of("positions/table")
+    T = names.shape("positions/table", 3, file.shapes)[1]
     N = T - (config.pooling == "class")
     square = math.isqrt(max(N, 1)) * config.stride
-    candidates = sizes if "image_size" in stated else [*sizes, square]
+    candidates = sizes if "image_size" in json_fields else [*sizes, square]
     for candidate in (configs := [replace(config, image_size=size) for size in candidates]):
         if candidate.tokens == T:
             return candidate
     if config.pooling == "mean" and any(candidate.tokens == T - 1 for candidate in configs):
         names.shape("class_token", 3, file.shapes)  # raises: it is missing
-    if "image_size" in stated:
-        message = f"config.json says image_size is {sizes[0]}, {{}} has {N} patches"
+    if "image_size" in json_fields:
+        message = f"config.json: image_size is {sizes[0]}, but {{}} has {N} patches"
     else:
         hint = "the file's own " if sizes else ""
         message = f"{{}} has {N} patches, not a square: pass {hint}image_size=(height, width)"
-    raise ArrayError(message, table)
+    raise ArrayError(message, *names.array_names("positions/table"))
 
 
 def _read_json(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """Read the fields of ViTConfig from Hugging Face's files beside the weights.
+    """Read the fields of ViTConfig from Hugging Face's JSON files next to the weights.
 
-    The second one is not read if the caller's `fields` contain the preprocessing.
+    preprocessor_config.json is not read if `fields` contains the preprocessing.
     """
-    stated: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     readers = {CONFIG: huggingface.read_config, PROCESSOR: huggingface.read_processor}
     for name, read in readers.items():
         file = path.with_name(name)
         if file.is_file() and not (name == PROCESSOR and "preprocessing" in fields):
             try:
-                stated |= read(json.loads(file.read_text(encoding="utf-8")))
+                values |= read(json.loads(file.read_text(encoding="utf-8")))
             except (AttributeError, TypeError, ValueError, RecursionError) as reason:
                 raise CheckpointError(f"{file} is not valid: {reason}") from None
-    return stated
+    return values
 
 
 def _find_weights(folder: Path) -> Path:
-    """Return the file of weights in a folder, or a pickled file, which `read_arrays` refuses."""
+    """Return the weight file in a folder, or a pickled file, which `read_arrays` rejects."""
     if (folder / MODEL).exists():
         return folder / MODEL
     if pickled := [path for path in folder.iterdir() if path.suffix in PICKLES]:
         return pickled[0]
     if (folder / f"{MODEL}.index.json").exists():
-        raise FileNotFoundError(f"the weights in {folder} are split: join the files to {MODEL}")
+        raise FileNotFoundError(f"the weights in {folder} are split: merge the files into {MODEL}")
     raise FileNotFoundError(f"there is no {MODEL} in {folder}")
 
 
@@ -209,14 +209,14 @@ def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "mi
     path = Path(path)
     if layout == "minivit":
         return own.save(path, config, params)
-    table = config
+    stored = config
     if config.positions in UNLEARNED:
         z = np.zeros((1, config.tokens, config.width), dtype=params["norm"]["scale"].dtype)
         if config.positions == "sincos2d":
             z, _ = add_positions_sincos2d(z, config.grid)
         params = params | {"positions": {"table": z[0]}}
-        table = replace(config, positions="1d")
-    arrays = export(params, table, layout)
+        stored = replace(config, positions="1d")
+    arrays = export(params, stored, layout)
     if layout == "huggingface" and path.suffix not in (".npz", ".safetensors"):
         path.mkdir(parents=True, exist_ok=True)
         _write_json(path / CONFIG, huggingface.make_config(config))

@@ -1,7 +1,7 @@
 """minivit's checkpoints: .npz or .safetensors files with its own names.
 
-`config` is the configuration as JSON, `params/blocks/0/...` are the parameters. During a training,
-`training/progress` is its progress as JSON, and `training/...` are the other vectors to resume it.
+`config` is the configuration as JSON, `params/blocks/0/...` are the parameters. In an interrupted
+run, `training/progress` is its progress as JSON. `training/...` are the vectors to resume the run.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ def save(
 
 
 def read_progress(path: str | Path) -> dict[str, Any] | None:
-    """Read the progress of an interrupted training without loading the other arrays.
+    """Read the progress of an interrupted run without loading the other arrays.
 
-    Returns None if the training is complete. Raises CheckpointError if the file is damaged.
+    Returns None if the run is complete. Raises CheckpointError if the file is damaged.
     """
     name = "training/progress"
     arrays, _ = read_arrays(path, only=name)
@@ -47,27 +47,27 @@ def read_progress(path: str | Path) -> dict[str, Any] | None:
 
 
 def load_training(path: str | Path) -> dict[str, Array]:
-    """Load the vectors that an interrupted training needs to resume; {} if it is complete."""
+    """Load the vectors that are needed to resume an interrupted run; {} if it is complete."""
     prefix, (arrays, _) = "training/", read_arrays(path)
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
 def from_json(text: str, fields: dict[str, Any], arrays: int) -> ViTConfig:
-    """Return the configuration in a text, with some fields replaced, for a number of arrays.
+    """Parse a configuration and replace `fields`. The file contains `arrays` arrays.
 
     Raises ValueError if it is not a configuration.
     """
     try:
         config = ViTConfig(**json.loads(text) | fields)
         if config.depth + sum(config.stem or ()) > arrays:  # do not list billions of blocks
-            raise ValueError(f"it has more blocks than there are arrays, {arrays}")
+            raise ValueError(f"it has more blocks than the file has arrays ({arrays})")
     except (TypeError, ValueError, RecursionError) as reason:
         raise ValueError(f"its 'config' is not valid: {reason}") from None
     return config
 
 
 def find_spelling(names: Collection[str]) -> Spelling | None:
-    """Return the spelling of minivit's names in a file, None if there are none."""
+    """Return the spelling of minivit's names in a file, or None if it has none."""
     own = any(name.startswith(("params/blocks/", "params/patch_embedding/")) for name in names)
     return Spelling("params/", ignored=("",)) if own else None
 
@@ -78,6 +78,6 @@ def infer_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def names(config: ViTConfig) -> dict[str, Entry]:
-    """Return the entry of the file for each leaf."""
+    """Return the entry of each leaf."""
     specs = flatten(parameter_specs(config))
     return {n: Entry((n,), p.shape, tuple(range(len(p.shape)))) for n, p in specs.items()}

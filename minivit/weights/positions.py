@@ -1,4 +1,4 @@
-"""Position embeddings for another grid: section 3.2 of the paper, at a higher resolution."""
+"""Resize position embeddings to another grid (section 3.2 of the paper)."""
 
 import dataclasses
 
@@ -35,10 +35,10 @@ def resize_model(
 
     Raises ValueError for relative positions, and for a size that cannot be cut into patches.
     """
-    larger = dataclasses.replace(config, image_size=image_size)
-    old, new = config.grid, larger.grid
+    resized_config = dataclasses.replace(config, image_size=image_size)
+    old, new = config.grid, resized_config.grid
     if old == new or config.positions in ("none", "sincos2d"):
-        return larger, params
+        return resized_config, params
     if config.positions == "relative":
         raise ValueError("relative positions cannot be resized: their table is not a grid")
     tables = params["positions"]
@@ -49,4 +49,4 @@ def resize_model(
             name: resize_positions(tables[name], (n, 1), (m, 1), method)
             for name, n, m in zip(("rows", "columns"), old, new, strict=True)
         }
-    return larger, params | {"positions": tables | resized}
+    return resized_config, params | {"positions": tables | resized}

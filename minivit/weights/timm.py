@@ -33,9 +33,9 @@ infer_config, names = NAMES.infer_config, NAMES.entries
 
 
 def find_spelling(names: Collection[str]) -> Spelling | None:
-    """Return the spelling of timm's names in a file, None if there are none."""
+    """Return the spelling of timm's names in a file, or None if it has none."""
     for name in names:
-        prefix, found, rest = name.partition("blocks.")
-        if found and (".attn." in rest or ".mlp." in rest):
+        prefix, separator, suffix = name.partition("blocks.")
+        if separator and (".attn." in suffix or ".mlp." in suffix):
             return Spelling(prefix, parts_in_use(names, ROOT_ALONE))
     return None

@@ -1,4 +1,4 @@
-"""Attention maps beside or over their images (Figures 6 and 14), and their gradients."""
+"""Attention maps next to or over their images (Figures 6 and 14), and their gradients."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from ..attention import attention_rollout, patch_maps
 from ..relevance import gradient_weighted_rollout
 from .figure import create_panels, outline_box, show_image, show_map
 
-QUANTILE = 0.97  # drawn brightest; with the maximum, an outlier would darken all other patches
+QUANTILE = 0.97  # drawn brightest; with the maximum, an outlier would darken the other patches
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 OPACITY = (0.3, 0.8)  # of the lowest and the highest values of the map
 OVERLAY_CAPTION = "each map from its minimum (dark) to its 97th percentile (bright)"

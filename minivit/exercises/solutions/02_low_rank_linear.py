@@ -50,7 +50,7 @@ def expected(x: Array, down: Array, up: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. With square matrices, only values show a missing transpose."""
+    """Return the inputs for grading. If D = r = E, a missing transpose changes only values."""
     sizes = [((2, 3), 5, 2, 4), ((4,), 3, 3, 3), ((2, 1, 3), 4, 1, 5)]
     return [
         (rng.normal(size=(*tokens, D)), rng.normal(size=(D, r)), rng.normal(size=(r, E)))

@@ -72,6 +72,6 @@ def expected(q: Array, k: Array, v: Array, scale: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. With T = Dh, only values show a missing transpose."""
+    """Return the inputs for grading. If T = Dh, a missing transpose changes only values."""
     sizes = [((2, 4, 3), 2.0), ((3, 3), 5.0), ((1, 2, 3, 2), 0.5)]
     return [(*rng.normal(size=(3, *shape)), np.array([s])) for shape, s in sizes]

@@ -3,8 +3,8 @@
     w = softmax over the tokens of  z · probe / √D,    y = Σ_t w_t z_t
 
 A learned query, the probe, attends to all tokens after the last block and replaces the class token
-(Zhai et al., 2022, use a larger form). Each token contributes to its score and to the mean, so its
-gradient has two parts.
+(Zhai et al., 2022, use multi-head attention followed by an MLP). Each token contributes to its
+score and to the mean, so its gradient has two terms.
 """
 
 import math
@@ -15,7 +15,7 @@ from minivit.arrays import Array, Pullback
 from minivit.layers import softmax
 
 HINTS = (
-    "z is used twice, so dz is a sum of two parts: one through the mean, with constant weights,\n"
+    "z is used twice, so dz is a sum of two terms: one through the mean, with constant weights,\n"
     "and one through the weights.",
     "Through the mean, token t receives w_t dy. Through the weights: dw_t = z_t · dy, then the\n"
     "pullback of softmax gives ds_t, and the token receives ds_t probe / √D. The probe receives\n"
@@ -55,7 +55,7 @@ def expected(z: Array, probe: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. With T = D, only values show a sum over the wrong axis."""
+    """Return the inputs for grading. If T = D, a sum over the wrong axis changes only values."""
     return [
         (rng.normal(size=shape), 2 * rng.normal(size=shape[-1]))
         for shape in [(2, 4, 3), (3, 3, 3), (1, 2, 5)]

@@ -3,8 +3,8 @@
     Im f(x + i h v) / h    with h = 1e-20
 
 is the derivative of f along v. A finite difference subtracts two nearly equal numbers, and most of
-their digits cancel. The complex step subtracts nothing. The gradient checker is based on it (Squire
-and Trapp, 1998).
+their digits cancel. The complex step involves no subtraction, so no digits cancel. The gradient
+checker is based on it (Squire and Trapp, 1998).
 """
 
 import math
@@ -20,7 +20,7 @@ HINTS = (
     "It is the imaginary part, divided by h. Call f with the complex array x + 1j * h * v and\n"
     "use `.imag` of the result. NumPy's functions accept complex numbers.",
     "The error is O(h²). With h = 1e-20 it is far below the precision of a float. Unlike in a\n"
-    "finite difference, h cannot be too small.",
+    "finite difference, reducing h does not cause cancellation.",
 )
 
 

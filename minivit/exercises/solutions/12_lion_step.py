@@ -14,7 +14,7 @@ import numpy as np
 from minivit.arrays import Array
 
 HINTS = (
-    "The update uses the old momentum: it mixes the old momentum and the gradient with β1. The\n"
+    "The update is the sign of a weighted sum, with β1, of the old momentum and the gradient. The\n"
     "momentum is updated afterwards, with β2.",
     "Weight decay is added outside the sign, as in AdamW: the learning rate multiplies the sum of\n"
     "the update and weight_decay times the parameters.",
@@ -52,8 +52,8 @@ def expected(
     """Compute the step parameter by parameter."""
     new_params, new_momentum = np.empty(params.shape), np.empty(params.shape)
     for i in np.ndindex(params.shape):
-        mixed = beta1 * momentum[i] + (1 - beta1) * gradient[i]
-        update = 1 if mixed > 0 else -1 if mixed < 0 else 0
+        direction = beta1 * momentum[i] + (1 - beta1) * gradient[i]
+        update = 1 if direction > 0 else -1 if direction < 0 else 0
         new_params[i] = params[i] - learning_rate * (update + weight_decay * params[i])
         new_momentum[i] = beta2 * momentum[i] + (1 - beta2) * gradient[i]
     return new_params, new_momentum

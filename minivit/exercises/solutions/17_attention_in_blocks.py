@@ -1,13 +1,13 @@
 """Blockwise attention: Equations 6 and 7 without storing the matrix A.
 
     total ← total · e^(old - new) + Σ_j e^(s_j - new)
-    mixed ← mixed · e^(old - new) + Σ_j e^(s_j - new) v_j
+    weighted_sum ← weighted_sum · e^(old - new) + Σ_j e^(s_j - new) v_j
 
 The keys are processed in blocks. Softmax subtracts the maximum of a row, which is not known until
 the last block, so the running maximum is used. If a block increases it from `old` to `new`, the
-previous sums are multiplied by e^(old - new). At the end, y = mixed / total. The backward pass
-recomputes each block of A. The memory then grows with T instead of T² (Rabe and Staats, 2021;
-FlashAttention, Dao et al., 2022).
+previous sums are multiplied by e^(old - new). At the end, y = weighted_sum / total. This is called
+online softmax. The backward pass recomputes each block of A. Memory then grows linearly with T, not
+quadratically (Rabe and Staats, 2021; FlashAttention, Dao et al., 2022).
 """
 
 import math
@@ -18,13 +18,13 @@ from minivit.arrays import Array, Pullback
 
 HINTS = (
     "Loop over the keys and values in slices of `block`; the last slice may be shorter. Update\n"
-    "three variables: the maximum score so far, `total` and `mixed`. Their initial values are\n"
+    "three variables: the maximum score so far, `total` and `weighted_sum`, which are initially\n"
     "-inf, 0, 0.",
     "For the backward pass, keep y and log_total = maximum + log(total). A block of A is then\n"
     "exp(scores - log_total). The pullback of softmax, A * (dA - row sums of A * dA), needs sums\n"
     "over whole rows. They are equal to the row sums of dy * y. Why?",
     "    new = np.maximum(maximum, scores.real.max(-1, keepdims=True))\n"
-    "    mixed = mixed * np.exp(maximum - new) + np.exp(scores - new) @ values\n"
+    "    weighted_sum = weighted_sum * np.exp(maximum - new) + np.exp(scores - new) @ values\n"
     "In the backward pass, with A and dA of a block and `along`, the row sums of dy * y:\n"
     "    dscores = A * (dA - along)\n"
     "dq is a sum over the blocks. dk and dv are concatenated from the blocks.",
@@ -33,16 +33,16 @@ HINTS = (
 
 def weighted_mean(q: Array, k: Array, v: Array, block: int) -> tuple[Array, Array]:
     """Return softmax(q kᵀ) v and the log-sum-exp of each row of scores."""
-    maximum, total, mixed = -np.inf, 0, 0
+    maximum, total, weighted_sum = -np.inf, 0, 0
     for start in range(0, k.shape[-2], block):
         keys, values = k[..., start : start + block, :], v[..., start : start + block, :]
         scores = q @ keys.swapaxes(-1, -2)  # (..., T, block)
         new = np.maximum(maximum, scores.real.max(-1, keepdims=True))
-        shrink, exps = np.exp(maximum - new), np.exp(scores - new)
-        total = total * shrink + exps.sum(-1, keepdims=True)  # (..., T, 1)
-        mixed = mixed * shrink + exps @ values  # (..., T, Dh)
+        rescale, exps = np.exp(maximum - new), np.exp(scores - new)
+        total = total * rescale + exps.sum(-1, keepdims=True)  # (..., T, 1)
+        weighted_sum = weighted_sum * rescale + exps @ values  # (..., T, Dh)
         maximum = new
-    return mixed / total, maximum + np.log(total)
+    return weighted_sum / total, maximum + np.log(total)
 
 
 def attention_in_blocks(q: Array, k: Array, v: Array, block: int) -> tuple[Array, Pullback]:
@@ -90,4 +90,4 @@ def arguments(rng: np.random.Generator) -> list[tuple]:
         ((3, 4), (4, 4), 1000, 1),
     ]
     draw = rng.normal
-    return [(size * draw(size=q), draw(size=k), draw(size=k), block) for q, k, size, block in sets]
+    return [(scale * draw(size=q), *draw(size=(2, *k)), block) for q, k, scale, block in sets]

@@ -26,9 +26,9 @@ HINTS = (
     "every lane has the result. The backward pass needs no lanes: what is the derivative of the\n"
     "variance with respect to x_i? The mean also depends on x_i, but this has no effect, because\n"
     "the differences from the mean sum to zero.",
-    "    share = b / np.maximum(a + b, 1)\n"
-    "    mean = mean_a + gap * share\n"
-    "    squares = squares_a + squares_b + gap * gap * a * share\n"
+    "    fraction = b / np.maximum(a + b, 1)\n"
+    "    mean = mean_a + gap * fraction\n"
+    "    squares = squares_a + squares_b + gap * gap * a * fraction\n"
     "In the backward pass, with the final mean:\n"
     "    dx = dy * 2 * (x - mean) / n",
 )
@@ -37,9 +37,9 @@ HINTS = (
 def merge(a: tuple, b: tuple) -> tuple:
     """Merge (count, mean, squares) of two sets of numbers."""
     (count_a, mean_a, squares_a), (count_b, mean_b, squares_b) = a, b
-    gap, share = mean_b - mean_a, count_b / np.maximum(count_a + count_b, 1)
-    squares = squares_a + squares_b + gap * gap * count_a * share
-    return count_a + count_b, mean_a + gap * share, squares
+    gap, fraction = mean_b - mean_a, count_b / np.maximum(count_a + count_b, 1)
+    squares = squares_a + squares_b + gap * gap * count_a * fraction
+    return count_a + count_b, mean_a + gap * fraction, squares
 
 
 def variance_in_one_reading(x: Array, lanes: int) -> tuple[Array, Pullback]:
