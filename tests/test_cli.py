@@ -221,7 +221,7 @@ def test_the_error_names_a_figure_that_cannot_be_written(folder, out, monkeypatc
     if out != ".":  # detected before anything is computed
         monkeypatch.setattr(ViT, "load", None)
     words = ["attention", "--weights", "model.npz", "digit.png", "--out", out]
-    assert error_of(*words).startswith(f"{out}: ")
+    assert error_of(*words).removeprefix("cannot write ").startswith(f"{out}: ")
 
 
 @pytest.mark.parametrize("rate", ["1e9", "1e39"])
@@ -333,6 +333,6 @@ def test_gradcheck_fails_and_explains_a_wrong_gradient(monkeypatch):
     *_, summary, explanation = out.splitlines()
     assert status == 1
     assert summary.endswith("(tolerance 1e-12)")
-    assert explanation.startswith("softmax, x: ")
+    assert explanation.startswith("softmax: x: ")
     assert " 2 times" in explanation
     assert run("gradcheck", "linear").status == 0

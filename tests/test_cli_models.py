@@ -39,7 +39,7 @@ def test_evaluate_resizes_the_data_set_for_the_model():
     words = ["evaluate", "--weights", "large.npz"]
     message = error_of(*words)
     assert message.startswith("large.npz takes images of 16 x 16 x 3")
-    assert message.endswith("Choose the data set with --data")
+    assert message.endswith("Select one with --data")
     d = data.resize_dataset(data.load_digits(), (16, 16), 3)
     score = training.evaluate(model, d.held_out_images, d.held_out_labels)
     out = output_of(*words, "--data", "digits")
@@ -205,7 +205,7 @@ def test_attention_draws_image_files_with_their_predictions(plots):
 
 def test_attention_draws_a_data_set_resized_for_the_model(plots):
     save_model("large.npz", **COLOUR | {"classes": 10})
-    assert "Choose the data set with --data" in error_of(
+    assert "Select one with --data" in error_of(
         "attention", "--weights", "model.npz", "--image-size", 40
     )
     output_of("attention", "--weights", "large.npz", "--data", "digits")

@@ -89,7 +89,7 @@ def test_a_larger_sample_includes_a_smaller_one_and_the_seed_determines_it():
 
 @pytest.mark.parametrize(("labels", "n"), [([0, 0, 0, 1, 1], 2), ([0, 0, 0, 2, 2, 2], 0)])
 def test_too_few_images_of_a_class_are_rejected(labels, n):
-    with pytest.raises(ValueError, match=f"class 1 has only {n} images for 3 shots"):
+    with pytest.raises(ValueError, match=f"class 1 has {n} images, fewer than 3 shots"):
         sample_shots(np.array(labels), 3, seed=0)
 
 

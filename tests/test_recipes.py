@@ -256,7 +256,8 @@ def test_evaluate_uses_the_only_matching_data_set(size, C, K, name):
 
 def test_evaluate_uses_the_model_trained_on_the_data_set(quick):
     message = error_of("evaluate", "--data", "cifar10")
-    assert "runs/cifar10/model.npz. Create it with `python -m minivit train --data c" in message
+    assert "runs/cifar10/model.npz does not exist. Train a model with `python -m " in message
+    assert "train --data cifar10`" in message
     assert run("train", "--data", "cifar10", *FAST).status == 0
     words = ["evaluate", "--weights", "runs/cifar10/model.npz"]
     assert output_of("evaluate", "--data", "cifar10") == output_of(*words)

@@ -25,7 +25,7 @@ class Uploader:
         self.begin()
 
     def begin(self) -> None:
-        """Make later copies wait for queued kernels, which may read the memory that copies reuse."""
+        """Make later copies wait for queued kernels, which may read memory that copies reuse."""
         with self.device:
             self.event = self.compute_stream.record()
 

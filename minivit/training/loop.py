@@ -143,7 +143,7 @@ def resume(
         if name not in state or state[name].shape != vector.shape:
             raise weights.CheckpointError(f"{path}: training vector '{name}' is missing or invalid")
         if not np.isfinite(state[name]).all():
-            raise weights.CheckpointError(f"{path}: training vector '{name}' contains NaN or infinity")
+            raise weights.CheckpointError(f"{path}: training vector '{name}' is not finite")
         vector[:] = array_module(vector).asarray(state[name])
     if progress.data not in (None, dataset.name):
         raise ValueError(f"{path} was trained on the {progress.data}, not on the {dataset.name}")

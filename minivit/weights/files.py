@@ -171,7 +171,7 @@ def _find_damage(path: Path) -> str | None:
                 math.prod(header[name]["shape"]) * np.dtype(DTYPES[header[name]["dtype"]]).itemsize
             )
             if size >= 0 and (last > size or last - first != needed):
-                return f"'{name}' needs {needed} bytes, but has bytes {first} to {last} of {size}"
+                return f"'{name}' needs {needed} bytes; its range is {first} to {last} of {size}"
     except Exception:  # then the library's message is reported
         return None
     return None
