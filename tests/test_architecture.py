@@ -227,8 +227,8 @@ def line_count(*prefixes: str) -> int:
 
 def test_the_package_stays_small() -> None:
     total = line_count("") - line_count("exercises/")
-    assert total <= 10_000
-    assert total - line_count("cuda/") <= 9_000
+    assert total <= 10_500
+    assert total - line_count("cuda/") <= 9_820
 
 
 def test_the_files_of_a_plain_vit_stay_small() -> None:
