@@ -135,19 +135,19 @@ def rearrange(pattern, transform):  # reorder the entries of the arrays whose na
 misreadings = {
     "ε = 1e-12 (Hugging Face), not 1e-6": (arrays, {"norm_eps": 1e-12}),
     "exact GELU (timm), not tanh": (arrays, {"gelu": "erf"}),
-    "class position embedding last": (rearrange("pos_emb", lambda a: np.roll(a, 1, 1)), {}),
-    "layer norms of the block swapped": (swap_names("LayerNorm_0", "LayerNorm_2"), {}),
+    "class-token position stored last": (rearrange("pos_emb", lambda a: np.roll(a, 1, 1)), {}),
+    "norm1 and norm2 swapped": (swap_names("LayerNorm_0", "LayerNorm_2"), {}),
     "8 heads, not 4": (arrays, {"heads": 8}),
     "patch pixels in column-major order": (
         rearrange("^emb.*kernel", lambda a: a.swapaxes(0, 1)),
         {},
     ),
     "query and key swapped": (swap_names("query", "key"), {}),
-    "entries of a head as (Dh, h)": (
+    "head axes as (Dh, h), not (h, Dh)": (
         rearrange("que|key|val", lambda a: a.reshape(-1, 16, 4).mT),
         {},
     ),
-    "U_msa as (out, in)": (rearrange("out/kernel", lambda a: a.reshape(64, 64).T), {}),
+    "output projection transposed": (rearrange("out/kernel", lambda a: a.reshape(64, 64).T), {}),
 }
 
 
@@ -159,7 +159,7 @@ def evaluate_misreading(arrays, fields):
 
 results = {name: evaluate_misreading(*misreading) for name, misreading in misreadings.items()}
 _, accuracy = evaluate_misreading(arrays, {})
-print(f"largest logit {abs(reference).max():.1f}, accuracy {accuracy:.1%}")
+print(f"largest absolute logit {abs(reference).max():.1f}, accuracy {accuracy:.1%}")
 for name, (error, accuracy) in results.items():
     print(f"{name:34}  max. logit error {error:.2g}, accuracy {accuracy:.1%}")
 (eps_error, _), (gelu_error, gelu_accuracy), *others = results.values()
@@ -268,8 +268,8 @@ if FILE:
         maps = analysis.patch_maps(attention[-1], r.grid)
         fraction = maps[..., [0, 0, -1, -1], [0, -1, 0, -1]].sum() / maps.sum()
         print(
-            f"{name}: the four corner patches receive {fraction:.0%} "
-            "of the class token's attention in the last layer"
+            f"{name}: {fraction:.0%} of the class token's attention to patches in the last layer "
+            "falls on the four corner patches"
         )
 
 # %% [markdown]
@@ -287,12 +287,16 @@ if FILE:
 
 # %%
 qkv = rearrange("(query|key|value)/", lambda a: a[..., ::-1, :])
-all_four = {n: a[::-1] if "out/kernel" in n else a for n, a in qkv.items()}
+qkv_out_reversed = {n: a[::-1] if "out/kernel" in n else a for n, a in qkv.items()}
 (error_all, accuracy_all), (error_qkv, accuracy_qkv) = (
-    evaluate_misreading(reversed_arrays, {}) for reversed_arrays in (all_four, qkv)
+    evaluate_misreading(reversed_arrays, {}) for reversed_arrays in (qkv_out_reversed, qkv)
 )
-print(f"all four reversed: max. logit error {error_all:.4f}, accuracy {accuracy_all:.1%}")
-print(f"only query, key and value: max. logit error {error_qkv:.4f}, accuracy {accuracy_qkv:.1%}")
+print(
+    f"heads reversed in query, key, value, output: max. logit error {error_all:.4f}, accuracy {accuracy_all:.1%}"
+)
+print(
+    f"heads reversed in query, key, value only: max. logit error {error_qkv:.4f}, accuracy {accuracy_qkv:.1%}"
+)
 assert error_all < 1e-4 < 1 < error_qkv
 
 # %% [markdown]

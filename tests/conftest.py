@@ -12,7 +12,7 @@ def pytest_addoption(parser):
         "--device",
         choices=["cpu", "gpu"],
         default="cpu",
-        help="device of the tests of GPU code: the CPU, which emulates one, or a GPU (default: cpu)",
+        help="device of the GPU tests: the CPU, which emulates one, or a GPU (default: cpu)",
     )
 
 

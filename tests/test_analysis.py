@@ -191,7 +191,7 @@ def test_invalid_classes_are_rejected(classes):
         attention_gradients(make_model(), make_images(), classes)
 
 
-def test_gradients_need_a_classifier_and_finite_images():
+def test_gradients_require_a_classifier_and_finite_images():
     with pytest.raises(ValueError, match="no classifier, so there is no logit to differentiate"):
         attention_gradients(make_model(classes=None), make_images())
     images = np.concatenate([make_images(2), np.full((1, 4, 6, 1), np.nan)])
@@ -295,7 +295,7 @@ def test_similarity_is_the_cosine():
 
 
 @pytest.mark.parametrize("pooling", ["class", "mean"])
-def test_the_table_of_learned_and_fixed_positions(pooling):
+def test_position_table_returns_learned_and_fixed_embeddings(pooling):
     model = make_model(pooling=pooling)
     assert np.array_equal(position_table(model), model.params["positions"]["table"])
     model = make_model(pooling=pooling, positions="2d")
@@ -376,7 +376,7 @@ def test_functions_run_on_the_device_in_the_dtype_of_the_input(name, dtype):
 
 
 @pytest.mark.parametrize("positions", ["1d", "2d", "sincos2d"])
-def test_gradients_and_positions_of_a_model_on_the_device(positions):
+def test_gradients_and_positions_are_computed_on_the_device(positions):
     model, images = make_model(positions=positions), make_images()
     leaves = {name: xp.asarray(leaf) for name, leaf in flatten(model.params).items()}
     on_device = ViT(model.config, unflatten(leaves))

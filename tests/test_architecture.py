@@ -185,9 +185,10 @@ def numpy_uses(path: str, source: str) -> Iterator[str]:
         ):
             yield f"{path}, line {node.lineno}: numpy must be imported as np"
         name = dotted_name(node)
-        if name.split(".")[0] == "np" and id(node) not in inner:
-            if name.removeprefix("np.") not in (CALLED if id(node) in called else NAMED):
-                yield f"{path}, line {node.lineno}: {name}"
+        allowed = CALLED if id(node) in called else NAMED
+        used = name.split(".")[0] == "np" and id(node) not in inner
+        if used and name.removeprefix("np.") not in allowed:
+            yield f"{path}, line {node.lineno}: {name}"
 
 
 def test_layers_models_and_training_do_not_call_numpy_on_model_arrays() -> None:

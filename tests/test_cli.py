@@ -185,7 +185,7 @@ def test_the_error_names_an_unreadable_image(folder, command, content):
 
 
 @pytest.mark.parametrize("command", ["predict", "attention"])
-def test_an_image_with_too_few_channels_is_an_error(folder, command):
+def test_an_image_for_a_model_of_two_channels_is_an_error(folder, command):
     save_model("two.npz", channels=2)
     message = error_of(command, "--weights", "two.npz", "digit.png")
     assert re.match(r"digit\.png.* 2\b", message)

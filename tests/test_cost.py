@@ -56,7 +56,7 @@ every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 @pytest.mark.parametrize("name", [f"ViT-{size}/14" for size in SIZES] + list(HYBRIDS))
-def test_parameters_of_the_paper_sizes(name):
+def test_the_layers_of_the_paper_sizes_include_all_parameters(name):
     for fields in ({}, {"pooling": "mean", "hidden_head": 100, "classes": 21_843}):
         config = ViTConfig.named(name, **fields)
         assert total_cost(layer_costs(config, 1)).parameters == parameter_count(config)
@@ -91,7 +91,7 @@ def test_retained_bytes_match_the_arrays_of_the_pullback(config, dtype):
     assert total_cost(layer_costs(config, B, dtype)).retained == retained.bytes
 
 
-def test_costs_of_single_layers():
+def test_costs_of_single_layers_match_their_formulas():
     B, T, D = 2, 197, 768
     costs = {c.layer: c for c in layer_costs(ViTConfig.named("ViT-B/16"), B)}
     for expected in (
@@ -164,7 +164,7 @@ def test_memory_agrees_with_the_optimiser_and_the_step(optimiser, dtype):
         assert m.shards == model.choose_shard_count(batch_size, 2)
 
 
-def test_the_largest_batch_that_fits():
+def test_the_largest_batch_that_fits_is_found():
     def required(batch_size):
         return cost.memory(DEEP, batch_size, shards=1).training
 

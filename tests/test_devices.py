@@ -23,7 +23,13 @@ from minivit.training.batches import upload_batches
 from minivit.tree import flatten, pack
 
 needs_gpu = pytest.mark.usefixtures("gpu")
-emulated = pytest.mark.skipif(ON_GPU, reason="inspects the emulated CuPy")
+
+
+def emulated(test):
+    """Mark a test that inspects the emulated CuPy."""
+    return needs_gpu(pytest.mark.skipif(ON_GPU, reason="inspects the emulated CuPy")(test))
+
+
 SHAPE = ["--patch-size", 4, "--width", 12, "--depth", 2, "--heads", 3, "--mlp-width", 20]
 
 
@@ -134,7 +140,7 @@ def test_the_cpu_does_not_use_cupy(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_unknown_device():
+def test_an_unknown_device_is_rejected():
     with pytest.raises(ValueError, match="unknown device 'tpu': choose auto, cpu, gpu"):
         ViT.create("ViT-Ti/4", image_size=8, device="tpu")
 
@@ -158,7 +164,7 @@ def test_moving_a_model_does_not_change_it():
 
 
 @needs_gpu
-def test_create_save_and_load(tmp_path):
+def test_a_model_is_created_saved_and_loaded_on_either_device(tmp_path):
     config = tiny().config
     for device in ("cpu", "gpu"):
         ViT.create(config, seed=4, device=device).save(tmp_path / f"{device}.npz")
@@ -232,7 +238,7 @@ def test_ten_steps_agree_with_those_of_the_cpu(optimiser, tmp_path):
 
 
 @needs_gpu
-def test_resuming_on_the_same_and_on_another_device(tmp_path, monkeypatch):
+def test_a_training_resumes_on_the_same_and_on_another_device(tmp_path, monkeypatch):
     recipe = Recipe(epochs=3, batch_size=49, learning_rate=0.01, warmup=1, shards=1, ema=0.5)
     expected = tiny("gpu")
     training.train(expected, few_digits(), recipe, tmp_path / "uninterrupted")
@@ -273,7 +279,6 @@ def test_a_step_does_not_wait_for_the_gpu():
 
 
 @emulated
-@needs_gpu
 def test_the_loss_is_read_at_intervals(tmp_path, monkeypatch):
     downloads, batch_gradients = [], loop.batch_gradients
 
@@ -300,7 +305,6 @@ def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(tmp_path, monkey
 
 
 @emulated
-@needs_gpu
 def test_an_upload_waits_for_the_work_queued_before_the_batch_was_made():
     launches = []
 
@@ -320,7 +324,6 @@ def test_an_upload_waits_for_the_work_queued_before_the_batch_was_made():
 
 
 @emulated
-@needs_gpu
 def test_per_thread_streams_are_rejected(monkeypatch):
     stream = cupy.cuda.Stream()
     stream.ptr = 2
@@ -338,9 +341,8 @@ def test_labels_out_of_range_are_rejected_before_the_upload(tmp_path):
 
 
 @emulated
-@needs_gpu
 @pytest.mark.parametrize("optimiser", training.OPTIMISERS)
-def test_one_thread_uses_the_gpu(optimiser, monkeypatch):
+def test_only_one_thread_uses_the_gpu(optimiser, monkeypatch):
     threads, create = set(), cupy.ndarray.__init__
 
     def record_thread(self, host):
@@ -360,7 +362,7 @@ def test_one_thread_uses_the_gpu(optimiser, monkeypatch):
 
 
 @needs_gpu
-def test_fine_tuning_the_head_alone(tmp_path):
+def test_fine_tuning_can_train_the_head_alone(tmp_path):
     model = training.replace_head(tiny("gpu"), 10)
     recipe = training.FINE_TUNING
     recipe = dataclasses.replace(recipe, epochs=1, batch_size=20, freeze=True, shards=1)
@@ -382,7 +384,6 @@ def short_training(tmp_path, monkeypatch):
 
 
 @emulated
-@needs_gpu
 @pytest.mark.parametrize(
     ("width", "memory", "option"),
     [(12, 600_000, "--batch-size"), (96, 10_000_000, "--grad-accumulation")],
@@ -405,8 +406,7 @@ def test_the_batch_size_that_the_error_advises_fits(
 
 
 @emulated
-@needs_gpu
-def test_errors_without_a_smaller_batch_size(short_training, monkeypatch):
+def test_the_error_gives_other_advice_if_no_smaller_batch_fits(short_training, monkeypatch):
     def exhaust(run, epoch):
         raise cupy.OutOfMemoryError("Out of memory allocating 8 bytes")
 
@@ -423,8 +423,7 @@ def test_errors_without_a_smaller_batch_size(short_training, monkeypatch):
 
 
 @emulated
-@needs_gpu
-def test_errors_when_a_resumed_training_or_the_host_runs_out_of_memory(short_training, monkeypatch):
+def test_a_resumed_training_and_the_host_have_their_own_errors(short_training, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt(patch, "_train_epoch", call=2)
         assert run(*short_training, "--batch-size", 97).status == 130
@@ -441,7 +440,6 @@ def test_errors_when_a_resumed_training_or_the_host_runs_out_of_memory(short_tra
 
 
 @emulated
-@needs_gpu
 def test_inference_halves_the_batch_until_it_fits(monkeypatch):
     model, sizes = tiny("gpu"), []
     images, _ = random_batch(200, "float32")
@@ -463,7 +461,7 @@ def test_inference_halves_the_batch_until_it_fits(monkeypatch):
 
 
 @needs_gpu
-def test_commands_on_a_gpu(short_training, tmp_path):
+def test_the_commands_run_on_a_gpu(short_training, tmp_path):
     gpu = ["--device", "gpu"]
     result = run(*short_training, "--precision", "tf32")
     assert (result.status, result.out.count("held-out accuracy")) == (0, 1), result.err

@@ -148,7 +148,7 @@ def equation_4(z, norm, **_):
 # --- equation by equation ---------------------------------------------------------------------
 
 
-def test_equation_1():
+def test_equation_1_equals_the_embedding():
     images, params = draw(B, H, W, C), draw_params()
     expected = [equation_1(image, **to_lists(params)) for image in images.tolist()]
     assert close(embed(images, params, CONFIG)[0], expected)
@@ -157,7 +157,7 @@ def test_equation_1():
 @pytest.mark.parametrize(
     ("equation", "branch", "rows"), [(equation_2, "mlp", M), (equation_3, "attention", D)]
 )
-def test_equations_2_and_3(equation, branch, rows):
+def test_equations_2_and_3_equal_the_encoder_block(equation, branch, rows):
     # The other branch is switched off by a zero output layer.
     z, block = draw(B, T, D), draw_block()
     block[branch]["out"] = {"kernel": np.zeros((rows, D)), "bias": np.zeros(D)}
@@ -165,7 +165,7 @@ def test_equations_2_and_3(equation, branch, rows):
     assert close(encoder_block(z, block, CONFIG)[0], expected)
 
 
-def test_equation_4():
+def test_equation_4_equals_the_classifier():
     z, params = draw(B, T, D), draw_params()
     params["head"] = {"kernel": np.eye(D), "bias": np.zeros(D)}  # the logits are y
     expected = [equation_4(tokens, **to_lists(params)) for tokens in z.tolist()]
@@ -190,7 +190,7 @@ def test_equation_5_assigns_values_to_heads():
     assert close(layers.self_attention(z, qkv, identity, HEADS)[0], [[mean] * T])
 
 
-def test_equations_6_and_7():
+def test_equations_6_and_7_equal_attend():
     q, k, v, watched = draw(3, T, 5), draw(3, T, 5, seed=1), draw(3, T, 4), {}
     value, _ = layers.attend(q / math.sqrt(5), k, v, watch=watched.__setitem__)
     A = [equation_6(*pair) for pair in zip(q.tolist(), k.tolist(), strict=True)]
@@ -198,7 +198,7 @@ def test_equations_6_and_7():
     assert close(value, [equation_7(*pair) for pair in zip(A, v.tolist(), strict=True)])
 
 
-def test_equations_5_to_7_are_one_head():
+def test_equations_5_to_7_equal_single_head_attention():
     z, qkv = draw(B, T, D), {"kernel": draw(D, 9), "bias": draw(9)}
 
     def columns(part, head):
@@ -208,13 +208,13 @@ def test_equations_5_to_7_are_one_head():
     assert close(layers.single_head_attention(z, **qkv)[0], expected)
 
 
-def test_equation_8():
+def test_equation_8_equals_self_attention():
     z, attention = draw(B, T, D), draw_block()["attention"]
     expected = [equation_8(tokens, **to_lists(attention)) for tokens in z.tolist()]
     assert close(layers.self_attention(z, **attention, heads=HEADS)[0], expected)
 
 
-def test_all_equations_in_sequence():
+def test_all_equations_in_sequence_equal_the_vit():
     images, params = draw(B, H, W, C), draw_params()
     lists, expected = to_lists(params), []
     for image in images.tolist():
@@ -226,14 +226,14 @@ def test_all_equations_in_sequence():
 
 
 @pytest.mark.parametrize("kind", ["tanh", "erf"])
-def test_gelu_and_mlp(kind):
+def test_gelu_and_mlp_equal_the_loops(kind):
     x, mlp = 2 * draw(3, D), draw_block()["mlp"]
     assert close(layers.gelu(x, kind)[0], [[GELU(v, kind) for v in row] for row in x.tolist()])
     expected = [MLP(row, **to_lists(mlp), kind=kind) for row in x.tolist()]
     assert close(layers.mlp(x, **mlp, kind=kind)[0], expected)
 
 
-def test_the_pretraining_head():
+def test_the_pretraining_head_equals_the_loops():
     y, hidden = draw(3, D), {"kernel": draw(D, 5), "bias": draw(5)}
     head = {"kernel": draw(5, K), "bias": draw(K)}
     inner = [[math.tanh(h) for h in affine(row, **to_lists(hidden))] for row in y.tolist()]

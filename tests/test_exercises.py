@@ -95,9 +95,8 @@ def test_the_template_has_the_task_and_the_signature_but_not_the_solution(exerci
         for f in (names[exercise.name], exercise.function)
     ]
     assert signatures[0] == signatures[1]
-    assert list(inspect.signature(exercise.module.expected).parameters) == [
-        name for name, _ in signatures[0]
-    ]
+    expected = inspect.signature(exercise.module.expected).parameters
+    assert list(expected) == [name for name, _ in signatures[0]]
     body, verdict = template.rpartition('"""\n')[2], grade_source(tmp_path, template, exercise)
     if exercise.chapter == "14":
         assert "along = (dy * x_hat)" in body
@@ -105,9 +104,7 @@ def test_the_template_has_the_task_and_the_signature_but_not_the_solution(exerci
     else:
         assert body == (catalog.VALUE_AND_PULLBACK if exercise in WITH_PULLBACK else catalog.VALUE)
         assert verdict.failed == SHAPE
-        assert verdict.reason.startswith(
-            "the value is still `...`; replace it with your computation"
-        )
+        assert verdict.reason.startswith("the value is still `...`; replace it with your")
 
 
 @each(EXERCISES)
@@ -141,7 +138,7 @@ def test_quick_gelu_approximates_the_normal_distribution_as_documented():
 # --- mistakes in each exercise ----------------------------------------------------------------
 
 MISTAKES = [
-    ("0", "y * (1 - sigmoid)", "sigmoid * (1 - sigmoid)", GRADIENT, "x: worst at index"),
+    ("0", "y * (1 - sigmoid)", "sigmoid * (1 - sigmoid)", GRADIENT, "x: largest error at index"),
     ("0", "np.exp(-x)", "np.exp(x)", VALUE, "the value is wrong in 5 of 5 entries"),
     ("1", "+= dpatches", "= dpatches", GRADIENT, "entries are correct."),
     ("1", "W - P + 1", "W - P", SHAPE, "has shape (2, 4, 9), expected (2, 6, 9)"),
@@ -151,21 +148,21 @@ MISTAKES = [
      GRADIENT_SHAPES, "shape (2, 5), but the argument has shape (5, 2). Is a transpose missing?"),
     ("3", "[:, :R].sum(0)", "[:, :R]", GRADIENT_SHAPES, "Is a sum over the batch missing?"),
     ("3", "[front, x]", "[x, front]", VALUE, "the value is wrong in"),
-    ("4", "(g - x_hat * along) / rms", "g / rms", GRADIENT, "x: worst at index"),
+    ("4", "(g - x_hat * along) / rms", "g / rms", GRADIENT, "x: largest error at index"),
     ("4", " + eps) ** 0.5 ", ") ** 0.5 + eps ", VALUE, "the value is wrong in"),
     ("5", "-(ds * x)", "(ds * x)", GRADIENT, "-1 times the correct value. Check the sign."),
     ("5", "_back = softmax(x / temp", "_back = softmax(x * temp", VALUE, "the value is wrong in"),
-    ("6", "(du - u * (u * du).sum(-1, keepdims=True))", "du", GRADIENT, "q: worst at index"),
+    ("6", "(du - u * (u * du).sum(-1, keepdims=True))", "du", GRADIENT, "q: largest error at"),
     ("6", ".sum().reshape(1)", ".sum()", GRADIENT_SHAPES,
      "scale: the gradient has shape (), but the argument has shape (1,)"),
     ("7", " @ scaled).sum(1) ", " @ scaled) ", GRADIENT_SHAPES,
      "k: the gradient has shape (2, 3, 4, 2), but the argument has shape (2, 4, 2)"),
-    ("7", "@ keys / root, dk", "@ keys, dk", GRADIENT, "√2. Check factors"),
-    ("8", "1.702 * y", "y", GRADIENT, "x: worst at index"),
+    ("7", "@ keys / root, dk", "@ keys, dk", GRADIENT, "√2. Check scale factors"),
+    ("8", "1.702 * y", "y", GRADIENT, "x: largest error at index"),
     ("8", "-1.702", "-1.7", VALUE, "the value is wrong in 5 of 5 entries"),
-    ("9", "dy, dy * gain", "dy, dy * branch", GRADIENT, "branch: worst at index"),
-    ("9", ".sum(0)", ".mean(0)", GRADIENT, "gain: worst at index"),
-    ("10", " + ds[..., None] * probe", "", GRADIENT, "z: worst at index"),
+    ("9", "dy, dy * gain", "dy, dy * branch", GRADIENT, "branch: largest error at index"),
+    ("9", ".sum(0)", ".mean(0)", GRADIENT, "gain: largest error at index"),
+    ("10", " + ds[..., None] * probe", "", GRADIENT, "z: largest error at index"),
     ("10", "probe / root)", "probe)", VALUE, "the value is wrong in 6 of 6 entries"),
     ("11", "f(x + 1j * h * v).imag / h", "(f(x + 1e-6 * v) - f(x - 1e-6 * v)) / 2e-6", VALUE,
      "the value is wrong in 6 of 6 entries"),
@@ -175,22 +172,22 @@ MISTAKES = [
     ("12", "new_params = params - learning", "new_params = params; new_params -= learning", AGAIN,
      "params is modified"),
     ("13", ".mean(-1), pull", ".sum(-1), pull", VALUE, "the value is wrong in 6 of 6 entries"),
-    ("13", "(logs + 1)", "logs", GRADIENT, "A: worst at index"),
-    ("14", "(g * x_hat)", "(dy * x_hat)", GRADIENT, "x: worst at index"),
+    ("13", "(logs + 1)", "logs", GRADIENT, "A: largest error at index"),
+    ("14", "(g * x_hat)", "(dy * x_hat)", GRADIENT, "x: largest error at index"),
     ("14", "dy.reshape(-1, D).sum(0)\n", "dy.reshape(-1, D).mean(0)\n", GRADIENT,
-     "bias: worst at index"),
+     "bias: largest error at index"),
     ("15", "(*x.shape[:-1], h, Dh) + bias", "(*x.shape[:-1], Dh, h).swapaxes(-1, -2) + bias",
      VALUE, "the value is wrong in"),
-    ("15", "(tokens.T @ rows)", "(rows.T @ tokens)", GRADIENT, "kernel: worst at index"),
+    ("15", "(tokens.T @ rows)", "(rows.T @ tokens)", GRADIENT, "kernel: largest error at index"),
     ("16", ".clip(0, old - 1)", "", VALUE, "the value is wrong in"),
     ("16", "[dy[:1], dp", "[0 * dy[:1], dp", GRADIENT, "entries are correct."),
     ("17", "total * rescale", "total", VALUE, "the value is wrong in"),
-    ("17", "dq + dscores", "dscores", GRADIENT, "q: worst at index"),
+    ("17", "dq + dscores", "dscores", GRADIENT, "q: largest error at index"),
     ("18", "squares[..., :1] / n, pull",
      "(x * x).mean(-1, keepdims=True) - x.mean(-1, keepdims=True) ** 2, pull", VALUE,
      "Arguments: x (3, 40), lanes 32"),
     ("18", "dy * 2 * (x", "dy * (x", GRADIENT, "Every entry is 0.5 times the correct value"),
-    ("A", "@ keys / root, ", "@ keys, ", GRADIENT, "√3. Check factors"),
+    ("A", "@ keys / root, ", "@ keys, ", GRADIENT, "√3. Check scale factors"),
     ("A", "-1, window, q", "window, -1, q", VALUE, "the value is wrong in"),
 ]  # fmt: skip
 
@@ -329,11 +326,11 @@ STOPS = {
                         "x: the pullback returns another gradient when it is called again"),
     "zeros": (with_pullback('return 0 * dy, {"scale": 0 * scale}'), GRADIENT, "gradient is zero"),
     "nan gradient": (with_pullback('return np.nan * dy, {"scale": scale}'), GRADIENT,
-                     "x: worst", "not finite"),
+                     "x: largest error", "not finite"),
     "float32": (with_pullback('dx, d = correct(dy)\nreturn dx.astype("f").astype(float), d'),
                 GRADIENT, "Every entry is nearly correct"),
-    "both wrong": (with_pullback('return dy, {"scale": scale}'), GRADIENT, "x: worst at index",
-                   "scale: worst at index"),
+    "both wrong": (with_pullback('return dy, {"scale": scale}'), GRADIENT, "x: largest error",
+                   "scale: largest error"),
 }  # fmt: skip
 
 
@@ -473,7 +470,7 @@ def test_a_file_that_exits_the_process_fails(write, capfd):
 # --- the command line -------------------------------------------------------------------------
 
 
-def test_the_command_from_the_template_to_the_solution(write, capfd):
+def test_the_command_starts_grades_and_solves_an_exercise(write, capfd):
     status, out, _ = run("exercise", "4")
     assert status == 1
     path = grader.FOLDER / "04_rms_norm.py"

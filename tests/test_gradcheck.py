@@ -184,7 +184,7 @@ def test_a_direction_finds_a_single_wrong_entry():
 
     report = gradcheck(wrong_cube(change_one), draw(5, 3), directions=1)
     assert report.worst > 1e-8
-    assert "along direction 0, analytic" in report.explanation
+    assert "along direction 0: analytic" in report.explanation
 
 
 def test_the_cotangent_is_random_and_repeats_by_seed():
@@ -359,7 +359,7 @@ def test_a_gradient_that_is_not_finite_is_reported(bad, directions):
     assert errors["x"] == math.inf
     assert "The gradient is not finite" in errors.explanation
     if directions is None:
-        assert f"at index (1,), analytic {bad}" in errors.explanation
+        assert f"at index (1,): analytic {bad}" in errors.explanation
 
 
 def accumulate(x):
@@ -415,7 +415,9 @@ def test_the_worst_entry_is_located():
         return correct
 
     text = explain(wrong_cube(change_two), draw(2, 3))
-    pattern = r"x: worst at index \(1, 2\), analytic (.+), numeric (.+)\. 4 of 6 entries are .*"
+    pattern = (
+        r"x: largest error at index \(1, 2\): analytic (.+), numerical (.+)\. 4 of 6 entries are .*"
+    )
     analytic, numeric = map(float, re.fullmatch(pattern, text).groups())
     assert analytic == pytest.approx(numeric + 1, abs=1e-5)
 
@@ -425,14 +427,23 @@ def test_the_worst_entry_is_located():
     ("ratio", "text"),
     [
         (-1.0, "Every entry is -1 times the correct value. Check the sign."),
-        (2.0, "2 times the correct value. Is it counted more than once, or is a mean"),
-        (3.0, "3 times the correct value. Is it counted more than once, or is a mean"),
-        (0.5, "0.5 times the correct value. Is a term missing, or is a sum computed as a mean?"),
-        (1 / 3, "0.333333 times the correct value. Is a term missing, or is a sum"),
-        (math.sqrt(3), "1.73205 times the correct value, √3. Check factors such as 1/√Dh."),
-        (1 / math.sqrt(5), "0.447214 times the correct value, 1/√5. Check factors such as"),
+        (2.0, "2 times the correct value. Is a term added twice, or is a sum used"),
+        (3.0, "3 times the correct value. Is a term added twice, or is a sum used"),
+        (
+            0.5,
+            "0.5 times the correct value. Is a term missing, or is a mean used instead of a sum?",
+        ),
+        (1 / 3, "0.333333 times the correct value. Is a term missing, or is a mean"),
+        (
+            math.sqrt(3),
+            "1.73205 times the correct value, a factor of √3. Check scale factors such as 1/√Dh.",
+        ),
+        (
+            1 / math.sqrt(5),
+            "0.447214 times the correct value, a factor of 1/√5. Check scale factors such as",
+        ),
         (1.234, "Every entry is 1.234 times the correct value."),
-        (1 + 1e-7, "Every entry is nearly correct. Is an epsilon different, or a step in float32?"),
+        (1 + 1e-7, "Every entry is nearly correct. Is there another epsilon, or a float32 result?"),
         (1 - 1e-7, "Every entry is nearly correct."),
         (1 + 1e-10, "Every entry is nearly correct."),
         (0.0, "The gradient is zero. Does the backward pass reach this argument?"),
@@ -453,11 +464,11 @@ def test_a_wrong_residual_connection_is_explained(part):
     ("f", "shape", "text"),
     [
         (lambda x: (x @ x.T, lambda dy: ((dy + dy.T) @ x).T), (3, 3), "The gradient is transposed"),
-        (wrong_cube(lambda correct, dy: correct[::-1].copy()), (4, 3), "in the wrong places"),
+        (wrong_cube(lambda correct, dy: correct[::-1].copy()), (4, 3), "in the wrong order"),
         (
             lambda x: (0 * x.sum() + 1.0, lambda dy: np.ones(3)),
             (3,),
-            "The output does not depend on this argument.",
+            "The output does not depend on this argument, so its gradient should be zero.",
         ),
     ],
 )

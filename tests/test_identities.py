@@ -80,7 +80,7 @@ def test_the_gradient_of_layer_norm_changes_neither_mean_nor_variance(eps):
     np.testing.assert_allclose((dx * x_hat).sum(-1), component, rtol=1e-9, atol=1e-14)
 
 
-def test_the_jacobian_of_softmax():
+def test_the_jacobian_of_softmax_matches_its_formula():
     p, pullback = softmax(np.random.default_rng(0).normal(size=5))
     jacobian = np.array([pullback(one_hot) for one_hot in np.eye(5)])
     assert abs(jacobian.sum(1)).max() < 1e-15
@@ -148,7 +148,7 @@ def count(name, **fields):
 
 
 @pytest.mark.parametrize(("name", "backbone", "k1000", "k21843", "hidden", "at_384"), COUNTS)
-def test_the_parameter_counts_of_the_paper(name, backbone, k1000, k21843, hidden, at_384):
+def test_parameter_counts_match_the_paper(name, backbone, k1000, k21843, hidden, at_384):
     width = ViTConfig.named(f"ViT-{name}").width
     assert count(name, classes=None) == count(name, classes=1) - (width + 1) == backbone
     assert count(name) == k1000
@@ -158,7 +158,7 @@ def test_the_parameter_counts_of_the_paper(name, backbone, k1000, k21843, hidden
     assert count(name, image_size=378 if name == "H/14" else 384) == at_384
 
 
-def test_the_parameter_counts_of_other_models():
+def test_parameter_counts_of_other_models_match_published_models():
     for name, expected in (("S/16", 22_049_896), ("B/16", 86_566_120)):
         assert count(name, pooling="mean") == expected
     for name, expected in (("Ti/4", 5_362_762), ("S/4", 21_342_346), ("B/4", 85_152_010)):

@@ -1,4 +1,4 @@
-"""Explain incorrect gradients from their values, without the source of the function."""
+"""Diagnose incorrect gradients from their values, without the source code of the function."""
 
 import math
 
@@ -18,15 +18,16 @@ def explain_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) ->
 
 
 def explain(name: str, a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -> str:
-    """Explain the difference between an analytic gradient a and a numeric gradient n.
+    """Explain the difference between an analytic gradient a and a numerical gradient n.
 
-    a, n (entries,) or (directions,); shape of the argument, None for directions; cotangent dy
+    a, n (entries,), or (directions,) for directional derivatives; `shape` is that of the argument,
+    None for directional derivatives; `dy` is the cotangent of the output
     """
     worst = int(np.argmax(np.where(np.isfinite(a), abs(a - n), math.inf)))
     where = f"along direction {worst}"
     if shape is not None:
         where = f"at index {tuple(map(int, np.unravel_index(worst, shape)))}"
-    text = f"{name}: worst {where}, analytic {a[worst]:.6g}, numeric {n[worst]:.6g}."
+    text = f"{name}: largest error {where}: analytic {a[worst]:.6g}, numerical {n[worst]:.6g}."
     return f"{text} {_guess_cause(a, n, shape, dy)}".rstrip()
 
 
@@ -39,7 +40,7 @@ def _guess_cause(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -
     if not a.any():
         return "The gradient is zero. Does the backward pass reach this argument?"
     if not n.any():
-        return "The output does not depend on this argument."
+        return "The output does not depend on this argument, so its gradient should be zero."
     ratio = float(a @ n / (n @ n))
     if close(a, ratio * n):
         return _explain_ratio(ratio)
@@ -48,7 +49,7 @@ def _guess_cause(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -
     if len(shape) == 2 and shape[0] == shape[1] and close(a.reshape(shape).T.ravel(), n):
         return "The gradient is transposed."
     if close(np.sort(a), np.sort(n)):
-        return "The entries are correct but in the wrong places. Check reshapes and transposes."
+        return "The values are correct but in the wrong order. Check reshapes and transposes."
     if a.size == dy.size:
         d = dy.ravel()
         factor = float((a - n) @ d / (d @ d))
@@ -60,7 +61,7 @@ def _guess_cause(a: Array, n: Array, shape: tuple[int, ...] | None, dy: Array) -
 
 def _explain_ratio(ratio: float) -> str:
     if abs(ratio - 1) < 1e-6:
-        return "Every entry is nearly correct. Is an epsilon different, or a step in float32?"
+        return "Every entry is nearly correct. Is there another epsilon, or a float32 result?"
     text = f"Every entry is {ratio:.6g} times the correct value"
     if abs(ratio + 1) < 1e-6:
         return f"{text}. Check the sign."
@@ -68,9 +69,9 @@ def _explain_ratio(ratio: float) -> str:
     factor = abs(ratio) if large else 1 / abs(ratio)
     if abs(factor - round(factor)) < 1e-6:
         if large:
-            return f"{text}. Is it counted more than once, or is a mean computed as a sum?"
-        return f"{text}. Is a term missing, or is a sum computed as a mean?"
+            return f"{text}. Is a term added twice, or is a sum used instead of a mean?"
+        return f"{text}. Is a term missing, or is a mean used instead of a sum?"
     if abs(factor**2 - round(factor**2)) < 1e-5:
-        root = f"√{round(factor**2)}" if large else f"1/√{round(factor**2)}"
-        return f"{text}, {root}. Check factors such as 1/√Dh."
+        root = "-" * (ratio < 0) + "1/" * (not large) + f"√{round(factor**2)}"
+        return f"{text}, a factor of {root}. Check scale factors such as 1/√Dh."
     return f"{text}."

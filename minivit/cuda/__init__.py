@@ -1,8 +1,9 @@
-"""CUDA versions of some functions for CuPy arrays, in files of the same names.
+"""CUDA implementations of selected functions for CuPy arrays.
 
-Importing this package registers them with `functools.singledispatch`; NumPy arrays still use the
-readable functions. `devices.py` imports it when a GPU is requested. The kernels are strings of CUDA
-C++, which CuPy compiles when they are first used.
+A module accelerates the functions of the NumPy module of the same name. Importing the package
+registers them with `functools.singledispatch`; NumPy arrays still use the NumPy implementations.
+`devices.py` imports it when a GPU is requested. The kernels are CUDA C++ source strings, which CuPy
+compiles on first use.
 """
 
 import cupy  # pyright: ignore[reportMissingImports]

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: one warp computes the loss of an image and its gradient."""
+"""Softmax cross-entropy: one warp per image computes the loss and the gradient of the logits."""
 
 import cupy  # pyright: ignore[reportMissingImports]
 
@@ -36,7 +36,7 @@ def cross_entropy_cuda(
 ) -> tuple[Array, Pullback]:
     """logits (B, K), labels (B,) integers or (B, K) soft targets  ->  a scalar, in nats.
 
-    The forward kernel also writes the gradient, softmax - target, because it is a small array.
+    The forward kernel also stores the gradient, softmax - target, which has only B K entries.
     """
     check_label_smoothing(label_smoothing)
     B, K = logits.shape

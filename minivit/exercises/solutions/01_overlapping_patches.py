@@ -48,7 +48,7 @@ def overlapping_patches(images: Array, patch_size: int, stride: int) -> tuple[Ar
 
 
 def expected(images: Array, patch_size: int, stride: int) -> Array:
-    """Compute the value entry by entry."""
+    """Compute the expected output one entry at a time."""
     B, H, W, C = images.shape
     rows, columns = (H - patch_size) // stride + 1, (W - patch_size) // stride + 1
     patches = np.empty((B, rows * columns, patch_size * patch_size * C))

@@ -41,7 +41,7 @@ def low_rank_linear(x: Array, down: Array, up: Array) -> tuple[Array, Pullback]:
 
 
 def expected(x: Array, down: Array, up: Array) -> Array:
-    """Compute the value entry by entry."""
+    """Compute the expected output one entry at a time."""
     y = np.zeros((*x.shape[:-1], up.shape[1]))
     for token in np.ndindex(x.shape[:-1]):
         for d, r, e in np.ndindex(*down.shape, up.shape[1]):

@@ -37,7 +37,7 @@ def quick_gelu(x: Array) -> tuple[Array, Pullback]:
 
 
 def expected(x: Array) -> Array:
-    """Compute the value entry by entry."""
+    """Compute the expected output one entry at a time."""
     y = np.empty(x.shape)
     for i in np.ndindex(x.shape):
         y[i] = x[i] / (1 + math.exp(-1.702 * x[i]))

@@ -2,8 +2,9 @@
 
     y = z + gain * branch
 
-The gains are initialised near zero, so a deep model starts close to the identity and includes each
-branch gradually. This helps to train very deep Vision Transformers (Touvron et al., 2021).
+The gains are initialised near zero, so each residual block starts close to the identity, and its
+branch contributes more as the gains grow. This stabilises the training of very deep Vision
+Transformers (Touvron et al., 2021).
 """
 
 import numpy as np
@@ -34,7 +35,7 @@ def layer_scale(z: Array, branch: Array, gain: Array) -> tuple[Array, Pullback]:
 
 
 def expected(z: Array, branch: Array, gain: Array) -> Array:
-    """Compute the value entry by entry."""
+    """Compute the expected output one entry at a time."""
     y = np.empty(z.shape)
     for *token, d in np.ndindex(z.shape):
         i = (*token, d)
@@ -43,7 +44,7 @@ def expected(z: Array, branch: Array, gain: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs for grading. In the second set, a gain per token has the same shape."""
+    """Return the inputs. The second set has T = D, so a gain per token raises no shape error."""
     return [
         (*rng.normal(size=(2, *shape)), rng.normal(size=shape[-1]))
         for shape in [(2, 4, 3), (3, 3), (1, 2, 2, 4)]

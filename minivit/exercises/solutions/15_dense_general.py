@@ -44,7 +44,7 @@ def dense_general(x: Array, kernel: Array, bias: Array) -> tuple[Array, Pullback
 
 
 def expected(x: Array, kernel: Array, bias: Array) -> Array:
-    """Compute the value entry by entry."""
+    """Compute the expected output one entry at a time."""
     D, h, Dh = kernel.shape
     y = np.zeros((*x.shape[:-1], h, Dh))
     for b, t, i, j in np.ndindex(y.shape):
