@@ -291,12 +291,9 @@ qkv_out_reversed = {n: a[::-1] if "out/kernel" in n else a for n, a in qkv.items
 (error_all, accuracy_all), (error_qkv, accuracy_qkv) = (
     evaluate_misreading(reversed_arrays, {}) for reversed_arrays in (qkv_out_reversed, qkv)
 )
-print(
-    f"heads reversed in query, key, value, output: max. logit error {error_all:.4f}, accuracy {accuracy_all:.1%}"
-)
-print(
-    f"heads reversed in query, key, value only: max. logit error {error_qkv:.4f}, accuracy {accuracy_qkv:.1%}"
-)
+print("heads reversed in")
+print(f"query, key, value, output: max. logit error {error_all:.4f}, accuracy {accuracy_all:.1%}")
+print(f"query, key, value only: max. logit error {error_qkv:.4f}, accuracy {accuracy_qkv:.1%}")
 assert error_all < 1e-4 < 1 < error_qkv
 
 # %% [markdown]
