@@ -86,7 +86,7 @@ assert abs(both[0] - both[1]).max() < 1e-6
 # $$ \mathrm{rate} = \mathrm{peak} · (1 + \mathrm{cos}(π (s - w) / (S - w))) / 2 $$
 
 # %%
-S, w, peak = 460, 46, 0.01  # 20 epochs of 23 steps, 2 of them warm-up
+S, w, peak = 460, 46, 0.01  # 20 epochs of 23 steps; the first 2 epochs are the warm-up
 for s in range(S):
     naive = peak * (s + 1) / w if s < w else peak * (1 + math.cos(math.pi * (s - w) / (S - w))) / 2
     assert abs(training.schedule_learning_rate(s, S, peak, warmup=w) - naive) < 1e-15
@@ -134,8 +134,8 @@ for t in range(1, 47):
     norm = training.clip_by_global_norm(gradients.vector, 1.0)
     optimiser.update(gradients.vector, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
     if t in (1, 10, 46):
-        m, v = optimiser.state["m"] / (1 - 0.9**t), optimiser.state["v"] / (1 - 0.999**t)
-        ratio = np.mean(abs(m)[v > 0] / np.sqrt(v[v > 0]))
+        m_hat, v_hat = optimiser.state["m"] / (1 - 0.9**t), optimiser.state["v"] / (1 - 0.999**t)
+        ratio = np.mean(abs(m_hat)[v_hat > 0] / np.sqrt(v_hat[v_hat > 0]))
         print(f"step {t:2}: gradient norm {norm:.1f}, mean |m| / √v {ratio:.1f}")
 
 # %% [markdown]
@@ -198,7 +198,7 @@ percent = 100 * np.stack(
     [rows[name] for name in ("accuracy", "translated_by_1", "translated_by_2")]
 )
 measured = {
-    name: percent[:, rows["variant"] == name].reshape(3, 3, 20)  # (moves, seeds, epochs)
+    name: percent[:, rows["variant"] == name].reshape(3, 3, 20)  # (translations, seeds, epochs)
     for name in dict.fromkeys(rows["variant"].tolist())
 }
 table = {name: each[:, :, -1].mean(1) for name, each in measured.items()}

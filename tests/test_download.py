@@ -391,10 +391,13 @@ def entry(name, kind=tarfile.REGTYPE, target=""):
 
 FIRST = f"{CIFAR10.folder}/data_batch_1.bin"
 UNSAFE = [
-    (entry("../evil"), "'../evil' is outside its folder"),
-    (entry(f"{CIFAR10.folder}/../../evil"), f"'{CIFAR10.folder}/../../evil' is outside its folder"),
-    (entry("/tmp/evil"), "'/tmp/evil' is outside its folder"),
-    (entry("..\\evil"), "'..\\\\evil' is outside its folder"),
+    (entry("../evil"), "the path '../evil' leaves the extraction folder"),
+    (
+        entry(f"{CIFAR10.folder}/../../evil"),
+        f"the path '{CIFAR10.folder}/../../evil' leaves the extraction folder",
+    ),
+    (entry("/tmp/evil"), "the path '/tmp/evil' leaves the extraction folder"),
+    (entry("..\\evil"), "the path '..\\\\evil' leaves the extraction folder"),
     (entry(FIRST, tarfile.SYMTYPE, "/etc/passwd"), f"'{FIRST}' is a link or a special file"),
     (entry(CIFAR10.folder, tarfile.SYMTYPE, ".."), f"'{CIFAR10.folder}' is a link or a special f"),
     (entry(FIRST, tarfile.LNKTYPE, "/etc/passwd"), f"'{FIRST}' is a link or a special file"),

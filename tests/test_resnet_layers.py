@@ -74,7 +74,8 @@ def test_standardise_equals_the_loops():
 
 
 def test_the_epsilon_of_standardise_is_added_to_the_standard_deviation():
-    # The standard deviation is 1e-5. An epsilon of 1e-10 inside the root would give 1/√2.
+    # The standard deviation and epsilon are both 1e-5, so the result is 1/2. An epsilon of 1e-10
+    # added to the variance would give 1/√2.
     w = np.array([1e-5, -1e-5] * 2).reshape(2, 2, 1, 1)
     close(layers.standardise(w)[0].ravel(), [0.5, -0.5, 0.5, -0.5], 1e-11)
 
@@ -100,7 +101,7 @@ def test_group_norm_equals_the_loops(groups):
     close(layers.group_norm(x, scale, bias, groups, eps=0.1)[0], expected)
 
 
-def test_the_default_groups_and_epsilon_of_group_norm_are_those_of_the_authors():
+def test_group_norm_defaults_match_the_vit_authors_code():
     x, scale, bias = 1e-3 * normal(1, 2, 2, 64), np.ones(64), np.zeros(64)
     expected = layers.group_norm(x, scale, bias, groups=32, eps=1e-6)[0]
     assert np.array_equal(layers.group_norm(x, scale, bias)[0], expected)

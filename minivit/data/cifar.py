@@ -102,9 +102,10 @@ def is_complete(spec: RecordDataset, folder: Path) -> bool:
 def unpack_into_cache(spec: RecordDataset, archive: Path, cache: Path) -> None:
     """Verify an archive, unpack it to a temporary folder, and move its files to the cache.
 
-    All files are replaced, because an older layout may have had another order of images. The class
-    names are deleted first and moved last, so the folder is incomplete if this is interrupted.
-    A folder that another process has completed is not changed, because that process may read it.
+    All files are replaced, because files cached in an older layout may have another order. The
+    class names are deleted first and moved last, so `is_complete` returns False after an
+    interruption. A folder that another process has completed is left unchanged, because that
+    process may be reading it.
     """
     if not spec.archive.matches(archive):
         raise ValueError(
@@ -143,10 +144,12 @@ def unpack(archive: Path, names: Iterable[str], folder: Path) -> None:
 
 
 def check_entry(entry: tarfile.TarInfo, archive: str) -> None:
-    """Raise ValueError for a path outside the archive's folder, a link or a special file."""
+    """Raise ValueError for a link, a special file, or a path that leaves the extraction folder."""
     path = PurePosixPath(entry.name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{archive} is unsafe: {entry.name!r} is outside its folder")
+        raise ValueError(
+            f"{archive} is unsafe: the path {entry.name!r} leaves the extraction folder"
+        )
     if not (entry.isfile() or entry.isdir()):
         raise ValueError(f"{archive} is unsafe: {entry.name!r} is a link or a special file")
 
@@ -165,7 +168,7 @@ def read_split(
         table = table.reshape(n, -1)  # (n, label bytes + 3072)
         classes, planes = table[:, spec.label_bytes - 1], table[:, spec.label_bytes :]
         if classes.max() >= spec.K:
-            raise ValueError(f"{path} has label {classes.max()} of {spec.K} classes: {DELETE}")
+            raise ValueError(f"{path} contains label {classes.max()}, not below {spec.K}: {DELETE}")
         labels.append(classes.astype(np.int64))
         planes = planes.reshape(n, C, SIDE, SIDE)
         images.append(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)))

@@ -135,5 +135,5 @@ def read_idx(path: Path, shape: tuple[int, ...], K: int) -> Array:
     if len(shape) > 1:
         return array[..., None]
     if array.max() >= K:
-        raise ValueError(f"{path} has label {array.max()} of {K} classes: {DELETE}")
+        raise ValueError(f"{path} contains label {array.max()}, not below {K}: {DELETE}")
     return array.astype(np.int64)

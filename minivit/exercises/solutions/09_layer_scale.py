@@ -44,7 +44,7 @@ def expected(z: Array, branch: Array, gain: Array) -> Array:
 
 
 def arguments(rng: np.random.Generator) -> list[tuple]:
-    """Return the inputs. The second set has T = D, so a gain per token raises no shape error."""
+    """Return the inputs. In the second set T = D, so a gain per token would broadcast."""
     return [
         (*rng.normal(size=(2, *shape)), rng.normal(size=shape[-1]))
         for shape in [(2, 4, 3), (3, 3), (1, 2, 2, 4)]
