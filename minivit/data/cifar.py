@@ -103,9 +103,8 @@ def unpack_into_cache(spec: RecordDataset, archive: Path, cache: Path) -> None:
     """Verify an archive, unpack it to a temporary folder, and move its files to the cache.
 
     All files are replaced, because files cached in an older layout may have another order. The
-    class names are deleted first and moved last, so `is_complete` returns False after an
-    interruption. A folder that another process has completed is left unchanged, because that
-    process may be reading it.
+    class names are deleted first and moved last, so `is_complete` is False after an interruption.
+    A folder that another process has completed is left unchanged, because it may be in use.
     """
     if not spec.archive.matches(archive):
         raise ValueError(
