@@ -252,7 +252,7 @@ for f in (one_plus_exp, centred_sigmoid):
 # %% [markdown]
 # So: a name that a pullback uses is bound once, and nobody writes into a returned array.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Someone forgets that `square` uses `x` twice. What will the checker say?
 
@@ -274,5 +274,5 @@ assert abs(errors.worst - 0.5) < 1e-12
 # and one of them leads through the sigmoid. `python -m minivit exercise 0 --start` puts a frame
 # into `exercises/`; `python -m minivit exercise 0` grades it; `--hint` helps.
 #
-# **Take away.** Almost all of the step: for h = 1e-320, among the last numbers before zero, where
+# **Ablation.** Almost all of the step: for h = 1e-320, among the last numbers before zero, where
 # only a few digits fit, `complex_step` was off by 7e-4. At 1e-300 its error was still 2e-16.

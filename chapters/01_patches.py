@@ -191,7 +191,7 @@ save_figure(figure, "figures/01_patches.png")
 # and a patch's place in the image only a row number. Chapters 2 and 3 show what becomes of each.
 
 # %% [markdown]
-# ## Yours
+# ## Exercises
 #
 # **Predict.** The digits have 64 numbers. For P = 4, 2, 1: how many numbers does the whole sequence
 # have, how many tokens, how many scores?
@@ -211,7 +211,7 @@ for P in (4, 2, 1):
 # gradients add up, as in chapter 0. `python -m minivit exercise 1 --start` puts a frame into
 # `exercises/`; `python -m minivit exercise 1` grades it; `--hint` helps.
 #
-# **Take away.** Leave out the line with `swapaxes`. The assert below it fails: of 64 numbers, 48
+# **Ablation.** Leave out the line with `swapaxes`. The assert below it fails: of 64 numbers, 48
 # stand elsewhere, and the first "patch" is a strip of four pixels in one row. Yet a version of
 # `patchify` written so, with its own way back, passes `gradcheck` with an error of 1e-16: it proves
 # that a pullback belongs to its function, not that the function is the one you meant.

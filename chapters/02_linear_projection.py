@@ -244,7 +244,7 @@ logits, _ = model(np.concatenate([digits.images[:1], shuffled]), params)
 assert abs(logits[0] - logits[1]).max() < 1e-5  # invariant to the order of the patches
 
 # %% [markdown]
-# ## Yours
+# ## Exercises
 #
 # **Predict.** The same model with P = 1, 4 and 8 knows 1, 16 and 64 numbers of an image. How good?
 
@@ -265,6 +265,6 @@ assert accuracy > 0.95
 # `python -m minivit exercise 2 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 2` grades it; `--hint` helps.
 #
-# **Take away.** Leave E out of `model`: the head reads the mean patch itself. Two linear maps in a
+# **Ablation.** Leave E out of `model`: the head reads the mean patch itself. Two linear maps in a
 # row are one, so E adds nothing that the head could not do; only, with it the model learns faster.
 # After 20 epochs we measured 10.3% without E; after 200, at rate 0.5, 20.6% without, 20.3% with.

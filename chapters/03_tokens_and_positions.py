@@ -244,7 +244,7 @@ assert shuffled_accuracy[1] < 0.3 < shuffled_accuracy[0]
 # Attention will share this: give it the tokens in another order, and its outputs come in that
 # order, otherwise the same (chapter 6). Only $E_{pos}$ tells a ViT where a patch was.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Shuffle all images, to train on and held out, in the one same way. What will the
 # model with positions and squares reach now?
@@ -264,7 +264,7 @@ assert abs(accuracy - accuracy_with) < 0.05
 # `python -m minivit exercise 3 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 3` grades it; `--hint` helps.
 #
-# **Take away.** Multiply `table` by 0.02 in `create_params`: 0.02 is the standard deviation that
+# **Ablation.** Multiply `table` by 0.02 in `create_params`: 0.02 is the standard deviation that
 # the authors use.
 # With positions and squares we then measured 57.2% instead of 89.2%, and the assert stops there.
 # Beside patches of four pixels so soft a voice is hardly heard.

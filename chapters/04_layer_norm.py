@@ -231,7 +231,7 @@ save_figure(figure, "figures/04_layer_norm.png")
 # the batch, one image alone would need averages stored during training, and a batch could not be
 # cut into parts that are worked on separately. A token by itself has none of these troubles.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Take a token whose entries are all the same, like the pixels of an even sky. What is
 # its $\hat x$? Is its $dx$ smaller than that of an ordinary token or larger, and by how much?
@@ -254,6 +254,6 @@ assert abs(ratio - 1000) < 1e-6
 # `python -m minivit exercise 4 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 4` grades it; `--hint` helps.
 #
-# **Take away.** In `layer_norm_in_steps`, leave out `dsigma * x_hat / x.shape[-1]`, as if $σ$ were
+# **Ablation.** In `layer_norm_in_steps`, leave out `dsigma * x_hat / x.shape[-1]`, as if $σ$ were
 # a constant. The asserts stop the chapter. `print(minivit.gradcheck(layer_norm_in_steps, x, scale,
 # bias))` before them said 0.8 for `x`; scale and bias, not coming through $σ$, stayed right.

@@ -187,7 +187,7 @@ save_figure(figure, "figures/05_softmax.png")
 # flatters: it comes from the few draws in which two scores lie close together. For the typical
 # draw, the median, hardly any gradient is left at $D_h = 256$. ViT-B has $D_h = 64$.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Two scores are 50 and 0, and the loss wants more of the second weight: `dp` is
 # (0, -1). What is the gradient of the scores? And if both are first divided by $\sqrt{64} = 8$?
@@ -210,6 +210,6 @@ assert abs(gradients[1]).min() > 1e-4
 # `python -m minivit exercise 5 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 5` grades it; `--hint` helps.
 #
-# **Take away.** Leave out the root, and divide by $D_h$. For $D_h = 1024$ the norm of $J$ was then
+# **Ablation.** Leave out the root, and divide by $D_h$. For $D_h = 1024$ the norm of $J$ was then
 # 0.24, not bad. But the largest of the 16 weights, `softmax(scores / Dh)[0].max(-1).mean()`, was
 # 0.066, hardly more than 1/16, where the root gives 0.25. Nothing is saturated, and nothing chosen.

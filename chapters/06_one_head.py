@@ -252,7 +252,7 @@ save_figure(figure, "figures/06_one_head.png")
 # their scores: $dS$ has the factor $A$, and a key with no weight is not heard. In all held-out
 # images together, half of the queries give over 90% of their weight to one token. Hence chapter 7.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Set all queries to zero. What is $A$? Which of $dq$, $dk$ and $dv$ are zero?
 
@@ -271,6 +271,6 @@ assert abs(dk).max() == 0 < abs(dq).max()
 # a learned scale (1,): no key outshouts the others by its length. To put a frame into `exercises/`:
 # `python -m minivit exercise 6 --start`; `python -m minivit exercise 6` grades it; `--hint` helps.
 #
-# **Take away.** Leave the positions out: `z, positions_back = x, lambda dz: (dz, {})`. This gave
+# **Ablation.** Leave the positions out: `z, positions_back = x, lambda dz: (dz, {})`. This gave
 # 31.7%: attention cannot see the order, nor can the mean; the digit is a bag of patches. (With the
 # seeds 1 and 2 for `create` and `train_sgd` 28.9% and 31.7%; with positions, 79.7% and 81.1%.)

@@ -243,7 +243,7 @@ save_figure(figure, "figures/07_many_heads.png")
 # all digits, head 3 in 87%, whatever they show: they ask for a place. Head 4 does so in only 30%;
 # it asks for what stands there, too. Nothing but the random start told the heads apart.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Set the rows of $U_{msa}$ that belong to head 2 to zero. Which gradients become zero:
 # those of its columns of $U_{qkv}$, those of its rows of $U_{msa}$, both, or neither?
@@ -266,7 +266,7 @@ assert abs(dqkv_head2).max() == 0 < abs(dmsa_head2).max()
 # `python -m minivit exercise 7 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 7` grades it; `--hint` helps.
 #
-# **Take away.** Train with other numbers of heads. With the seeds 0, 1 and 2 of `create` and
+# **Ablation.** Train with other numbers of heads. With the seeds 0, 1 and 2 of `create` and
 # `train_sgd`, one head gave 78.1, 88.1 and 85.6%; 2 heads 83.3, 82.8 and 91.7%; 4 heads 94.4, 88.3
 # and 93.3%; 8 heads 93.3, 95.3 and 95.0%; and 32 heads of one number each 96.7, 95.0 and 96.7%. On
 # these digits more was better, on average, to the end. In ViT-B and ViT-L $D_h$ is 64, in ViT-H 80.

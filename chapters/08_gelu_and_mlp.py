@@ -251,7 +251,7 @@ assert accuracies[0] < 0.3 < 0.6 < accuracies[1] < 0.84 < min(accuracies[2:])
 # and 2 gave 88.3 and 93.3% without it, 91.9 and 95.0% with it. (These 8 x 8 digits are easy for a
 # linear model that has every pixel in its place.)
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** ReLU's slope is 0 or 1. Where is GELU's largest? And what is $y'(x) + y'(-x)$?
 
@@ -271,6 +271,6 @@ assert abs(derivative + derivative[::-1] - 1).max() < 1e-13
 # from CLIP, one exp and no more. `python -m minivit exercise 8 --start` puts a frame into
 # `exercises/`; `python -m minivit exercise 8` grades it; `--hint` helps.
 #
-# **Take away.** In `layers`, put two `linear` without a bend in the MLP's place. Alone they gave
+# **Ablation.** In `layers`, put two `linear` without a bend in the MLP's place. Alone they gave
 # 15.3% (18.3 and 19.7% with seeds 1 and 2), but behind attention 95.3% (96.4, 96.4), no worse than
 # with the bend: attention has one of its own, the softmax, and for these digits it will do.

@@ -260,9 +260,9 @@ for L, bound in ((1, 0.88), (4, 0.93)):
 
 # %% [markdown]
 # One block is no better than chapter 8's attention and MLP without norms and residuals (95.0%).
-# But it can be stacked. What four are worth without the residuals, *Take away* will tell.
+# But it can be stacked. The ablation below measures four blocks without the residuals.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Put zeros into the last layer of both branches, `out` of attention and `out` of the
 # MLP. What does the block compute, what is its pullback, and which parameters get a gradient?
@@ -284,6 +284,6 @@ print([name for name, leaf in minivit.flatten(dparams).items() if leaf.any()])
 # `python -m minivit exercise 9 --start` puts a frame into `exercises/`; `python -m minivit
 # exercise 9` grades it; `--hint` helps.
 #
-# **Take away.** In `stack`, call `block(z, params, 4, pre_norm, 0)`: no residuals. Four blocks then
+# **Ablation.** In `stack`, call `block(z, params, 4, pre_norm, 0)`: no residuals. Four blocks then
 # gave 89.7% of the digits instead of 96.1%, and 12 blocks 8.9%, no better than guessing. Four
 # blocks of `post_norm` with the residual gave 96.9%: at this depth it does no harm.

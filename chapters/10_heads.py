@@ -252,7 +252,7 @@ print(
 assert accuracy > 0.95
 
 # %% [markdown]
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Pool by the class token. In the *last* block, each token has a query, a key, a value
 # and a row in the MLP. Which tokens' queries are told how to ask better? Whose keys and values get
@@ -279,5 +279,5 @@ assert not dA[1:].any()
 # token, which asks, and the mean, which does not. `python -m minivit exercise 10 --start` puts a
 # frame into `exercises/`; `python -m minivit exercise 10` grades it; `--hint` helps.
 #
-# **Take away.** Pool by the mean; change `rate`. At 0.05, 0.1 and 0.2 the class token gave 98.3,
+# **Ablation.** Pool by the mean; change `rate`. At 0.05, 0.1 and 0.2 the class token gave 98.3,
 # 97.5 and 97.2%, the mean 93.3, 96.4 and 96.9%: here it is the mean that wants the larger rate.

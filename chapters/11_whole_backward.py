@@ -232,7 +232,7 @@ assert abs(loss - whole_loss) < 1e-12
 assert all(abs(parts[n] - leaf).max() < 1e-12 for n, leaf in minivit.flatten(whole).items())
 
 # %% [markdown]
-# ## Yours
+# ## Exercises
 #
 # **Predict.** With patches of one pixel instead of 2 x 2 there are 65 tokens instead of 17. By what
 # factor does the memory grow that the pullbacks keep? And how does the share of the matrices $A$?
@@ -255,5 +255,5 @@ assert bytes_of_A[1] * 17**2 == bytes_of_A[2] * 65**2
 # of the checker, in one line. `python -m minivit exercise 11 --start` puts a frame into
 # `exercises/`; `python -m minivit exercise 11` grades it; `--hint` helps.
 #
-# **Take away.** Half of the digits: in `f`, cast `shifted` to float32 (complex64 when complex). The
+# **Ablation.** Half of the digits: in `f`, cast `shifted` to float32 (complex64 when complex). The
 # best errors became 1e-4 ahead, 3e-5 ahead and behind, and 5e-8 for the complex step.

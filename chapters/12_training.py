@@ -248,7 +248,7 @@ assert table["no cosine"][0] < 93 < table["full recipe"][0] < table["no shifts"]
 assert table["no shifts"][1] < 60 < 90 < table["full recipe"][1]
 
 # %% [markdown]
-# ## Yours
+# ## Exercises
 #
 # **Predict.** This model was trained with moves of one pixel. Now the held-out digits move to the
 # right by two, which is one patch: the ink has the patch vectors it had before, one place further,
@@ -273,5 +273,5 @@ for pixels in (1, 2):
 # `python -m minivit exercise 12 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 12` grades it; `--hint` helps.
 #
-# **Take away.** Add `schedule="constant"` to the recipe of the model so far: we measured 91.7%
+# **Ablation.** Add `schedule="constant"` to the recipe of the model so far: we measured 91.7%
 # instead of 98.3%, and the assert stops there.

@@ -235,7 +235,7 @@ analysis.save_figure(figure, "figures/13_looking_inside.png")
 # Each small square in the middle is the map of one place: those inside are alike, near or far, and
 # those along one edge are. And every head looks far, for here a digit may be anywhere.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Paint the four patches that a map marks highest black, and let the model read what is
 # left. How many of 200 images does it still read, and how many without four random patches of ink?
@@ -270,6 +270,6 @@ assert max(accuracies[1:]) < 0.3 < 0.6 < accuracies[0]
 # logarithm of $T$ for one that looks everywhere. `python -m minivit exercise 13 --start` puts a
 # frame into `exercises/`; `python -m minivit exercise 13` grades it; `--hint` helps.
 #
-# **Take away.** Take layers from the rollout: with only the first, `attention_rollout(A[:1])`, we
+# **Ablation.** Take layers from the rollout: with only the first, `attention_rollout(A[:1])`, we
 # measured
 # 43% of the mass in the boxes, with two 35%, with three 30%, where all four have 28%.

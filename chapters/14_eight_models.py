@@ -264,7 +264,7 @@ assert near == list("ABCDEH")
 # its seeds end between 22% and 97%. A curve may tell that something is wrong, but never that all is
 # right. The checker needs no training: F's worst error is below $10^{-12}$, the others' above 0.1.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** In a batch of 64, not cut into shards, A's gradient of the positions is 64 times too
 # small. How much more slowly do its positions learn with AdamW?
@@ -287,5 +287,5 @@ assert abs(results[0] - results[1]).max() < 1e-5 < abs(results[0]).max()
 # its gradients are right. `python -m minivit exercise 14 --start` puts it into `exercises/`;
 # `python -m minivit exercise 14` grades it; `--hint` helps.
 #
-# **Take away.** In the check, take away the loop that moves the parameters from their first values
+# **Ablation.** In the check, take away the loop that moves the parameters from their first values
 # (and the two asserts). We saw no cross at all: the head starts at zero, and nothing passes it.

@@ -280,7 +280,7 @@ if FILE:
 # compare logits. Those of the first way go up to 12, and timm's own code, we measured, has the same
 # up to 2e-5. And the corners? Heads look there when there is nothing to see.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** In every block the heads stand in reverse order in all four arrays of attention. How
 # far off are the logits? And if only query, key and value are reversed?
@@ -303,5 +303,5 @@ assert error_all < 1e-4 < 1 < error_qkv
 # $(D, k, D_h)$, and its pullback. `python -m minivit exercise 15 --start` puts a frame into
 # `exercises/`; `python -m minivit exercise 15` grades it; `--hint` helps.
 #
-# **Take away.** A block: `del model.params["blocks"][i]`. Of the 400 digits, we measured, 12.5%
+# **Ablation.** A block: `del model.params["blocks"][i]`. Of the 400 digits, we measured, 12.5%
 # are read without the first, 78.5% without the last.

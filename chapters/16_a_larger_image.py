@@ -252,7 +252,7 @@ analysis.save_figure(figure, "figures/16_a_larger_image.png")
 # With every seed, resized positions end ahead of new ones; aligned corners and bicubic are level.
 # The head alone gets 38%: it finds too little in what this body makes of such images.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** What failed? Perhaps 81 patches are too many for a model that knows 36. Perhaps it is
 # what they hold: strokes half as thick again. So take *wider* scenes: 36 x 36, digit and scraps as
@@ -273,7 +273,6 @@ assert wider["aligned"] > wider["mean"] + 2 > wider["tiled"] + 7
 # class token, with its pullback. `python -m minivit exercise 16 --start` puts a frame into
 # `exercises/`; `python -m minivit exercise 16` grades it; `--hint` helps.
 #
-# **Take away.** With `tuned = load_at_36("aligned")` take the new head away. The old one's first
-# loss,
-# we measured, is 2.54, worse than that of zeros, and the assert stops the chapter there. But it
+# **Ablation.** With `tuned = load_at_36("aligned")` remove the new head. The measured first
+# loss of the old head is 2.54, worse than that of zeros, so the assert stops the chapter. But it
 # knows the classes: after the 20 steps the model reads 38%, not 32%.

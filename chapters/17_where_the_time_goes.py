@@ -161,7 +161,7 @@ with parallel.single_threaded_blas():  # so that only the shapes differ
 #
 # GELU has no matrix products, and yet it is long: some ten operations on the widest array, $B T M$
 # numbers, which for each comes from memory and goes back. `arrays.map_blocks` takes $2^{16}$
-# numbers through all while they are in the cache. The way back needs tanh again: the naive one
+# numbers through all while they are in the cache. The backward pass needs tanh again: the naive one
 # keeps an array for it, the library's computes it twice. (By $Φ = y / x$, too few digits of
 # $1 - Φ$ remain.)
 
@@ -282,7 +282,7 @@ minivit.analysis.save_figure(figure, "figures/17_where_the_time_goes.png")
 # **What did not pay**, and was taken out again: huge pages; GELU's slope computed on the way forth;
 # contiguous copies of q, k and v; more shards than the cache asks for.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** What do threads gain for small models: 17 tokens, and a width of 192, 48, or 12?
 
@@ -305,6 +305,6 @@ for width in 192, 48, 12:
 # a time, so that memory grows with $T$, not $T^2$. `python -m minivit exercise 17 --start` puts a
 # frame into `exercises/`; `python -m minivit exercise 17` grades it; `--hint` helps.
 #
-# **Take away.** Patch `parallel.single_threaded_blas` with `contextlib.nullcontext` for
+# **Ablation.** Patch `parallel.single_threaded_blas` with `contextlib.nullcontext` for
 # `step(shards=4)`: BLAS's threads fight. It took 3 to 7 times as long, on the machine this page was
 # made on.

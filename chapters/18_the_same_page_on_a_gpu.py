@@ -287,7 +287,7 @@ minivit.analysis.save_figure(figure, "figures/18_the_same_page_on_a_gpu.png")
 # and then the GPU waits for Python: `train` does it every 50 steps. Batches are copied a step
 # ahead, from *pinned* memory, which stays in place, so that the GPU fetches them by itself.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Half the batch. What is left of a step's launches, and what of its bytes?
 
@@ -303,5 +303,5 @@ step(B // 2)
 # `python -m minivit exercise 18 --start` puts a frame into `exercises/`;
 # `python -m minivit exercise 18` grades it; `--hint` helps.
 #
-# **Take away.** The last exchange, `far` = 1. Odd lanes and even ones never meet, a row of softmax
+# **Ablation.** The last exchange, `far` = 1. Odd lanes and even ones never meet, a row of softmax
 # sums to 2, and an assert stops the chapter.

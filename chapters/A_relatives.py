@@ -222,7 +222,7 @@ assert 0.03 < fraction < 0.06
 # operations, but very slow on the authors' hardware. So this book stays with plain attention and
 # large patches, like the paper.
 #
-# ## Yours
+# ## Exercises
 #
 # **Predict.** Of two patches, one ends a row and the other begins the next. In the raster they
 # follow one another, at an offset of 1. Which other pairs share this offset and its vector $r$?
@@ -242,6 +242,6 @@ assert sum(a[0] == b[0] for a, b in pairs) == 6  # horizontal neighbours in the 
 # own window of consecutive tokens. `python -m minivit exercise A --start` puts a frame into
 # `exercises/`; `python -m minivit exercise A` grades it; `--hint` helps.
 #
-# **Take away.** In `axial`, give the second attention `v` instead of `by_row`, and let `dv` be what
+# **Ablation.** In `axial`, give the second attention `v` instead of `by_row`, and let `dv` be what
 # `column_back` returns for it, axes swapped. The last assert fails: a quarter of the values reach
 # the corner, those of its own column.

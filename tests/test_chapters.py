@@ -32,7 +32,7 @@ DATA = os.environ.get("MINIVIT_TEST_DATA")  # contains the model of the committe
 TINY = Path(DATA or "", "vit-tiny-imagenet", "vit_tiny_patch16_224.npz").resolve()
 TIMEOUT = 300  # seconds; a chapter takes less than 20
 # Heading and parts of the last section. tests/test_language.py rejects the last one in texts.
-LAST_SECTION, PARTS = "Yours", ["Predict", "Write", "Take" + " away"]
+LAST_SECTION, PARTS = "Exercises", ["Predict", "Write", "Ablation"]
 
 every_chapter = pytest.mark.parametrize("stem", BOOK)
 

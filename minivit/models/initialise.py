@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array
 from ..tree import flatten, map_tree
 from .config import ViTConfig
 
-Initialiser = Callable[[np.random.Generator, tuple[int, ...]], Array]
+Initialiser = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]  # on the CPU
 
 
 class ParameterSpec(NamedTuple):
@@ -104,12 +103,12 @@ def _block(config: ViTConfig) -> dict[str, Any]:
     return {"norm1": _norm(D), "attention": attention, "norm2": _norm(D), "mlp": mlp}
 
 
-def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Zeros, for biases, the class token and the head."""
     return np.zeros(shape, dtype=np.float32)
 
 
-def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Ones, for the scale of a norm."""
     return np.ones(shape, dtype=np.float32)
 
@@ -119,7 +118,7 @@ def normal(std: float) -> Initialiser:
     return lambda rng, shape: rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
-def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Normal distribution, truncated at two standard deviations, with variance 1 / fan_in."""
     x = rng.standard_normal(shape, dtype=np.float32)
     while (outside := abs(x) > 2).any():
@@ -129,13 +128,13 @@ def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return x * np.float32(1 / math.sqrt(fan_in) / truncated_std)
 
 
-def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform distribution with variance 2 / (fan_in + fan_out)."""
     limit = math.sqrt(6 / sum(shape))
     return rng.random(shape, dtype=np.float32) * np.float32(2 * limit) - np.float32(limit)
 
 
-def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def xavier_uniform_thirds(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Three square matrices, drawn separately and concatenated, for U_qkv."""
     D = shape[0]
     return np.concatenate([xavier_uniform(rng, (D, D)) for _ in range(3)], axis=1)
