@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import weights
-from .arrays import Array, Pullback, Watch, array_module, device_of, to_host
+from .arrays import Array, Pullback, Watch, array_module, as_array, device_of, to_host
 from .devices import resolve_device, to_device
 from .models import ViTConfig, forward_features, infer, initialise, vit
 from .parallel import batch_slices, choose_shard_count, map_parts, map_shards
@@ -241,6 +241,7 @@ class ViT:
         images (B, H, W, C)  ->  the same shape. Raises TypeError and ValueError as `forward` does.
         """
         H, W, C = *self.config.image_size, self.config.channels
+        images = as_array(images)
         if not hasattr(images, "dtype") or images.dtype.kind not in "fc":
             dtype = getattr(images, "dtype", type(images).__name__)
             raise TypeError(

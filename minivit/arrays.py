@@ -24,8 +24,31 @@ Watch = Callable[[str, Array], None]  # receives named intermediate arrays
 
 
 def array_module(x: Array) -> Any:
-    """Return numpy, or cupy for an array on a GPU."""
-    return sys.modules[type(x).__module__.partition(".")[0]]
+    """Return numpy, or cupy for an array on a GPU. Raises TypeError for any other object."""
+    module = sys.modules[type(x).__module__.partition(".")[0]]
+    if hasattr(module, "ndarray"):
+        return module
+    if isinstance(x, np.ndarray):  # a subclass in a module without array functions
+        return np
+    kind = f"{type(x).__module__}.{type(x).__name__}"
+    raise TypeError(f"expected a NumPy or CuPy array, not {kind}: convert it by np.asarray")
+
+
+def as_array(x: Any) -> Any:
+    """Convert a subclass of ndarray, or a tensor of another library, to an ndarray by `__array__`.
+
+    Arrays on a GPU and objects without `__array__` are returned unchanged. Raises TypeError for a
+    tensor that cannot be converted, and for a masked array.
+    """
+    if type(x) is np.ndarray or hasattr(x, "get") or not hasattr(x, "__array__"):
+        return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError("masked arrays are not supported: replace the masked entries by x.filled()")
+    try:
+        return np.asarray(x)
+    except Exception as reason:  # for example a tensor on a GPU, or one that requires a gradient
+        kind = f"{type(x).__module__}.{type(x).__name__}"
+        raise TypeError(f"cannot convert {kind} to a NumPy array: {reason}") from None
 
 
 def device_of(x: Array) -> str:

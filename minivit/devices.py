@@ -1,12 +1,12 @@
 """Devices: NumPy on the CPU, or CuPy on a GPU. CuPy is imported only if a GPU is requested."""
 
-import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .arrays import to_host
+from .terminal import print_message
 from .tree import Tree, map_tree
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def resolve_device(device: str) -> str:
     except NoGPUError as reason:
         if device == "gpu":
             raise
-        print(f"no GPU available ({reason}); using NumPy on the CPU", file=sys.stderr)
+        print_message(f"no GPU available ({reason}); using NumPy on the CPU")
         return "cpu"
     return "gpu"
 

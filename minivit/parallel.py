@@ -24,9 +24,16 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def count_threads(threads: int | None) -> int:
+    """Return the number of threads, by default one per core. Raises ValueError if it is below 1."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    return threads or cpu_count()
+
+
 def choose_shard_count(batch_size: int, max_images: int, threads: int | None = None) -> int:
     """Return the number of shards of at most `max_images`, a multiple of `threads` if possible."""
-    threads = threads or cpu_count()
+    threads = count_threads(threads)
     rounds = -(-batch_size // (max_images * threads))
     return min(batch_size, rounds * threads)
 
@@ -48,10 +55,11 @@ def map_shards(
     processes its shards sequentially.
     """
     configure_malloc()
+    count = count_threads(threads)
     if len(shards) <= 1 and threads != 1:
         yield from map(function, shards)
         return
-    threads = min(threads or cpu_count(), max(1, len(shards)))
+    threads = min(count, max(1, len(shards)))
     with single_threaded_blas():
         if threads == 1 or hasattr(_thread, "is_worker"):
             yield from map(function, shards)

@@ -19,6 +19,8 @@ SOURCES = {
 
 # From bottom to top. A module may import from its own layer's package and from lower layers.
 LAYERS = (
+    {"terminal"},
+    {"files"},
     {"arrays"},
     {"tree"},
     {"parallel"},
@@ -156,8 +158,9 @@ ON_HOST = {
     "training/descent.py": "the small models of the book run on the host",
     "training/evaluate.py": "a model returns its logits on the host",
     "training/fewshot.py": "features are on the host",
-    "training/loop.py: resume": "arrays of a file are on the host until they are uploaded",
-    "training/loop.py: _save_checkpoint": "arrays of a file are on the host",
+    "training/log.py": "the log is on the host",
+    "training/run.py: restore_run": "arrays of a file are on the host until they are uploaded",
+    "training/run.py: save_checkpoint": "arrays of a file are on the host",
 }
 
 
@@ -228,8 +231,8 @@ def line_count(*prefixes: str) -> int:
 
 def test_the_package_stays_small() -> None:
     total = line_count("") - line_count("exercises/")
-    assert total <= 10_500
-    assert total - line_count("cuda/") <= 9_820
+    assert total <= 11_500
+    assert total - line_count("cuda/") <= 10_820
 
 
 def test_the_files_of_a_plain_vit_stay_small() -> None:

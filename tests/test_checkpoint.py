@@ -115,7 +115,7 @@ def test_read_progress_reads_no_other_array(path, monkeypatch):
         np.lib.npyio.NpzFile, "__getitem__", lambda file, n: (names.append(n), read(file, n))[1]
     )
     assert read_progress(path) == {}
-    assert names == ["training/progress"]
+    assert names == ["config", "training/progress"]
 
 
 @pytest.mark.parametrize("text", ["", "[", "3", "null", "[1]", "[" * 100_000])

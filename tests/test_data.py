@@ -238,7 +238,7 @@ def test_the_error_for_an_unreadable_file_is_one_line_with_its_name(tmp_path, co
 @pytest.mark.parametrize("kind", [KeyError, RuntimeError, NotImplementedError, struct.error])
 def test_every_exception_of_a_decoder_becomes_a_value_error(save, monkeypatch, kind):
     # Pillow's AVIF and BLP decoders raise such exceptions for damaged files.
-    def fail(path):
+    def fail(path, formats):
         raise kind("the decoder's message")
 
     path = save(RAMP)

@@ -407,7 +407,7 @@ def test_the_batch_size_that_the_error_advises_fits(
 
 @emulated
 def test_the_error_gives_other_advice_if_no_smaller_batch_fits(short_training, monkeypatch):
-    def exhaust(run, epoch):
+    def exhaust(run):
         raise cupy.OutOfMemoryError("Out of memory allocating 8 bytes")
 
     with monkeypatch.context() as patch:
@@ -432,7 +432,7 @@ def test_a_resumed_training_and_the_host_have_their_own_errors(short_training, m
         error = run("train", "--device", "gpu", "--resume").err
         assert "would fit; start a new run with --batch-size" in error
 
-    def exhaust_host(run, epoch):
+    def exhaust_host(run):
         raise MemoryError
 
     monkeypatch.setattr(loop, "_train_epoch", exhaust_host)

@@ -16,7 +16,9 @@ import pytest
 from helpers.files import read_tree, write_tree
 from helpers.loopback import Server, cifar_files, make_tar, small_cifar, small_mnist
 from platformdirs import user_cache_path
+from tqdm import tqdm
 
+from minivit import terminal
 from minivit.data import cifar, download
 from minivit.data.cifar import CIFAR10, CIFAR100, load_records
 from minivit.data.download import open_cache
@@ -125,12 +127,12 @@ def test_folders_of_killed_processes_are_deleted_after_a_day(remote, tmp_path):
 def test_the_progress_bar_starts_at_the_existing_bytes(server, remote, tmp_path, monkeypatch):
     bars = []
 
-    class Bar(download.tqdm):
+    class Bar(tqdm):
         def __init__(self, **options):
             super().__init__(**options | {"disable": False, "file": sys.stdout})
             bars.append((self, self.n))
 
-    monkeypatch.setattr(download, "tqdm", Bar)
+    monkeypatch.setattr(terminal, "tqdm", Bar)
     server.breaks = [100_000]
     get(remote, tmp_path)
     assert [start for _, start in bars] == [0, 100_000]

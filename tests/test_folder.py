@@ -208,7 +208,7 @@ def test_images_are_indexed_like_an_array(tmp_path, indices, threads):
 
 def test_only_the_selected_files_are_opened(zoo, monkeypatch):
     opened, open_ = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_(path))
+    monkeypatch.setattr(Image, "open", lambda path, **k: opened.append(path) or open_(path, **k))
     d = load_folder(zoo, (4, 4))
     assert opened == []
     d.images[[5, 9]]
@@ -226,9 +226,9 @@ def test_files_are_read_in_parallel(tmp_path, monkeypatch):
     images, open_ = make_images(6, tmp_path, threads=3), Image.open
     barrier = threading.Barrier(3, timeout=60)  # raises an error if fewer than three threads wait
 
-    def wait_and_open(path):
+    def wait_and_open(path, formats):
         barrier.wait()
-        return open_(path)
+        return open_(path, formats=formats)
 
     monkeypatch.setattr(Image, "open", wait_and_open)
     assert images.read(slice(None))[1].all()
@@ -300,7 +300,7 @@ def test_an_error_is_raised_if_no_image_is_readable(damaged, tmp_path):
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
 def test_a_lack_of_system_resources_does_not_make_images_unreadable(tmp_path, monkeypatch, error):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise error
 
     images = make_images(2, tmp_path)

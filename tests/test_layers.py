@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minivit
 from minivit import layers
 from minivit.checking.cases import all_cases, layer_cases
 
@@ -236,7 +237,9 @@ def test_mean_pooling_averages_all_tokens():
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "soft"])
 def test_cross_entropy_accepts_integers_and_soft_targets(smoothing, dtype):
     logits, labels = normal(3, 4), np.array([2, 0, 3])
-    targets = np.eye(4)[labels] if dtype != "soft" else abs(normal(3, 4, seed=1))  # any sum
+    targets = np.eye(4)[labels]
+    if dtype == "soft":
+        targets = np.random.default_rng(1).dirichlet(np.ones(4), size=3)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     loss, pullback = layers.cross_entropy(logits, targets, smoothing)
     close(loss, -(((1 - smoothing) * targets + smoothing / 4) * log_p).sum() / 3)
@@ -244,6 +247,24 @@ def test_cross_entropy_accepts_integers_and_soft_targets(smoothing, dtype):
         label_loss, label_back = layers.cross_entropy(logits, labels.astype(dtype), smoothing)
         assert label_loss == loss
         assert np.array_equal(label_back(), pullback())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([0.5, 0.6, 0.0], "row 1 has a minimum of 0 and a sum of 1.1"),
+        ([1.5, -0.5, 0.0], "row 1 has a minimum of -0.5 and a sum of 1"),
+        ([np.nan, 0.5, 0.5], "row 1 has a minimum of nan and a sum of nan"),
+        ([np.inf, 0.0, 0.0], "row 1 has a minimum of 0 and a sum of inf"),
+    ],
+)
+def test_soft_labels_that_are_not_probabilities_are_rejected(row, message):
+    targets = np.array([[0.2, 0.3, 0.5], row])
+    expected = "soft labels must be finite and non-negative, and each row must sum to 1: " + message
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        layers.cross_entropy(normal(2, 3), targets)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        minivit.data.mix(normal(2, 4, 4, 1), targets, 3, np.random.default_rng(0), mixup=0.5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

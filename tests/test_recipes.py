@@ -140,7 +140,7 @@ def test_a_printed_configuration_contains_every_field_once():
     fields = [f.name for c in (ViTConfig, training.Recipe) for f in dataclasses.fields(c)]
     renamed = {"preprocessing": "preprocess", "learning_rate": "lr"}
     fields = [renamed.get(name, name) for name in fields]
-    others = ["data", "out", "threads", "device", "precision", "parameters"]
+    others = ["data", "out", "threads", "max_pixels", "device", "precision", "parameters"]
     assert sorted(names) == sorted(fields + others)
     for line in ("--data cifar10", "--out runs/cifar10", "--seed 0", "--image-size 32", "--flip",
                  "# channels 3", "# classes 10", "# --hidden-head None"):  # fmt: skip

@@ -131,18 +131,18 @@ def test_the_number_of_shards_is_chosen_for_a_part_of_the_batch(tmp_path, monkey
 
 
 def test_the_averaged_weights_are_evaluated_and_saved(tmp_path, monkeypatch):
-    vectors, states, update, save = [], [], loop._update, loop._save_checkpoint
+    vectors, states, update, save = [], [], loop._update, loop.save_checkpoint
 
     def record_update(run, *args):
         update(run, *args)
         vectors.append(run.optimiser.parameters.vector.astype(float))
 
-    def record_save(run, epoch):
-        save(run, epoch)
+    def record_save(run):
+        save(run)
         states.append(weights.load_training(tmp_path / "model.npz"))
 
     monkeypatch.setattr(loop, "_update", record_update)
-    monkeypatch.setattr(loop, "_save_checkpoint", record_save)
+    monkeypatch.setattr(loop, "save_checkpoint", record_save)
     model = new_model()
     average = pack(new_model().params).vector.astype(float)
     score = train(model, DIGITS, make_recipe(epochs=2, ema=0.8), tmp_path)
@@ -154,7 +154,10 @@ def test_the_averaged_weights_are_evaluated_and_saved(tmp_path, monkeypatch):
     np.testing.assert_allclose(pack(saved.params).vector, average, rtol=0, atol=2e-6)
     assert abs(vectors[-1] - average).max() > 1e-3
     assert same_bits(model.params, saved.params)
-    assert [state.keys() for state in states] == [{"progress", "m", "v", "running"}] * 2 + [set()]
+    assert [state.keys() for state in states] == [
+        *[{"progress", "log", "m", "v", "running"}] * 2,
+        {"log"},
+    ]
     assert np.array_equal(states[1]["running"], vectors[STEPS - 1])
 
 

@@ -16,14 +16,25 @@ import numpy as np
 from .. import analysis, data
 from ..api import ViT
 from ..layers import softmax
+from ..terminal import escape
 from . import common, options
 from .options import UsageError
 
 OPTIONS = {
     "data": options.DATA,
     "kind": (tuple(analysis.KINDS), "KIND", "one of the figures above (default: maps)", "maps"),
-    "layer": (int, "L", "layer, counted from 1, or from the last if negative (default: -1)", None),
-    "out": (Path, "FILE", "PNG file to write (default: attention.png)", Path("attention.png")),
+    "layer": (
+        options.integer,
+        "L",
+        "layer, counted from 1, or from the last if negative (default: -1)",
+        None,
+    ),
+    "out": (
+        options.parse_path,
+        "FILE",
+        "PNG file to write (default: attention.png)",
+        Path("attention.png"),
+    ),
 }
 
 
@@ -37,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "image files (default: held-out images of --data, or the bundled sample photograph if "
     text += "the model takes photographs)"
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
-    options.add_options(parser, OPTIONS)
+    parser.add_argument("images", nargs="*", type=options.parse_path, metavar="IMAGE", help=text)
+    options.add_options(parser, OPTIONS | options.MAX_PIXELS)
     options.add_weights(parser, data.SCATTERED_MODEL, "bundled, trained on scattered digits")
     options.add_options(parser.add_argument_group("image files"), options.IMAGE_FILES)
 
@@ -101,7 +112,7 @@ def print_localisation(model: ViT, dataset: data.Dataset) -> None:
 
 def read_titles(model: ViT, images: np.ndarray, args: argparse.Namespace) -> list[str]:
     """Return the file names and, if the class names are known, the predictions."""
-    titles = [path.name.encode(errors="backslashreplace").decode() for path in args.images]
+    titles = [escape(path.name) for path in args.images]
     names = common.read_class_names(model, args)
     if names is None:
         return titles

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from .. import data, devices
 from ..api import ViT
 from ..models import ViTConfig
+from ..terminal import print_message
 from ..training import PRESETS, get_preset
 from .options import CLASS_NAMES, FILE, Data, UsageError, format_value
 
@@ -69,14 +69,19 @@ def takes_photographs(model: ViT) -> bool:
     return model.config.channels == 3 and find_matching_data(model.config) is None
 
 
-def load_data(source: Data, model: ViT, n: int | None = None) -> data.Dataset:
+def load_data(
+    source: Data, model: ViT, n: int | None = None, max_pixels: int = data.MAX_PIXELS
+) -> data.Dataset:
     """Load a named data set at its native resolution, or a folder of images resized for the model.
 
-    n: number of training images of a named data set, by default all
+    n: number of training images of a named data set, by default all. max_pixels: see `read_image`
     """
     if isinstance(source, Path):
         c = model.config
-        dataset = data.load_folder(source, c.image_size, c.channels, preprocessing=c.preprocessing)
+        dataset = data.load_folder(
+            source, c.image_size, c.channels,
+            preprocessing=c.preprocessing, max_pixels=max_pixels,
+        )  # fmt: skip
         return dataset._replace(source=str(source.resolve()))
     dataset = data.DATASETS[source]() if n is None else data.DATASETS[source](n=n)
     return dataset._replace(source=source)
@@ -101,13 +106,13 @@ def load_held_out(model: ViT, args: argparse.Namespace, n: int | None = None) ->
             f"{args.weights} takes images of {H} x {W} x {C}. The data set cannot be inferred "
             "from this shape. Select one with --data"
         )
-    dataset = resize_data(load_data(source, model, n or 1), model)
+    dataset = resize_data(load_data(source, model, n or 1, args.max_pixels), model)
     if n is None:
         check_classes(model, dataset, args.weights, NEW_HEAD)
         path, names = find_class_names(args.weights), [name.strip() for name in dataset.classes]
         if path and data.read_labels(path, len(names)) != names:
             note = f"note: the class names of the {dataset.name} differ from those in {path}"
-            print(note, file=sys.stderr)
+            print_message(note)
     return dataset
 
 
@@ -132,7 +137,10 @@ def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
     preprocessing = data.get_preprocessing(model.config.preprocessing, size)
     if args.short_side is not None:
         preprocessing = dataclasses.replace(preprocessing, short_side=args.short_side)
-    images = [data.read_image(path, size, channels, preprocessing) for path in args.images]
+    images = [
+        data.read_image(path, size, channels, preprocessing, args.max_pixels)
+        for path in args.images
+    ]
     return preprocessing.invert(np.stack(images)) if args.invert else np.stack(images)
 
 

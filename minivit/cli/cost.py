@@ -7,7 +7,6 @@ examples:
 """
 
 import argparse
-from pathlib import Path
 
 from .. import cost
 from ..models import ViTConfig
@@ -20,7 +19,12 @@ MODEL = {name: option for name, option in options.FIELDS.items() if name not in 
 OUTPUT = {
     "batch_size": (options.positive, "N", "images per step (default: 64)", 64),
     "dtype": (DTYPES, None, "dtype of all arrays (default: float32)", "float32"),
-    "csv": (Path, "FILE", "also write the table to this CSV file, with exact values", None),
+    "csv": (
+        options.parse_path,
+        "FILE",
+        "also write the table to this CSV file, with exact values",
+        None,
+    ),
 }
 STEP = {
     "optimiser": (tuple(OPTIMISERS), None, "optimiser (default: adamw)", "adamw"),

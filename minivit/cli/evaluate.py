@@ -22,7 +22,7 @@ MAX_IMAGES = 10_000  # training images from which the few-shot evaluation draws
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
-    options.add_options(parser, {"data": options.DATA})
+    options.add_options(parser, {"data": options.DATA} | options.MAX_PIXELS)
     text = "fit a linear classifier to the features of N training images per class, and print the "
     text += "mean accuracy over 3 random draws"
     parser.add_argument("--shots", type=options.positive, nargs="+", metavar="N", help=text)

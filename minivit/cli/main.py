@@ -1,16 +1,20 @@
 """The entry point: parse the arguments, run the command, and report an error in one line."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from signal import SIGINT
 
 from ..devices import is_gpu_out_of_memory
+from ..terminal import print_message, safe_streams
+from ..training.signals import handle_signals, raise_interrupted
 from .common import select_device
+from .option_file import locate
 from .options import UsageError
 from .parser import COMMANDS, parse_arguments
 
-INTERRUPTED = 130  # the exit status that shells use for Ctrl-C
 MEMORY_ADVICE = {
     "train": ". Pass a smaller --batch-size, or a larger --grad-accumulation or --shards",
     "evaluate": ". Pass a smaller --image-size",
@@ -22,9 +26,26 @@ MEMORY_ADVICE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, by default with the arguments of the process.
 
-    Returns the exit status: 0 for success, 1 for a failure, 2 for invalid usage, 130 for Ctrl-C.
+    Returns the exit status: 0 for success, 1 for a failure, 2 for invalid usage, and 128 plus the
+    number of a signal, for example 130 for Ctrl-C.
     """
-    args = parse_arguments(arguments)
+    with safe_streams(), handle_signals(raise_interrupted):
+        try:
+            args = parse_arguments(arguments)
+            status = run(args)
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt as interrupt:
+            print(file=sys.stderr)  # end the line in which a terminal shows ^C
+            print_message(str(interrupt) or "interrupted")
+            return 128 + getattr(interrupt, "number", SIGINT)
+        except BrokenPipeError:  # the output is a closed pipe, for example with `| head`
+            discard_output()
+            return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a command, and report its errors."""
     try:
         with warnings.catch_warnings():  # training raises an error if the loss overflows
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -33,12 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return COMMANDS[args.command].run(args)
     except UsageError as error:
         return fail(args, str(error), status=2)
-    except KeyboardInterrupt as interrupt:
-        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the output is a closed pipe, for example with `| head`
-        sys.stderr.close()
-        return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return fail(args, f"{where}{error.strerror or error}")
@@ -52,5 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fail(args: argparse.Namespace, message: str, status: int = 1) -> int:
     """Print an error in one line and return the exit status."""
-    print(f"minivit {args.command}: error: {message}", file=sys.stderr)
+    print_message(f"minivit {args.command}: error: {locate(message, args.origins)}")
     return status
+
+
+def discard_output() -> None:
+    """Redirect stdout, so that Python does not report at exit that the pipe is closed."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())

@@ -2,10 +2,13 @@
 
 import argparse
 import dataclasses
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.images import MAX_PIXELS as DEFAULT_MAX_PIXELS
 from ..data.resampling import RESAMPLING_METHODS
 from ..devices import DEVICES, PRECISIONS
 from ..models import PREPROCESSINGS
@@ -14,6 +17,7 @@ from ..training import PRESETS
 
 CLASS_NAMES = "classes.txt"  # next to a model: the names of its classes, one per line
 DATA_HELP = f"{', '.join(PRESETS)}, or a folder with one subfolder of images per class"
+PILLOW_MAX_PIXELS = 178_956_970  # with more, Pillow refuses to read a file
 MODEL_FILE = "a file or folder in the format of minivit, Google, timm or Hugging Face"
 
 Data = str | Path  # a data set: its name, or a folder of images
@@ -25,11 +29,47 @@ class UsageError(Exception):
     """The arguments are invalid or contradict each other. The exit status is 2."""
 
 
+def integer(text: str, expected: str = "an integer", least: int = -(10**18)) -> int:
+    """Parse an integer. Those of many digits are rejected, because no option needs them."""
+    if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < least:
+        limit = " of at most 18 digits" if re.fullmatch(r"-?[0-9]{19,}", text) else ""
+        raise argparse.ArgumentTypeError(f"expected {expected}{limit}, not '{text:.40}'")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """Parse a positive integer."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, not '{text}'")
-    return int(text)
+    return integer(text, "a positive integer", 1)
+
+
+def number(text: str) -> float:
+    """Parse a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, not '{text:.40}'") from None
+
+
+def parse_pixels(text: str) -> int:
+    """Parse the maximum number of pixels of a file, up to the limit of Pillow."""
+    pixels = positive(text)
+    if pixels > PILLOW_MAX_PIXELS:
+        raise argparse.ArgumentTypeError(f"expected at most {PILLOW_MAX_PIXELS:,}, not {pixels:,}")
+    return pixels
+
+
+def parse_path(text: str) -> Path:
+    """Parse a path."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, not an empty string")
+    try:
+        os.lstat(text)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:  # for example a name that is too long
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"'{text:.40}' is not a path: {reason}") from None
+    return Path(text)
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -57,7 +97,7 @@ def parse_data(text: str) -> Data:
     """Parse the name of a data set or the path of a folder."""
     if text in PRESETS:
         return text
-    if not (text and Path(text).is_dir()):
+    if not parse_path(text).is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder '{text}'; choose {DATA_HELP}")
     return Path(text)
 
@@ -109,10 +149,10 @@ FIELDS = {  # of ViTConfig
     "pooling": (POOLINGS, None, "input of the head: class token, or mean of the patch tokens"),
     "hidden_head": (positive, "N", "width of a hidden tanh layer in the head"),
     "gelu": (GELUS, None, "GELU: tanh approximation, or exact with erf"),
-    "norm_eps": (float, "EPS", "epsilon of the layer norms"),
-    "dropout": (float, "RATE", "dropout rate in training, 0 to 1"),
-    "drop_path": (float, "RATE", "drop-path rate of the last block; the first block has rate 0"),
-    "position_std": (float, "STD", "standard deviation of the initial position embeddings"),
+    "norm_eps": (number, "EPS", "epsilon of the layer norms"),
+    "dropout": (number, "RATE", "dropout rate in training, 0 to 1"),
+    "drop_path": (number, "RATE", "drop-path rate of the last block; the first block has rate 0"),
+    "position_std": (number, "STD", "standard deviation of the initial position embeddings"),
     "qkv_bias": (bool, None, "bias of the queries, keys and values"),
     "patch_bias": (bool, None, "bias of the patch embedding"),
     "stem": (parse_stem, "N,N|root|none", "ResNet stem of a hybrid: none, root (no stages), or "
@@ -139,9 +179,13 @@ DEVICE = {
 }  # fmt: skip
 DATA = (parse_data, "NAME|FOLDER", f"data set, resized for the model: {DATA_HELP} (default: the "
     "only one with the model's image size)", None)  # fmt: skip
+MAX_PIXELS = {
+    "max_pixels": (parse_pixels, "N", "skip or reject an image file with more pixels (default: "
+        f"{DEFAULT_MAX_PIXELS:,})", DEFAULT_MAX_PIXELS),
+}  # fmt: skip
 IMAGE_FILES = {
-    "labels": (Path, "FILE", "names of the classes, one per line (default: classes.txt next to the "
-        "model)", None),
+    "labels": (parse_path, "FILE", "names of the classes, one per line (default: classes.txt next "
+        "to the model)", None),
     "short_side": (positive, "N", "resize the short side to N pixels before cropping (default: "
         "according to --preprocess)", None),
     "invert": (bool, None, "invert the brightness, for dark digits on white paper", False),
@@ -167,7 +211,7 @@ def add_options(group: Any, options: Options, defaults: Any = None) -> None:
 
 def add_weights(parser: argparse.ArgumentParser, default: Path | None, text: str) -> None:
     """Add --weights, the options for its file, and those for the device."""
-    weights = (Path, "FILE", f"model: {MODEL_FILE} (default: {text})", default)
+    weights = (parse_path, "FILE", f"model: {MODEL_FILE} (default: {text})", default)
     group = parser.add_argument_group("model")
     add_options(group, {"weights": weights} | FILE | {"resize": RESIZE})
     add_options(parser, DEVICE)

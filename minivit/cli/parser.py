@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from .. import __version__
+from ..terminal import escape
 from ..training.progress import RENAMED_FIELDS
 from . import attention, cost, evaluate, exercise, gradcheck, predict, train
+from .option_file import Origins, expand, locate
 from .options import option_name
 
 COMMANDS = {
@@ -26,12 +28,18 @@ COMMANDS = {
 }
 
 
+class ParserError(Exception):
+    """The arguments cannot be parsed. The message starts with the name of the command."""
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports an error in one line."""
+    """An ArgumentParser that raises its errors."""
+
+    color = False  # of the help, from Python 3.14; `SafeStream` would escape the colour codes
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        """Raise ParserError."""
+        raise ParserError(self.prog, message)
 
     def report_unknown(self, word: str) -> NoReturn:
         """Report an unknown option or an unexpected argument, and exit."""
@@ -76,11 +84,29 @@ def build_parser() -> Parser:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the arguments, by default those of the process. Exit with status 2 on an error."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = build_parser()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        word = arguments[0]
-        parser.error(f"unknown command '{word}'{suggestion(word, COMMANDS, parser.prog)}")
-    args, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        args.parser.report_unknown(unknown[0])
+    parser, origins = build_parser(), {}
+    try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            word = arguments[0]
+            parser.error(f"unknown command '{word}'{suggestion(word, COMMANDS, parser.prog)}")
+        if arguments[:1] == ["train"]:
+            arguments, origins = read_files(arguments)
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            args.parser.report_unknown(unknown[0])
+    except ParserError as error:
+        prog, message = error.args
+        parser.exit(2, f"{prog}: error: {escape(locate(message, origins))}\n")
+    args.origins = origins
     return args
+
+
+def read_files(arguments: Sequence[str]) -> tuple[list[str], Origins]:
+    """Replace the arguments @FILE. Raise ParserError if a file cannot be read."""
+    try:
+        return expand(arguments)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}"
+    except ValueError as error:
+        message = str(error)
+    raise ParserError("minivit train", message)

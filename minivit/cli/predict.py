@@ -7,21 +7,21 @@ examples:
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from .. import data
 from ..layers import softmax
+from ..terminal import escape
 from . import common, options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`."""
     text = "image files (default: the bundled sample photograph if the model takes photographs)"
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help=text)
+    parser.add_argument("images", nargs="*", type=options.parse_path, metavar="IMAGE", help=text)
     top = (options.positive, "N", "number of classes to print (default: 3)", 3)
-    options.add_options(parser, {"top": top})
+    options.add_options(parser, {"top": top} | options.MAX_PIXELS)
     options.add_weights(parser, None, "runs/digits/model.npz")
     options.add_options(parser.add_argument_group("image files"), options.IMAGE_FILES)
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     for path, p in zip(args.images, probabilities, strict=True):
         best = np.argsort(-p)[: args.top]
         if names is None:
-            print(f"{path}: " + ", ".join(f"{c} ({p[c]:.1%})" for c in best))
+            print(f"{escape(path)}: " + ", ".join(f"{c} ({p[c]:.1%})" for c in best))
         else:
-            print("\n".join([str(path), *(f"{p[c]:8.1%}  {names[c]}" for c in best)]))
+            print("\n".join([escape(path), *(f"{p[c]:8.1%}  {names[c]}" for c in best)]))
     return 0

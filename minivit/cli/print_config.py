@@ -22,7 +22,8 @@ def format_config(
     `configurable`, because the data set or the file of --from determines them.
     """
     fields, settings = dataclasses.asdict(model.config), dataclasses.asdict(recipe)
-    values = {name: getattr(args, name) for name in ("data", "out", "threads", "device")}
+    names = "data", "out", "threads", "max_pixels", "device"
+    values = {name: getattr(args, name) for name in names}
     values["precision"] = args.precision
     if args.origin:
         values |= {"from": args.origin, "resize": getattr(args, "resize", None)}
@@ -37,8 +38,11 @@ def format_option(name: str, value: Any) -> str:
     """Return the option that sets a value."""
     if isinstance(value, bool):
         return option_name(name) if value else f"--no-{name}"
-    text = f"{option_name(name)} {shlex.quote(format_value(name, value))}"
-    return f"# {option_name(name)} None" if value is None and name != "stem" else text
+    if value is None and name != "stem":
+        return f"# {option_name(name)} None"
+    text = format_value(name, value)
+    separator = "=" if text.startswith(("-", "@")) else " "  # not another option or file
+    return f"{option_name(name)}{separator}{shlex.quote(text)}"
 
 
 def unused_fields(config: ViTConfig, recipe: Recipe) -> dict[str, str]:

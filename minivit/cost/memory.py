@@ -9,7 +9,7 @@ import numpy as np
 from .. import arrays
 from ..api import ViT
 from ..models import ViTConfig
-from ..parallel import cpu_count
+from ..parallel import count_threads
 from .formulas import layer_costs, total_cost
 
 STATE_VECTORS = {"adamw": 2, "sgd": 1}  # each as long as the vector of parameters
@@ -59,7 +59,7 @@ def memory(
     >>> m.shard_size, m.parameters  # 4 bytes per parameter
     (4, 346270624)
     """
-    threads = threads or cpu_count()
+    threads = count_threads(threads)
     # The number of shards depends only on the configuration, the dtype and the device.
     model = ViT(config, {"norm": {"scale": np.empty(0, dtype)}})
     S = min(shards or model.choose_shard_count(batch_size, threads), batch_size)

@@ -1,8 +1,10 @@
 """Format costs as text, and write them to a CSV file."""
 
 import csv
+import io
 from pathlib import Path
 
+from ..files import write_atomically
 from .formulas import LayerCost, total_cost
 from .memory import Memory
 
@@ -56,10 +58,11 @@ def format_memory(memory: Memory, dtype: str, optimiser: str) -> str:
 
 def write_csv(path: Path, costs: list[LayerCost]) -> None:
     """Write one row per layer, in integers. A row is the sum over identical layers."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = "parameters", "forward_flop", "backward_flop", "elements", "retained_bytes"
-        writer.writerow(["layer", "times", *names])
-        for cost in costs:
-            _, _, parameters, forward, *others = total_cost([cost])
-            writer.writerow([*cost[:2], parameters, forward, 2 * forward, *others])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    names = "parameters", "forward_flop", "backward_flop", "elements", "retained_bytes"
+    writer.writerow(["layer", "times", *names])
+    for cost in costs:
+        _, _, parameters, forward, *others = total_cost([cost])
+        writer.writerow([*cost[:2], parameters, forward, 2 * forward, *others])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from ..arrays import Array
-from ..layers.losses import check_labels
+from ..layers.losses import check_labels, check_soft_labels
 from .randaugment import apply_randaugment, gather_pixels
 
 AREA = (0.02, 0.33)  # of an erased box, as a fraction of the image
@@ -183,8 +183,9 @@ def sample_cutmix_mask(images: Array, beta: float, generator: np.random.Generato
 
 
 def to_soft_labels(labels: Array, B: int, K: int) -> Array:
-    """Convert labels (B,) to one-hot rows (B, K) float32. Labels (B, K) are only cast."""
+    """Convert labels (B,) to one-hot rows (B, K) float32. Labels (B, K) are checked and cast."""
     if labels.shape == (B, K):
+        check_soft_labels(labels)
         return labels.astype(np.float32)
     if labels.shape != (B,):
         raise ValueError(f"labels of shape {labels.shape} for {B} images of {K} classes")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array
+from ..files import FileError
 from .dataset import ByteImages, Dataset
 from .download import DAMAGED_GZIP, DELETE, RemoteFile, download, open_cache, temporary_folder
 from .images import check_file
@@ -20,6 +21,7 @@ from .images import check_file
 URL = "https://www.cs.toronto.edu/~kriz/"
 TRAIN = 50_000
 SIDE, C = 32, 3
+MAX_NAMES = 10_000  # characters of the file of class names
 
 
 class RecordDataset(NamedTuple):
@@ -88,9 +90,11 @@ def load_records(spec: RecordDataset, n: int, root: str | Path | None = None) ->
                 unpack_into_cache(spec, archive, cache)
     images, labels = read_split(spec, spec.train, folder)
     held_out = read_split(spec, spec.test, folder)
-    classes = tuple((folder / spec.names).read_text("ascii", errors="replace").split())
+    check_file(folder / spec.names)
+    with open(folder / spec.names, encoding="ascii", errors="replace") as file:
+        classes = tuple(file.read(MAX_NAMES).split())
     if len(classes) != spec.K:
-        raise ValueError(f"{folder / spec.names} has {len(classes)} names, not {spec.K}: {DELETE}")
+        raise FileError(f"{folder / spec.names} has {len(classes)} names, not {spec.K}: {DELETE}")
     return Dataset(spec.name, ByteImages(images.pixels[:n]), labels[:n], *held_out, classes)
 
 
@@ -107,7 +111,7 @@ def unpack_into_cache(spec: RecordDataset, archive: Path, cache: Path) -> None:
     A folder that another process has completed is left unchanged, because it may be in use.
     """
     if not spec.archive.matches(archive):
-        raise ValueError(
+        raise FileError(
             f"{archive} is not the complete file published at {spec.archive.url}: {DELETE}"
         )
     folder, names = cache / spec.folder, [*spec.sizes, spec.names]
@@ -124,7 +128,7 @@ def unpack_into_cache(spec: RecordDataset, archive: Path, cache: Path) -> None:
 def unpack(archive: Path, names: Iterable[str], folder: Path) -> None:
     """Extract the named entries of a .tar.gz to a folder, without the folders in their names.
 
-    Raises ValueError if the archive is damaged, lacks an entry, or contains an unsafe one. Some
+    Raises FileError if the archive is damaged, lacks an entry, or contains an unsafe one. Some
     files may have been extracted by then.
     """
     missing = set(names)
@@ -137,37 +141,36 @@ def unpack(archive: Path, names: Iterable[str], folder: Path) -> None:
                     (folder / path.name).write_bytes(stream.read())
                     missing.remove(str(path))
     except (tarfile.TarError, *DAMAGED_GZIP) as error:
-        raise ValueError(f"{archive.name} is damaged or truncated: {error}") from None
+        raise FileError(f"{archive.name} is damaged or truncated: {error}") from None
     if missing:
-        raise ValueError(f"{archive.name} is incomplete: it lacks {', '.join(sorted(missing))}")
+        raise FileError(f"{archive.name} is incomplete: it lacks {', '.join(sorted(missing))}")
 
 
 def check_entry(entry: tarfile.TarInfo, archive: str) -> None:
-    """Raise ValueError for a link, a special file, or a path that leaves the extraction folder."""
+    """Raise FileError for a link, a special file, or a path that leaves the extraction folder."""
     path = PurePosixPath(entry.name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(
+        raise FileError(
             f"{archive} is unsafe: the path {entry.name!r} leaves the extraction folder"
         )
     if not (entry.isfile() or entry.isdir()):
-        raise ValueError(f"{archive} is unsafe: {entry.name!r} is a link or a special file")
+        raise FileError(f"{archive} is unsafe: {entry.name!r} is a link or a special file")
 
 
 def read_split(
     spec: RecordDataset, files: dict[str, int], folder: Path
 ) -> tuple[ByteImages, Array]:
-    """Read images (n, 32, 32, 3) and labels (n,). Raises ValueError for a damaged file."""
+    """Read images (n, 32, 32, 3) and labels (n,). Raises FileError for a damaged file."""
     images, labels = [], []
     for name, n in files.items():
         path, size = folder / name, spec.sizes[name]
         check_file(path)
-        table = np.fromfile(path, np.uint8)
-        if table.size != size:
-            raise ValueError(f"{path} has {table.size:,} bytes, not {size:,}: {DELETE}")
-        table = table.reshape(n, -1)  # (n, label bytes + 3072)
+        if path.stat().st_size != size:
+            raise FileError(f"{path} has {path.stat().st_size:,} bytes, not {size:,}: {DELETE}")
+        table = np.fromfile(path, np.uint8).reshape(n, -1)  # (n, label bytes + 3072)
         classes, planes = table[:, spec.label_bytes - 1], table[:, spec.label_bytes :]
         if classes.max() >= spec.K:
-            raise ValueError(f"{path} contains label {classes.max()}, not below {spec.K}: {DELETE}")
+            raise FileError(f"{path} contains label {classes.max()}, not below {spec.K}: {DELETE}")
         labels.append(classes.astype(np.int64))
         planes = planes.reshape(n, C, SIDE, SIDE)
         images.append(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)))

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import os
 import shutil
-import sys
+import stat
 import tempfile
 import time
 import zlib
@@ -20,10 +20,11 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from platformdirs import user_cache_path
-from tqdm import tqdm
+
+from ..files import DAY, FileError
+from ..terminal import escape, print_message, progress_bar
 
 PREFIX = "downloading-"  # of temporary folders
-DAY = 24 * 3600  # seconds
 TIMEOUT = 30  # seconds without data
 CHUNK = 1 << 16  # bytes per read
 RANGE_NOT_SATISFIABLE = 416  # HTTP status: the requested range starts after the end of the file
@@ -99,13 +100,16 @@ def download(remote: RemoteFile, root: Path, alternative: str) -> Iterator[Path]
 
     After a network failure or Ctrl-C, the received bytes remain in the cache `root` as
     NAME.MD5.part, and the next call resumes from them. Raises ConnectionError, whose message ends
-    with `alternative`, ValueError for other content, and OSError if the file cannot be written.
+    with `alternative`, FileError for other content, and OSError if the file cannot be written.
     """
     partial = root / f"{remote.name}.{remote.md5[:8]}.part"
     with temporary_folder(root, remote.name, remote.size) as folder:
         file = folder / remote.name
         with suppress(FileNotFoundError):
             os.replace(partial, file)  # only one of several processes succeeds
+            # In a shared cache, a link may point to a file that should not be overwritten.
+            if not stat.S_ISREG(file.lstat().st_mode) or file.lstat().st_nlink > 1:
+                file.unlink()
         try:
             complete_download(file, remote)
             yield file
@@ -113,7 +117,7 @@ def download(remote: RemoteFile, root: Path, alternative: str) -> Iterator[Path]
             message = f"cannot download {remote.url}: {error}{keep_partial(file, partial)}"
             raise ConnectionError(f"{message}; without a network, {alternative}") from None
         except KeyboardInterrupt:
-            print(f"\n{remote.name}: interrupted{keep_partial(file, partial)}", file=sys.stderr)
+            print_message(f"{remote.name}: interrupted{keep_partial(file, partial)}")
             raise
 
 
@@ -128,7 +132,7 @@ def keep_partial(file: Path, partial: Path) -> str:
 def complete_download(file: Path, remote: RemoteFile) -> None:
     """Download the rest of a file, or all of it, and verify it.
 
-    Raises ConnectionError, or ValueError for other content. In the second case, the file is empty.
+    Raises ConnectionError, or FileError for other content. In the second case, the file is empty.
     """
     file.touch()
     resumed = file.stat().st_size > 0
@@ -137,7 +141,7 @@ def complete_download(file: Path, remote: RemoteFile) -> None:
         return
     file.write_bytes(b"")
     if not resumed:
-        raise ValueError(
+        raise FileError(
             f"{remote.url} is not the published file of {remote.size:,} bytes with MD5 "
             f"{remote.md5}; nothing was kept"
         )
@@ -147,9 +151,9 @@ def complete_download(file: Path, remote: RemoteFile) -> None:
 def transfer(file: Path, remote: RemoteFile) -> None:
     """Append the missing bytes. Reconnect as long as each connection delivers some of them."""
     while (start := file.stat().st_size) < remote.size:
-        progress = tqdm(
+        progress = progress_bar(
             total=remote.size, initial=start, desc=remote.name,
-            unit="B", unit_scale=True, leave=False, disable=None,
+            unit="B", unit_scale=True, leave=False,
         )  # fmt: skip
         try:
             with file.open("r+b") as out, progress:
@@ -186,8 +190,8 @@ def read_chunks(remote: RemoteFile, start: int) -> Iterator[tuple[int, bytes]]:
     except HTTPError as error:
         error.close()
         if error.code != RANGE_NOT_SATISFIABLE:
-            raise ConnectionError(str(error)) from None
+            raise ConnectionError(escape(error)) from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         text = str(getattr(reason, "strerror", None) or reason)
-        raise ConnectionError(" ".join(text.split())) from None  # on one line
+        raise ConnectionError(escape(" ".join(text.split()))) from None  # on one line

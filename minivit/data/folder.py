@@ -2,20 +2,19 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from ..arrays import Array
-from ..parallel import cpu_count
+from ..files import FileError, is_system_error
+from ..parallel import count_threads
+from ..terminal import escape, print_message
 from .dataset import Dataset
-from .images import SYSTEM_ERRORS, read_image
+from .images import MAX_PIXELS, available_formats, read_image
 from .preprocessing import HALF, Size, get_preprocessing
 
 SUFFIXES = (
@@ -32,8 +31,8 @@ class FolderImages:
     """Images (n, H, W, C), float32 in [-1, 1], that are read from files when they are indexed.
 
     A preprocessing family determines the resizing and the crop, but not the normalisation, which
-    `resize_dataset` applies. An unreadable file is reported once on stderr, added to `unreadable`
-    and not opened again.
+    `resize_dataset` applies. An unreadable file, or one with more than `max_pixels` pixels, is
+    reported once on stderr, added to `unreadable` and not opened again.
 
     threads: number of files decoded in parallel (None: one per core). Pillow releases the GIL.
     """
@@ -45,14 +44,15 @@ class FolderImages:
         channels: int,
         preprocessing: str = "cropped",
         threads: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.files = np.array(files, dtype=object)  # (n,)
         self.shape = (len(files), *image_size, channels)
         family = get_preprocessing(preprocessing, image_size)
         self.preprocessing = dataclasses.replace(family, mean=HALF, std=HALF)
-        self.threads = threads or cpu_count()
+        self.threads, self.max_pixels = count_threads(threads), max_pixels
         self.unreadable: set[str] = set()
-        Image.init()  # register Pillow's formats, because doing so in several threads misses some
+        available_formats()  # not in several threads: registering Pillow's formats would miss some
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,7 +63,7 @@ class FolderImages:
             return self[[indices]][0]
         images, readable = self.read(indices)
         if not readable.all():
-            raise ValueError(f"{self.files[indices][~readable][0]} cannot be read as an image")
+            raise FileError(f"{self.files[indices][~readable][0]} cannot be read as an image")
         return images
 
     def read(self, indices: slice | Array) -> tuple[Array, Array]:
@@ -78,10 +78,10 @@ class FolderImages:
         for file, error in zip(files, errors, strict=True):
             if error and file not in self.unreadable:
                 self.unreadable.add(file)
-                tqdm.write(f"skipped: {error}", file=sys.stderr)  # above a progress bar
+                print_message(f"skipped: {error}")
         if len(self.unreadable) == len(self):
             first, last = self.files[[0, -1]]
-            raise ValueError(f"none of the images from {first} to {last} can be read")
+            raise FileError(f"none of the images from {first} to {last} can be read")
         readable = np.array([not error for error in errors], dtype=bool)
         return images if readable.all() else images[readable], readable
 
@@ -91,9 +91,9 @@ class FolderImages:
             return "already reported"
         H, W, C = image.shape
         try:
-            image[:] = read_image(file, (H, W), C, self.preprocessing)
+            image[:] = read_image(file, (H, W), C, self.preprocessing, self.max_pixels)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in SYSTEM_ERRORS:
+            if is_system_error(error):
                 raise
             return str(error)
         return ""
@@ -107,6 +107,7 @@ def load_folder(
     preprocessing: str = "cropped",
     seed: int = 0,
     threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Dataset:
     """Load a folder of images by class. Images are read when they are used.
 
@@ -128,6 +129,8 @@ def load_folder(
         Seed of the choice of held-out images.
     threads : int, optional
         Number of files decoded in parallel. By default, one per core.
+    max_pixels : int, optional
+        Files with more pixels are skipped.
 
     Raises
     ------
@@ -156,10 +159,10 @@ def load_folder(
     def make_part(files: Files) -> tuple[FolderImages, Array]:
         labels = np.array([names.index(name) for name in files], dtype=np.int64)
         paths = list(chain.from_iterable(files.values()))
-        images = FolderImages(paths, image_size, channels, preprocessing, threads)
+        images = FolderImages(paths, image_size, channels, preprocessing, threads, max_pixels)
         return images, np.repeat(labels, [len(paths) for paths in files.values()])
 
-    classes = tuple(name.encode(errors="backslashreplace").decode() for name in names)
+    classes = tuple(map(escape, names))
     name = f"images in {path.resolve().name}"
     return Dataset(name, *make_part(training), *make_part(held_out), classes)
 

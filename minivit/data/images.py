@@ -1,6 +1,5 @@
 """Read image files and files of class names."""
 
-import errno
 import re
 import warnings
 from contextlib import suppress
@@ -10,14 +9,26 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..arrays import Array
+from ..files import FileError, is_system_error
 from .preprocessing import Preprocessing, Size, get_preprocessing, preprocess
 
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
-SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not caused by the file
+# Raster formats that Pillow decodes itself. For EPS, it would start another program.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
+)  # fmt: skip
+MAX_PIXELS = 50_000_000  # of a file; a file of 1 MB can contain 1,000 times as many bytes of pixels
+MAX_SIDE = 65_535  # pixels; the largest side that JPEG allows
+STRIP = 256  # rows that are drawn on white at a time, to save memory
+MAX_LABELS = 10_000_000  # bytes of a file of class names
 
 
 def read_image(
-    path: str | Path, size: Size, channels: int, preprocessing: str | Preprocessing = "minivit"
+    path: str | Path,
+    size: Size,
+    channels: int,
+    preprocessing: str | Preprocessing = "minivit",
+    max_pixels: int = MAX_PIXELS,
 ) -> Array:
     """Read an image file as the input of a model, a float32 array (H, W, channels).
 
@@ -34,13 +45,16 @@ def read_image(
     preprocessing : str or Preprocessing, optional
         Name of a family (see `get_preprocessing`), or the rules themselves. By default, the image
         is resized without keeping its aspect ratio, and its values are in [-1, 1].
+    max_pixels : int, optional
+        Refuse a file with more pixels, before it is decoded.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
-    ValueError
-        If Pillow cannot read the file as an image, or if the preprocessing does not apply to it.
+    FileError
+        A ValueError. The file is not an image in one of the formats AVIF, BMP, GIF, JPEG, JPEG
+        2000, PNG, PPM, TIFF and WebP, it is too large, or the preprocessing does not apply to it.
 
     Examples
     --------
@@ -54,22 +68,39 @@ def read_image(
         preprocessing = get_preprocessing(preprocessing, size)
     silence_pillow_warnings()
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=available_formats()) as picture:
+            check_size(picture, max_pixels)
             picture.load()
             with suppress(Exception):  # damaged EXIF metadata; the parser raises many exceptions
-                picture = ImageOps.exif_transpose(picture)
+                ImageOps.exif_transpose(picture, in_place=True)
             picture = remove_transparency(convert_to_8_bit(picture)).convert(MODES[channels])
     except UnidentifiedImageError:
-        raise ValueError(f"{path} cannot be read as an image: unknown file format") from None
+        raise FileError(f"{path} cannot be read as an image: unknown file format") from None
     except Exception as error:  # the decoders raise exceptions of many types
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRORS:
+        if is_system_error(error):
             raise
         reason = getattr(error, "strerror", None) or error  # strerror does not repeat the path
-        raise ValueError(f"{path} cannot be read as an image: {reason}") from None
+        raise FileError(f"{path} cannot be read as an image: {reason}") from None
     try:
         return preprocess(picture, size, preprocessing)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise FileError(f"{path}: {error}") from None
+
+
+def available_formats() -> list[str]:
+    """Return the formats that this version of Pillow supports."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def check_size(picture: Image.Image, max_pixels: int) -> None:
+    """Raise ValueError if a picture that has not been decoded yet is too large."""
+    width, height = picture.size
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise ValueError(
+            f"it has {height:,} x {width:,} pixels. The limit is {max_pixels:,} pixels "
+            f"(--max-pixels), with at most {MAX_SIDE:,} per side"
+        )
 
 
 def silence_pillow_warnings() -> None:
@@ -93,17 +124,19 @@ def check_file(path: str | Path) -> None:
 def read_labels(path: str | Path, classes: int) -> list[str]:
     """Read the names of a model's classes, in order.
 
-    Raises FileNotFoundError, or ValueError if the file is not text with one line per class.
+    Raises FileNotFoundError, or FileError if the file is not text with one line per class.
     """
     check_file(path)
+    if Path(path).stat().st_size > MAX_LABELS:
+        raise FileError(f"{path} has more than {MAX_LABELS:,} bytes, too many for class names")
     try:
         text = Path(path).read_text(encoding="utf-8-sig").rstrip()
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file with one class name per line") from None
+        raise FileError(f"{path} is not a text file with one class name per line") from None
     names = [line.strip() for line in text.split("\n")] if text else []
     if len(names) != classes:
         lines = "1 line" if len(names) == 1 else f"{len(names)} lines"
-        raise ValueError(f"{path} has {lines}, but the model has {classes} classes")
+        raise FileError(f"{path} has {lines}, but the model has {classes} classes")
     return names
 
 
@@ -115,9 +148,13 @@ def sample_photograph() -> Path:
 
 
 def convert_to_8_bit(picture: Image.Image) -> Image.Image:
-    """Scale a 16-bit grey picture to 8 bits, because Pillow's conversion would clip it to white."""
-    if picture.mode == "F":
-        raise ValueError("its pixels are floats, and the value of white is unknown")
+    """Scale a 16-bit grey picture to 8 bits, because Pillow's conversion would clip it to white.
+
+    Raises ValueError for more bits and for floats, because their value of white is unknown.
+    """
+    if picture.mode == "F" or (picture.format == "TIFF" and picture.mode == "I"):
+        kind = "floats" if picture.mode == "F" else "integers of 32 bits or with a sign"
+        raise ValueError(f"its pixels are {kind}, and the value of white is unknown")
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
@@ -127,5 +164,10 @@ def remove_transparency(picture: Image.Image) -> Image.Image:
     """Draw a picture on white. The colours of transparent pixels are arbitrary."""
     if picture.getbands()[-1] != "A" and "transparency" not in picture.info:
         return picture
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    width, height = picture.size
+    drawn = Image.new("RGB", (width, height))
+    for top in range(0, height, STRIP):
+        strip = picture.crop((0, top, width, min(top + STRIP, height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        drawn.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return drawn

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array
+from ..files import FileError
 from .dataset import ByteImages, Dataset
 from .download import DAMAGED_GZIP, DELETE, RemoteFile, download, open_cache
 from .images import check_file
@@ -76,8 +77,8 @@ def load_mnist(n: int = TRAIN, root: str | Path | None = None) -> Dataset:
     ------
     OSError
         If the download fails (ConnectionError), or if the cache cannot be written or read.
-    ValueError
-        If a file is damaged or is not the published one.
+    FileError
+        A ValueError. A file is damaged or is not the published one.
 
     Examples
     --------
@@ -120,20 +121,21 @@ def read_idx(path: Path, shape: tuple[int, ...], K: int) -> Array:
     """Read images (n, H, W, 1), bytes, or labels (n,) of K classes, int64, from an idx file.
 
     The header is two zeros, 8 for bytes, the number of dimensions, and the size of each dimension
-    in four bytes. Raises ValueError for a damaged file, another shape, and a label out of range.
+    in four bytes. Raises FileError for a damaged file, another shape, and a label out of range.
     """
     check_file(path)
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except DAMAGED_GZIP as error:
-        raise ValueError(f"{path} is damaged or truncated ({error}): {DELETE}") from None
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
-    if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
-        raise ValueError(f"{path} is not an idx file of bytes with shape {shape}: {DELETE}")
+    size = len(header) + math.prod(shape)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read(size + 1)  # not more, because it may unpack to any size
+    except DAMAGED_GZIP as error:
+        raise FileError(f"{path} is damaged or truncated ({error}): {DELETE}") from None
+    if content[: len(header)] != header or len(content) != size:
+        raise FileError(f"{path} is not an idx file of bytes with shape {shape}: {DELETE}")
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
     if len(shape) > 1:
         return array[..., None]
     if array.max() >= K:
-        raise ValueError(f"{path} contains label {array.max()}, not below {K}: {DELETE}")
+        raise FileError(f"{path} contains label {array.max()}, not below {K}: {DELETE}")
     return array.astype(np.int64)

@@ -16,6 +16,7 @@ Size = tuple[int, int]  # height and width
 HALF = (0.5, 0.5, 0.5)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MAX_PIXELS = 100_000_000  # of a picture that has been resized and not yet cropped
+MAX_WEIGHTS = 20_000_000  # entries of a resampling matrix, four of which are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,11 @@ def preprocess(picture: Image.Image, size: Size, preprocessing: Preprocessing) -
         pixels = np.asarray(picture.resize((w, h), FILTERS[preprocessing.filter]))
         top, left = round((h - H) / 2), round((w - W) / 2)
     else:  # as TensorFlow; big_vision converts the result of its area filter to bytes
+        if max(h * picture.height, w * picture.width) > MAX_WEIGHTS:
+            raise ValueError(
+                f"resampling {picture.height} x {picture.width} pixels to {h} x {w} would need too "
+                "much memory"
+            )
         pixels = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1)
         pixels = resample(pixels, (h, w), preprocessing.filter)
         pixels = pixels.astype(np.uint8) if preprocessing.filter == "area" else pixels

@@ -6,6 +6,8 @@ import numpy as np
 
 from ..arrays import Array, Pullback, array_module, widen_float16
 
+SUM_TOLERANCE = 1e-3  # of soft labels; a row of float16 numbers has half of this rounding error
+
 
 @singledispatch
 @widen_float16
@@ -16,14 +18,14 @@ def cross_entropy(
 
     logits (B, K); labels (B,) integers from 0 to K - 1, or soft targets (B, K)  ->  a scalar
     Label smoothing s replaces the targets by (1 - s) target + s / K. Only the logits receive a
-    gradient. Raises ValueError for labels of another shape or out of range and for s outside
-    [0, 1], TypeError if labels of shape (B,) are not integers.
+    gradient. Raises ValueError for labels of another shape or out of range, for soft targets that
+    are not probabilities, and for s outside [0, 1]; TypeError if labels (B,) are not integers.
     """
     check_label_smoothing(label_smoothing)
     xp = array_module(logits)
     B = len(logits)
     targets = make_targets(logits, labels, label_smoothing)  # (B, K)
-    mass = targets.sum(-1, keepdims=True)  # (B, 1), 1 unless soft targets have another sum
+    mass = targets.sum(-1, keepdims=True)  # (B, 1), 1 up to rounding errors
     shifted = logits - logits.real.max(-1, keepdims=True)
     exps = xp.exp(shifted)
     norm = exps.sum(-1, keepdims=True)  # (B, 1)
@@ -47,6 +49,7 @@ def make_targets(logits: Array, labels: Array, label_smoothing: float) -> Array:
     B, K = logits.shape
     dtype = logits.real.dtype
     if labels.shape == (B, K):
+        check_soft_labels(labels)
         targets = xp.asarray(labels).astype(dtype)
     elif labels.shape != (B,):
         raise ValueError(f"labels of shape {labels.shape} for logits of shape {logits.shape}")
@@ -66,6 +69,23 @@ def check_labels(labels: Array, K: int) -> None:
     if isinstance(labels, np.ndarray) and labels.size and not 0 <= labels.min() <= labels.max() < K:
         bad = labels[(labels < 0) | (labels >= K)][0]
         raise ValueError(f"label {bad} is out of range: {K} classes have labels from 0 to {K - 1}")
+
+
+def check_soft_labels(labels: Array) -> None:
+    """Raise ValueError unless each row (B, K) of soft labels is a probability distribution.
+
+    Labels on a GPU are not checked, because this would wait for the GPU.
+    """
+    if not isinstance(labels, np.ndarray):
+        return
+    sums = labels.sum(-1, dtype=np.float64)  # (B,)
+    invalid = ~((abs(sums - 1) < SUM_TOLERANCE) & (labels >= 0).all(-1))  # also if NaN or infinite
+    if invalid.any():
+        i = int(invalid.argmax())
+        raise ValueError(
+            "soft labels must be finite and non-negative, and each row must sum to 1: row "
+            f"{i} has a minimum of {labels[i].min():.3g} and a sum of {sums[i]:.6g}"
+        )
 
 
 @widen_float16

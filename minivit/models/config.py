@@ -11,6 +11,9 @@ GELUS = ("tanh", "erf")
 PREPROCESSINGS = (
     "minivit", "google", "timm", "huggingface", "imagenet", "dino", "big_vision", "cropped",
 )  # fmt: skip
+MAX_DEPTH, MAX_STAGES, MAX_UNITS = 1_000, 8, 100  # blocks; of the stem, and per stage
+MAX_TOKENS = 100_000  # per image; the attention weights of one head then have 10^10 entries
+MAX_COUNT = 10**9  # of everything else
 GROUPS = 32  # of the stem's group norms
 
 #         depth, width, mlp_width, heads
@@ -107,18 +110,17 @@ class ViTConfig:
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, to_python(getattr(self, field.name)))
         size: Any = self.image_size
-        size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        object.__setattr__(self, "image_size", size)
-        if isinstance(self.stem, list):  # JSON has no tuples
-            object.__setattr__(self, "stem", tuple(self.stem))
+        object.__setattr__(self, "image_size", size if isinstance(size, tuple) else (size, size))
         self._check()
 
     def _check(self) -> None:
         counts = ["patch_size", "channels", "width", "depth", "heads", "mlp_width", "stem_width"]
         counts += [name for name in ("classes", "hidden_head") if getattr(self, name) is not None]
         for name in counts:
-            _check_positive(name, getattr(self, name))
+            _check_positive(name, getattr(self, name), MAX_DEPTH if name == "depth" else MAX_COUNT)
         self._check_stem()
         self._check_image_size()
         if self.width % self.heads:
@@ -139,6 +141,8 @@ class ViTConfig:
         for name in ("norm_eps", "position_std"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative: {getattr(self, name)}")
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be at most 1, not {getattr(self, name)}")
         for name in ("qkv_bias", "patch_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
@@ -150,8 +154,10 @@ class ViTConfig:
             raise ValueError(
                 f"stem must be the units of each stage, such as (3, 4, 9): {self.stem!r}"
             )
+        if len(self.stem) > MAX_STAGES:
+            raise ValueError(f"stem must have at most {MAX_STAGES} stages, not {len(self.stem)}")
         for units in self.stem:
-            _check_positive("the number of units in a stage of the stem", units)
+            _check_positive("the number of units in a stage of the stem", units, MAX_UNITS)
         if self.stem_width % GROUPS:
             raise ValueError(f"stem_width {self.stem_width} is not a multiple of {GROUPS} groups")
 
@@ -159,7 +165,7 @@ class ViTConfig:
         if len(self.image_size) != 2:
             raise ValueError(f"image_size must be one number or two, not {self.image_size}")
         for side in self.image_size:
-            _check_positive("image_size", side)
+            _check_positive("image_size", side, MAX_COUNT)
         rows, columns = self.feature_map
         if rows % self.patch_size or columns % self.patch_size:
             H, W = self.image_size
@@ -167,6 +173,12 @@ class ViTConfig:
             raise ValueError(
                 f"image_size {H} x {W}{map_size} cannot be cut into patches of "
                 f"{self.patch_size} x {self.patch_size}"
+            )
+        if self.tokens > MAX_TOKENS:
+            H, W = self.image_size
+            raise ValueError(
+                f"image_size {H} x {W} gives {self.tokens:,} tokens, more than {MAX_TOKENS:,}: "
+                "use larger patches or a smaller image"
             )
 
     @property
@@ -228,6 +240,15 @@ class ViTConfig:
         return cls(**{"patch_size": patch_size, "stem": stem, **sizes, **fields})
 
 
-def _check_positive(name: str, value: Any) -> None:
+def to_python(value: Any) -> Any:
+    """Convert a NumPy scalar to a Python number, and a list to a tuple of such numbers."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(to_python, value))
+    return value.item() if hasattr(value, "item") else value
+
+
+def _check_positive(name: str, value: Any, limit: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        raise ValueError(f"{name} must be a positive integer, not {value!r:.40}")
+    if value > limit:
+        raise ValueError(f"{name} must be at most {limit:,}, not {value!r:.40}")

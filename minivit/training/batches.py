@@ -12,7 +12,7 @@ from ..data import Dataset
 from ..data.augment import augment, mix
 from ..data.dataset import take
 from ..data.preprocessing import HALF
-from ..layers.losses import check_labels
+from ..layers.losses import check_labels, check_soft_labels
 from ..parallel import batch_slices, single_threaded_blas
 from .recipe import Recipe
 
@@ -26,12 +26,15 @@ def count_batches(dataset: Dataset, recipe: Recipe) -> int:
     return math.ceil(len(dataset.images) / recipe.batch_size)
 
 
-def iterate_batches(dataset: Dataset, recipe: Recipe, epoch: int) -> Generator[Batch, None, None]:
-    """Yield all training images once, shuffled and augmented.
+def iterate_batches(
+    dataset: Dataset, recipe: Recipe, epoch: int, first: int = 0
+) -> Generator[Batch, None, None]:
+    """Yield the training images once, shuffled and augmented, without the `first` batches.
 
     The random numbers depend on the seed and the epoch alone, so a resumed run gets the same
-    batches. A batch in which no image is readable is skipped. Raises ValueError for augmentation
-    that does not fit the images.
+    batches. The first ones are prepared nevertheless, because this advances the generator. A batch
+    in which no image is readable is skipped. Raises ValueError for augmentation that does not fit
+    the images.
     """
     check_augmentation(dataset, recipe)
     n, border = len(dataset.images), black_pixel(dataset)
@@ -48,7 +51,11 @@ def iterate_batches(dataset: Dataset, recipe: Recipe, epoch: int) -> Generator[B
         )  # fmt: skip
         if recipe.mixup or recipe.cutmix:
             K = len(dataset.classes)
-            yield mix(images, labels, K, generator, mixup=recipe.mixup, cutmix=recipe.cutmix)
+            images, labels = mix(
+                images, labels, K, generator, mixup=recipe.mixup, cutmix=recipe.cutmix
+            )
+        if first:
+            first -= 1
         else:
             yield images, labels
 
@@ -81,12 +88,14 @@ def upload_batches(
 ) -> Generator[Batch, None, None]:
     """Copy batches to the GPU. With `prefetch`, the copy overlaps with the previous step.
 
-    Raises ValueError for labels out of range, which are not checked on the GPU.
+    Raises ValueError for invalid labels, which are not checked on the GPU.
     """
     uploader.begin()
     for images, labels in batches:
         if labels.ndim == 1:
             check_labels(labels, classes)
+        else:
+            check_soft_labels(labels)
         yield uploader(images), uploader(labels)
         uploader.begin()
 

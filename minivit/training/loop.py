@@ -1,68 +1,29 @@
 """The training loop: epochs, evaluation, log, checkpoints, and resuming."""
 
-import csv
 import dataclasses
-import json
 import math
-import os
-import sys
-import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from .. import devices, weights
 from ..api import ViT
-from ..arrays import Array, array_module, device_of, to_host
+from ..arrays import Array, device_of, to_host
 from ..data import Dataset
-from ..data.dataset import fingerprint
-from ..optim import SGD, AdamW, clip_by_global_norm
-from ..tree import pack
+from ..optim import clip_by_global_norm
+from ..terminal import print_message, progress_bar
 from .batches import check_augmentation, count_batches, iterate_batches, prefetch, upload_batches
-from .ema import EMA
 from .evaluate import Score, evaluate
-from .log import LOG, read_log, write_log
-from .progress import CHECKPOINT, Progress, read_progress
-from .recipe import OPTIMISERS, Recipe
+from .lock import lock_folder
+from .log import COLUMNS, LOG, write_log
+from .progress import CHECKPOINT, read_progress
+from .recipe import Recipe
+from .run import ResumeError, TrainingRun, create_run, restore_run, save_checkpoint
 from .schedules import schedule_learning_rate
-from .step import StepOptions, batch_gradients, check_has_head
+from .signals import Interrupted, handle_signals
+from .step import batch_gradients, check_has_head
 
 STEP_BAR_DELAY = 3  # seconds after which an epoch shows a progress bar of its steps
+OUTPUTS = (LOG, CHECKPOINT)
 LOSS_INTERVAL = 50  # steps between two copies of the loss to the host; a copy waits for the GPU
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingRun:
-    """The objects of a training run."""
-
-    model: ViT
-    dataset: Dataset
-    recipe: Recipe
-    options: StepOptions
-    folder: Path
-    optimiser: AdamW | SGD
-    ema: EMA | None
-    uploader: "devices.Uploader | None"  # for a model on a GPU
-
-    @property
-    def result(self) -> ViT:
-        """The model that is evaluated and saved, with the averaged weights if there is an EMA."""
-        if self.ema is None:
-            return self.model
-        return type(self.model)(self.model.config, self.model.params | self.ema.parameters.tree)
-
-    @property
-    def state(self) -> dict[str, Array]:
-        """The vectors in a checkpoint besides the parameters of the result."""
-        running = {"running": self.optimiser.parameters.vector} if self.ema else {}
-        return self.optimiser.state | running
-
-
-class ResumeError(ValueError):
-    """The folder contains no run that can be resumed."""
 
 
 def train(
@@ -71,7 +32,8 @@ def train(
     """Train a model from its current parameters and write `model.npz` and `log.csv`.
 
     The same model, data, recipe and number of shards give the same bits. Each epoch ends with a
-    checkpoint, from which `resume` continues.
+    checkpoint, from which `resume` continues. After Ctrl-C, SIGTERM or SIGHUP, the current step is
+    completed and a checkpoint is written. A second signal stops at once.
 
     Parameters
     ----------
@@ -98,6 +60,10 @@ def train(
         If the loss becomes NaN or infinite.
     OSError
         If the folder cannot be written.
+    LockedError
+        A RuntimeError. Another process is training in the folder.
+    Interrupted
+        A KeyboardInterrupt. A signal stopped the training.
 
     Examples
     --------
@@ -112,14 +78,13 @@ def train(
     """
     check_has_head(model)
     check_augmentation(dataset, recipe)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     if recipe.shards is None:
         part = math.ceil(min(recipe.batch_size, len(dataset.images)) / recipe.grad_accumulation)
         recipe = dataclasses.replace(recipe, shards=model.choose_shard_count(part, threads))
-    run = _prepare_run(model, dataset, recipe, folder, threads)
-    _save_checkpoint(run, epoch=0)
-    return _train_epochs(run, 0, [])
+    with lock_folder(folder, OUTPUTS):
+        run = create_run(model, dataset, recipe, Path(folder), threads)
+        save_checkpoint(run)
+        return _train_epochs(run)
 
 
 def resume(
@@ -129,114 +94,106 @@ def resume(
 
     `model` has been loaded from the checkpoint in the folder. Raises ResumeError if the run is
     complete, ValueError if the data set differs in its name, classes, files or labels,
-    FileNotFoundError if there is no checkpoint.
+    FileNotFoundError if there is no checkpoint, and otherwise as `train`.
     """
     folder = Path(folder)
     path = folder / CHECKPOINT
-    state = weights.load_training(path)
-    progress = read_progress(folder)
-    if progress is None:
-        raise ResumeError(f"the training run of {path} is complete: there is nothing to resume")
-    run = _prepare_run(model, dataset, progress.recipe, folder, threads)
-    run.optimiser.t = progress.t
-    for name, vector in run.state.items():
-        if name not in state or state[name].shape != vector.shape:
-            raise weights.CheckpointError(f"{path}: training vector '{name}' is missing or invalid")
-        if not np.isfinite(state[name]).all():
-            raise weights.CheckpointError(f"{path}: training vector '{name}' is not finite")
-        vector[:] = array_module(vector).asarray(state[name])
-    if progress.data not in (None, dataset.name):
-        raise ValueError(f"{path} was trained on the {progress.data}, not on the {dataset.name}")
-    if progress.fingerprint not in (None, fingerprint(dataset)):
-        others = f"other files or labels than the {dataset.name} have now"
-        raise ValueError(f"{path} was trained on {others}")
-    log = read_log(folder / LOG) if progress.epoch else []
-    rows = [row for row in log if row["epoch"] <= progress.epoch]
-    return _train_epochs(run, progress.epoch, rows)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with lock_folder(folder, OUTPUTS):
+        progress = read_progress(folder)
+        if progress is None:
+            raise ResumeError(f"the training run of {path} is complete: there is nothing to resume")
+        run = create_run(model, dataset, progress.recipe, folder, threads)
+        restore_run(run, progress)
+        return _train_epochs(run)
 
 
-def _prepare_run(
-    model: ViT, dataset: Dataset, recipe: Recipe, folder: Path, threads: int | None
-) -> TrainingRun:
-    parameters = pack({"head": model.params["head"]} if recipe.freeze else model.params)
-    optimiser = OPTIMISERS[recipe.optimiser](parameters, recipe.weight_decay)
-    ema = EMA(parameters, recipe.ema) if recipe.ema else None
-    uploader = devices.create_uploader() if model.device == "gpu" else None
-    options = recipe.step_options(threads)
-    return TrainingRun(model, dataset, recipe, options, folder, optimiser, ema, uploader)
-
-
-def _train_epochs(run: TrainingRun, done: int, rows: list[dict[str, Any]]) -> Score:
-    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
+def _train_epochs(run: TrainingRun) -> Score:
     score, epochs = None, run.recipe.epochs
-    write_log(run.folder / LOG, rows)
+    write_log(run.folder / LOG, run.rows)
     with (
-        open(run.folder / LOG, "a", newline="") as file,
-        tqdm(total=epochs, initial=done, unit="epoch", disable=None) as bar,
+        handle_signals(run.signals),
+        progress_bar(total=epochs, initial=run.epoch, unit="epoch") as bar,
     ):
-        log = csv.writer(file)
-        for epoch in range(done + 1, epochs + 1):
-            loss, learning_rate = _train_epoch(run, epoch)
-            score = evaluate(run.result, run.dataset.held_out_images, run.dataset.held_out_labels)
-            _check_finite(score.loss, "held-out loss", epoch, run.recipe)
-            seconds = round(time.perf_counter() - started, 3)
-            log.writerow([epoch, run.optimiser.t, learning_rate, loss, *score, seconds])
-            file.flush()
-            os.fsync(file.fileno())  # the log must not be older than the checkpoint
-            _save_checkpoint(run, epoch)
+        while run.epoch < epochs:
+            loss, learning_rate = _train_epoch(run)
+            try:
+                with run.signals.immediate():
+                    held_out = run.dataset.held_out_images, run.dataset.held_out_labels
+                    score = evaluate(run.result, *held_out)
+            except Interrupted:
+                save_checkpoint(run)
+                raise
+            _check_finite(score.loss, "held-out loss", run)
+            run.epoch += 1
+            run.batches, run.images, run.loss = 0, 0, 0.0
+            row = [run.epoch, run.optimiser.t, learning_rate, loss, *score, run.seconds]
+            run.rows.append(dict(zip(COLUMNS, row, strict=True)))
+            write_log(run.folder / LOG, run.rows)  # the log must not be older than the checkpoint
+            save_checkpoint(run)
             line = f"loss {loss:.4f}, held-out loss {score.loss:.4f}, accuracy {score.accuracy:.2%}"
             bar.set_postfix_str(line, refresh=False)
             bar.update()
             if bar.disable:  # not a terminal: print plain lines
-                print(f"epoch {epoch}/{epochs}: {line}, {seconds:.0f} s", file=sys.stderr)
+                print_message(f"epoch {run.epoch}/{epochs}: {line}, {run.seconds:.0f} s")
     if run.ema is not None:
         run.optimiser.parameters.vector[:] = run.ema.parameters.vector
-    assert score is not None  # `done` is less than `epochs`
+    with run.signals.immediate():  # raises Interrupted for a signal during the last lines
+        pass
+    assert score is not None  # `run.epoch` was less than `epochs`
     return score
 
 
-def _train_epoch(run: TrainingRun, epoch: int) -> tuple[float, float]:
-    """Train for one epoch. Return the mean loss and the last learning rate."""
+def _train_epoch(run: TrainingRun) -> tuple[float, float]:
+    """Train until the end of the epoch or a signal. Return the mean loss and the learning rate."""
     recipe, steps = run.recipe, count_batches(run.dataset, run.recipe)
-    warmup = round(recipe.warmup * steps)
-    batches = iterate_batches(run.dataset, recipe, epoch)
+    batches = iterate_batches(run.dataset, recipe, run.epoch + 1, first=run.batches)
     if run.uploader is not None:
         batches = upload_batches(batches, len(run.dataset.classes), run.uploader)
     if run.uploader is not None or run.options.shards != 1:  # one shard uses all BLAS threads
         batches = prefetch(batches)
-    total, n, learning_rate, unread = 0.0, 0, 0.0, []
+    unread = []
     with (
         closing(batches),
-        tqdm(total=steps, unit="step", leave=False, delay=STEP_BAR_DELAY, disable=None) as bar,
+        progress_bar(
+            total=steps, initial=run.batches, unit="step", leave=False, delay=STEP_BAR_DELAY
+        ) as bar,
     ):
         for images, labels in batches:
             t = run.optimiser.t
-            learning_rate = schedule_learning_rate(
-                t, recipe.epochs * steps, recipe.learning_rate, warmup, recipe.schedule
-            )
             seed = recipe.seed, t
             loss, gradients = batch_gradients(run.model, images, labels, run.options, seed=seed)
             unread.append((loss, len(images)))
             if device_of(loss) == "cpu" or len(unread) == LOSS_INTERVAL:
-                total += _read_losses(unread, epoch, recipe)
-            _update(run, gradients.vector, learning_rate)
-            n += len(images)
+                _read_losses(unread, run)
+            _update(run, gradients.vector, learning_rate_of_step(recipe, steps, t))
+            run.batches += 1
             bar.update()
-    total += _read_losses(unread, epoch, recipe)
-    if n == 0:
+            if run.signals.received is not None:
+                break
+    _read_losses(unread, run)
+    if run.images == 0:
         raise ValueError(f"none of the {len(run.dataset.images)} training images could be read")
-    return total / n, learning_rate
+    return run.loss / run.images, learning_rate_of_step(recipe, steps, run.optimiser.t - 1)
 
 
-def _read_losses(unread: list[tuple[float | Array, int]], epoch: int, recipe: Recipe) -> float:
-    """Return the sum of loss times batch size, and clear the list. This waits for a GPU."""
-    total = 0.0
+def learning_rate_of_step(recipe: Recipe, steps: int, t: int) -> float:
+    """Return the learning rate of step t, counted from 0, with this number of steps per epoch."""
+    warmup = round(recipe.warmup * steps)
+    return schedule_learning_rate(
+        t, recipe.epochs * steps, recipe.learning_rate, warmup, recipe.schedule
+    )
+
+
+def _read_losses(unread: list[tuple[float | Array, int]], run: TrainingRun) -> None:
+    """Add the losses, times the batch size, to that of the epoch. This waits for a GPU."""
     for loss, size in unread:
         value = float(to_host(loss))
-        _check_finite(value, "loss", epoch, recipe)
-        total += value * size
+        _check_finite(value, "loss", run)
+        run.loss += value * size
+        run.images += size
     unread.clear()
-    return total
 
 
 def _update(run: TrainingRun, gradient: Array, learning_rate: float) -> None:
@@ -249,17 +206,18 @@ def _update(run: TrainingRun, gradient: Array, learning_rate: float) -> None:
         run.ema.update(optimiser.parameters.vector, optimiser.t, threads)
 
 
-def _check_finite(loss: float, name: str, epoch: int, recipe: Recipe) -> None:
-    if not math.isfinite(loss):
-        reason = f"the learning rate of {recipe.learning_rate} may be too high"
-        raise FloatingPointError(f"the {name} is {loss} in epoch {epoch}: {reason}")
-
-
-def _save_checkpoint(run: TrainingRun, epoch: int) -> None:
-    training = {}
-    if epoch < run.recipe.epochs:
-        d = run.dataset
-        progress = Progress(epoch, run.optimiser.t, run.recipe, d.name, d.source, fingerprint(d))
-        fields = progress._asdict() | {"recipe": run.recipe.to_dict()}
-        training = {"progress": np.array(json.dumps(fields)), **run.state}
-    weights.save(run.folder / CHECKPOINT, run.model.config, run.result.params, training)
+def _check_finite(loss: float, name: str, run: TrainingRun) -> None:
+    if math.isfinite(loss):
+        return
+    recipe, t = run.recipe, run.optimiser.t
+    shrinkage = recipe.learning_rate * recipe.weight_decay  # of a kernel in each step, at the peak
+    if t == 0:
+        reason = "the initial weights give such a loss: check --position-std and --norm-eps"
+    elif shrinkage > 2 and recipe.learning_rate <= 1:
+        reason = (
+            f"each step subtracts {shrinkage:.3g} times the weights from the weights. Pass a "
+            "smaller --weight-decay"
+        )
+    else:
+        reason = f"the learning rate of {recipe.learning_rate} may be too high. Pass a smaller --lr"
+    raise FloatingPointError(f"the {name} is {loss} in epoch {run.epoch + 1}: {reason}")

@@ -18,7 +18,9 @@ class Progress(NamedTuple):
     """The progress of an interrupted training run.
 
     epoch, t: epochs and steps completed. data, source, fingerprint: the name, the source and the
-    fingerprint of the data set, or None if unknown.
+    fingerprint of the data set, or None if unknown. batches, images, loss: number of completed
+    batches of the current epoch, of the images in them, and the sum of their losses. seconds: the
+    duration. blas_threads: None unless the last bits of the result depend on their number.
     """
 
     epoch: int
@@ -27,6 +29,11 @@ class Progress(NamedTuple):
     data: str | None = None
     source: str | None = None
     fingerprint: int | None = None
+    batches: int = 0
+    images: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    blas_threads: int | None = None
 
 
 def read_progress(folder: str | Path) -> Progress | None:
@@ -44,6 +51,9 @@ def read_progress(folder: str | Path) -> Progress | None:
         progress = Progress(recipe=recipe, **fields)
         if not (0 <= progress.epoch < recipe.epochs and progress.t >= 0):
             raise ValueError(f"epoch {progress.epoch} of {recipe.epochs}")
+        counts = progress.epoch, progress.t, progress.batches, progress.images
+        if not (all(isinstance(n, int) and n >= 0 for n in counts) and progress.seconds >= 0):
+            raise ValueError(f"{fields}")
         return progress
     except (AttributeError, KeyError, TypeError, ValueError) as reason:
         raise weights.CheckpointError(f"{path}: invalid training progress: {reason!r}") from None

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from ..models.config import to_python
 from ..optim import SGD, AdamW
 from .schedules import SCHEDULES
 from .step import StepOptions
@@ -14,9 +15,14 @@ NON_NEGATIVE = (
     "learning_rate", "warmup", "weight_decay", "grad_clip", "label_smoothing", "mixup", "cutmix",
     "ema",
 )  # fmt: skip
+INTEGERS = ("epochs", "batch_size", "shift", "randaugment", "seed", "grad_accumulation", "shards")
 RANGES = {  # description, in error messages -> test, names of the fields
+    "an integer, not": (lambda x: isinstance(x, int) or x is None, INTEGERS),
     "at least 1, not": (lambda x: x >= 1, ("epochs", "batch_size")),
     "at least 0, not": (lambda x: x >= 0, ("shift", "randaugment", "seed")),
+    "at most 100, not": (lambda x: x <= 100, ("randaugment",)),
+    "at most 1,000,000, not": (lambda x: x <= 1e6, ("epochs", "warmup", "shift")),
+    "at most 10^18, not": (lambda x: x is None or x <= 1e18, INTEGERS),
     "finite and not negative:": (lambda x: 0 <= x < math.inf, NON_NEGATIVE),
     "below 1, not": (lambda x: x < 1, ("label_smoothing", "ema")),
     "from 0 to 10, not": (lambda x: 0 <= x <= 10, ("randaugment_magnitude",)),
@@ -100,10 +106,12 @@ class Recipe:
     grad_accumulation: int = 1
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, to_python(getattr(self, field.name)))
         for description, (is_valid, names) in RANGES.items():
             for name in names:
                 if not is_valid(value := getattr(self, name)):
-                    raise ValueError(f"{name} must be {description} {value}")
+                    raise ValueError(f"{name} must be {description} {value!s:.40}")
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"unknown {name} {value!r}: choose {', '.join(choices)}")

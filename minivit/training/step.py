@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from ..api import ViT
-from ..arrays import Array, Pullback, device_of, to_host
+from ..arrays import Array, Pullback, as_array, device_of, to_host
 from ..layers import cross_entropy, linear
 from ..models import forward_features, vit
 from ..parallel import batch_slices, map_shards
@@ -36,7 +36,7 @@ class StepOptions:
     Raises
     ------
     ValueError
-        If the number of micro-batches or shards is below 1.
+        If the number of micro-batches, shards or threads is below 1.
 
     Examples
     --------
@@ -51,10 +51,10 @@ class StepOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("grad_accumulation", "shards"):
+        for name in ("grad_accumulation", "shards", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise ValueError(f"{name} must be at least 1, not {value!s:.40}")
 
 
 def loss_and_gradients(
@@ -111,6 +111,7 @@ def batch_gradients(
     check_has_head(model)
     images = model.prepare_images(images)
     B = len(images)
+    labels = as_array(labels)
     if not hasattr(labels, "dtype"):
         raise TypeError(f"labels must be an array of class numbers, not {type(labels).__name__}")
     if len(labels) != B:

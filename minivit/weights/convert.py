@@ -114,21 +114,26 @@ class ModelFile:
             raise ArrayError("the array {} is unknown", name)
         return entries
 
-    def read(self, config: ViTConfig) -> Tree:
-        """Return the tree of parameters. Raise ArrayError if an array is missing or not valid."""
-        entries = self.entries(config)
+    def check(self, config: ViTConfig) -> None:
+        """Raise ArrayError if an array is missing or unknown, or has another shape or dtype."""
         dtypes = Counter(array.dtype for array in self.arrays.values())
-        # minivit's files have one dtype. In others it may vary: use the widest, at least float32.
+        # minivit's files have one dtype. In others it may vary.
         may_vary, usual = self.layout is not own, dtypes.most_common(1)[0][0]
-        for name, shape in ((n, e.shape) for e in entries.values() for n in e.names):
+        for name, shape in ((n, e.shape) for e in self.entries(config).values() for n in e.names):
             array = self.arrays[name]
             if array.shape != shape:
                 raise ArrayError(f"{{}} has shape {array.shape}, expected {shape}", name)
             if array.dtype.kind != "f" or not (may_vary or array.dtype == usual):
                 raise ArrayError(f"{{}} has dtype {array.dtype}, expected floats of one type", name)
-            if not np.isfinite(array).all():
-                raise ArrayError("{} contains NaN or infinity", name)
-        dtype = np.result_type(np.float32, *dtypes) if may_vary else usual
+
+    def read(self, config: ViTConfig) -> Tree:
+        """Return the tree of parameters. Raise ArrayError if an array is missing or not valid."""
+        self.check(config)
+        entries, dtypes = self.entries(config), {array.dtype for array in self.arrays.values()}
+        for name in [name for name, array in self.arrays.items() if not np.isfinite(array).all()]:
+            raise ArrayError("{} contains NaN or infinity", name)
+        # If the dtypes vary, use the widest. Files of others are read as float32 or wider.
+        dtype = np.result_type(*dtypes, *[np.float32] * (self.layout is not own))
         leaves = {
             leaf: entries[leaf].to_leaf(self.arrays, spec.shape).astype(dtype, copy=False)
             for leaf, spec in flatten(parameter_specs(config)).items()

@@ -6,41 +6,50 @@ Both may contain the configuration of a model as JSON: an .npz file in an array 
 
 import json
 import math
-import os
-import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
+from numpy.lib import format as npy
 from safetensors.numpy import save_file
 
 from ..arrays import Array
+from ..files import FileError, is_system_error, write_atomically
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 DTYPES = {"BF16": "V2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}  # of .safetensors
 MAX_HEADER = 100_000_000  # bytes; limit of the safetensors library
+# An .npz file may unpack to this multiple of its size or, if it is larger, to this number of bytes.
+# Weights hardly compress, but a hostile file could unpack to a thousand times its size.
+MAX_EXPANSION, ALWAYS_ALLOWED = 20, 64_000_000
+NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that NumPy writes
 CONVERT = (
     "import torch, safetensors.torch as s; t = torch.load('{0}', weights_only=True); "
     "s.save_file(t.get('model', t), '{1}')"
 )
 
 
-class CheckpointError(ValueError):
+# Selects arrays: (arrays with the right shapes and dtypes, configuration) -> names of those to read
+Select = Callable[[dict[str, Array], str | None], Collection[str]]
+
+
+class CheckpointError(FileError):
     """A file is not a complete, valid model. The message is one line that names file and array."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # names may contain line breaks
 
+def read_arrays(
+    path: str | Path, select: Select | None = None
+) -> tuple[dict[str, Array], str | None]:
+    """Read the arrays of a file, and its configuration as JSON or None.
 
-def read_arrays(path: str | Path, only: str | None = None) -> tuple[dict[str, Array], str | None]:
-    """Read all arrays of a file, or `only` the named one, and its configuration as JSON or None.
-
-    bfloat16, which NumPy does not have, becomes float32. Raises FileNotFoundError, or
+    `select` chooses the arrays to read by their names, shapes and dtypes, before they are unpacked.
+    bfloat16, which NumPy does not have, becomes float32. Raises FileNotFoundError, MemoryError, or
     CheckpointError if the file is damaged or contains pickled objects, which are never loaded.
     """
     path = Path(path)
@@ -55,11 +64,17 @@ def read_arrays(path: str | Path, only: str | None = None) -> tuple[dict[str, Ar
         )
     if path.suffix.lower() == SAFETENSORS:
         arrays, config = _read_safetensors(path)
-    else:
-        arrays, config = _read_npz(path, only)
-    if not arrays and only is None:
+        names = _select(path, arrays, config, select)
+        return {name: _to_native(arrays[name]) for name in names}, config
+    return _read_npz(path, select)
+
+
+def _select(
+    path: Path, arrays: dict[str, Array], config: str | None, select: Select | None
+) -> Collection[str]:
+    if not arrays:
         raise CheckpointError(f"{path} contains no arrays")
-    return {name: _to_native(array) for name, array in arrays.items()}, config
+    return arrays if select is None else select(arrays, config)
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Array], config: str) -> None:
@@ -76,28 +91,6 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Array], config: str) -> 
         write_atomically(path, lambda file: np.savez(file, config=np.array(config), **arrays))
 
 
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Call write(file) with a temporary file, then rename it: an old file is replaced as a whole.
-
-    Raises OSError if the folder cannot be written.
-    """
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                mask = os.umask(0)
-                os.umask(mask)
-                os.chmod(file.name, 0o666 & ~mask)
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)  # missing if interrupted after the rename
-                raise
-    except OSError as error:  # name the file and not the temporary one
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-
-
 def _to_native(array: Array) -> Array:
     """Convert to native byte order, and bfloat16, the upper half of a float32, to float32."""
     if array.dtype == "V2":
@@ -105,7 +98,8 @@ def _to_native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_npz(path: Path, only: str | None) -> tuple[dict[str, Array], str | None]:
+def _read_npz(path: Path, select: Select | None) -> tuple[dict[str, Array], str | None]:
+    """Check the names and headers, then unpack the selected arrays."""
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
             hint = "" if path.suffix == ".npz" else f" (the other format ends in {SAFETENSORS})"
@@ -113,20 +107,51 @@ def _read_npz(path: Path, only: str | None) -> tuple[dict[str, Array], str | Non
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as archive:
-                duplicates = [name for name, n in Counter(archive.files).items() if n > 1]
-                if duplicates:
-                    raise ValueError(f"it contains '{duplicates[0]}' twice")
-                arrays = {n: archive[n] for n in archive.files if only is None or n == only}
+                headers = _read_headers(archive, path.stat().st_size)
+                config = str(archive["config"]) if headers.pop("config", None) is not None else None
+                names = _select(path, headers, config, select)
+                return {name: _to_native(archive[name]) for name in names}, config
         except Exception as reason:  # zipfile, zlib and NumPy's parser raise many types
-            damage = f"is damaged: {' '.join(str(reason).split())}"
-            if "allow_pickle" in str(reason):
-                damage = "contains pickled objects, which are never loaded"
-            raise CheckpointError(f"{path} {damage}") from None
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy returns other members as bytes
-            raise CheckpointError(f"{path} is damaged: '{name}' is not an array")
-    config = arrays.pop("config", None)
-    return arrays, None if config is None else str(config)
+            if isinstance(reason, CheckpointError) or is_system_error(reason):
+                raise
+            raise CheckpointError(f"{path} is damaged: {reason}") from None
+
+
+def _read_headers(archive: Any, file_size: int) -> dict[str, Array]:
+    """Return an array without memory of its own for each array of an .npz file.
+
+    Raises ValueError if the headers contradict the sizes in the archive, or if unpacking would need
+    too much memory.
+    """
+    duplicates = [name for name, n in Counter(archive.files).items() if n > 1]
+    if duplicates:
+        raise ValueError(f"it contains '{duplicates[0]}' twice")
+    total = sum(entry.file_size for entry in archive.zip.infolist())
+    if total > max(ALWAYS_ALLOWED, MAX_EXPANSION * file_size):
+        raise ValueError(
+            f"its {file_size:,} bytes would unpack to {total:,}, more than {MAX_EXPANSION} times "
+            "as many"
+        )
+    headers = {}
+    for name, entry in zip(archive.files, archive.zip.infolist(), strict=True):
+        if entry.compress_type not in COMPRESSIONS:
+            raise ValueError(f"'{name}' has a compression that NumPy does not write")
+        with archive.zip.open(entry) as file:
+            try:
+                shape, _, dtype = NPY_HEADERS[npy.read_magic(file)](file)
+                size = math.prod(shape) * dtype.itemsize
+                header = np.broadcast_to(_to_native(np.zeros((), dtype)), shape)
+            except (KeyError, ValueError) as reason:
+                raise ValueError(f"'{name}' is not an array: {reason}") from None
+            if dtype.hasobject:
+                raise ValueError(f"'{name}' contains pickled objects, which are never loaded")
+            if size != entry.file_size - file.tell():
+                raise ValueError(
+                    f"'{name}' has {entry.file_size - file.tell():,} bytes, but shape {shape} and "
+                    f"dtype {dtype} need {size:,}"
+                )
+        headers[name] = header
+    return headers
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Array], str | None]:

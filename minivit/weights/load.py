@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Array
 from ..data.resampling import RESAMPLING_METHODS
+from ..files import write_atomically
 from ..layers import add_positions_sincos2d
 from ..models import SIZES, ViTConfig
 from ..tree import Tree
 from . import huggingface, own
 from .convert import ModelFile, export
-from .files import PICKLES, CheckpointError, read_arrays, write_arrays, write_atomically
+from .files import PICKLES, CheckpointError, read_arrays, write_arrays
 from .layouts import ArrayError, Names
 from .positions import resize_model
 
@@ -75,7 +77,13 @@ def load(
         raise ValueError(f"unknown resize {resize!r}: choose {', '.join(RESAMPLING_METHODS)}")
     path = Path(path)
     path = _find_weights(path) if path.is_dir() else path
-    arrays, json_config = read_arrays(path)
+
+    def select(headers: dict[str, Array], json_config: str | None) -> set[str]:
+        file = ModelFile(path, headers)
+        find_config(file, json_config, fields, image_size)  # raises CheckpointError
+        return set(file.sources.values())
+
+    arrays, json_config = read_arrays(path, select)
     config, params = make_model(ModelFile(path, arrays), json_config, fields, image_size)
     if image_size is None:
         return config, params
@@ -86,6 +94,23 @@ def make_model(
     file: ModelFile, json_config: str | None, fields: dict[str, Any], image_size: Any = None
 ) -> tuple[ViTConfig, Tree]:
     """Create a model from a file. `json_config` is the configuration that minivit stored in it."""
+    config, stored = find_config(file, json_config, fields, image_size)
+    try:
+        params = file.read(stored)
+    except ValueError as reason:
+        raise file.error(reason) from None
+    if stored is not config:
+        del params["positions"]
+    return config, params
+
+
+def find_config(
+    file: ModelFile, json_config: str | None, fields: dict[str, Any], image_size: Any = None
+) -> tuple[ViTConfig, ViTConfig]:
+    """Return the configuration of a model, and that of its arrays: they may differ in `positions`.
+
+    Raises CheckpointError if the names, shapes and dtypes of the arrays do not fit it.
+    """
     try:
         if json_config is None:
             config = stored = _infer_config(file, fields, image_size)
@@ -93,14 +118,12 @@ def make_model(
             config = stored = own.from_json(json_config, fields, len(file.sources))
             if file.layout is not own and config.positions in UNLEARNED:
                 stored = replace(config, positions="1d")  # a table for other programs
-        params = file.read(stored)
+        file.check(stored)
     except CheckpointError:
         raise
     except ValueError as reason:
         raise file.error(reason) from None
-    if stored is not config:
-        del params["positions"]
-    return config, params
+    return config, stored
 
 
 def _infer_config(file: ModelFile, fields: dict[str, Any], image_size: Any) -> ViTConfig:

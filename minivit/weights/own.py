@@ -1,7 +1,8 @@
 """minivit's checkpoints: .npz or .safetensors files with its own names.
 
-`config` is the configuration as JSON, `params/blocks/0/...` are the parameters. In an interrupted
-run, `training/progress` is its progress as JSON. `training/...` are the vectors to resume the run.
+`config` is the configuration as JSON, `params/blocks/0/...` are the parameters. `training/log`
+(E, 7) contains the rows of a training run's log. In an interrupted run, `training/progress` is its
+progress as JSON, and the other arrays of `training/` are the vectors to resume it.
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ from .files import CheckpointError, read_arrays, write_arrays
 from .layouts import Entry, Shapes, Spelling
 
 DEFAULTS: dict[str, Any] = {}
+PROGRESS = "training/progress"
+TRAINING = (PROGRESS, *(f"training/{name}" for name in ("log", "m", "v", "running")))
 
 
 def save(
@@ -33,23 +36,22 @@ def read_progress(path: str | Path) -> dict[str, Any] | None:
 
     Returns None if the run is complete. Raises CheckpointError if the file is damaged.
     """
-    name = "training/progress"
-    arrays, _ = read_arrays(path, only=name)
-    if name not in arrays:
+    arrays, _ = read_arrays(path, lambda headers, _: headers.keys() & {PROGRESS})
+    if PROGRESS not in arrays:
         return None
     try:
-        progress = json.loads(str(arrays[name]))
+        progress = json.loads(str(arrays[PROGRESS]))
     except (ValueError, RecursionError):
         progress = None
     if not isinstance(progress, dict):
-        raise CheckpointError(f"{path}: '{name}' is not a JSON object")
+        raise CheckpointError(f"{path}: '{PROGRESS}' is not a JSON object")
     return progress
 
 
 def load_training(path: str | Path) -> dict[str, Array]:
-    """Load the vectors that are needed to resume an interrupted run; {} if it is complete."""
-    prefix, (arrays, _) = "training/", read_arrays(path)
-    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    """Load the log of a training run and, if it was interrupted, the vectors to resume it."""
+    arrays, _ = read_arrays(path, lambda headers, _: headers.keys() & set(TRAINING))
+    return {name.removeprefix("training/"): array for name, array in arrays.items()}
 
 
 def from_json(text: str, fields: dict[str, Any], arrays: int) -> ViTConfig:
@@ -69,7 +71,7 @@ def from_json(text: str, fields: dict[str, Any], arrays: int) -> ViTConfig:
 def find_spelling(names: Collection[str]) -> Spelling | None:
     """Return the spelling of minivit's names in a file, or None if it has none."""
     own = any(name.startswith(("params/blocks/", "params/patch_embedding/")) for name in names)
-    return Spelling("params/", ignored=("",)) if own else None
+    return Spelling("params/", ignored=tuple(f"{name}/" for name in TRAINING)) if own else None
 
 
 def infer_config(shapes: Shapes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from matplotlib.figure import Figure
 
 from helpers.models import tiny_model
 from minivit import analysis, data, training
@@ -71,9 +72,8 @@ def save_model(path, **fields):
 def quick(monkeypatch):
     """Replace the baseline and the figures, which take longer than a small training."""
     monkeypatch.setattr(training, "fit_logistic_regression", lambda dataset: 0.97)
-    monkeypatch.setattr(analysis, "plot_curves", lambda *args: None)
-    monkeypatch.setattr(analysis, "plot_held_out", lambda *args: None)
-    monkeypatch.setattr(analysis, "save_figure", lambda figure, path: path.touch())
+    for name in ("plot_curves", "plot_held_out"):
+        monkeypatch.setattr(analysis, name, lambda *args: Figure(figsize=(0.1, 0.1)))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def calls(monkeypatch):
         calls.append(SimpleNamespace(**locals()))
 
     monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(train_command, "report", lambda *args: None)
+    monkeypatch.setattr(train_command, "report", lambda *args, **kwargs: None)
     return calls
 
 

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from ...arrays import Array
+from ...files import write_atomically
 
 DPI = 120
 PANEL, GAP, LINE = 1.6, 1 / 12, 0.15  # inches: a panel, the gap between two, a line of a title
@@ -24,13 +25,14 @@ TITLE_LENGTH = 23  # characters of 9 points per line above a panel
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write the figure as a PNG file with reproducible bytes, and close it if pyplot created it.
 
-    Characters that the font lacks are drawn as boxes.
+    The file is written atomically. Characters that the font lacks are drawn as boxes.
     """
     try:
         with warnings.catch_warnings():
             no_glyph = r"Glyph .* missing from|Matplotlib currently does not support"
             warnings.filterwarnings("ignore", no_glyph)
-            figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})  # no version
+            style: Any = {"dpi": DPI, "format": "png", "metadata": {"Software": None}}  # no version
+            write_atomically(path, lambda file: figure.savefig(file, **style))
     finally:
         if pyplot := sys.modules.get("matplotlib.pyplot"):
             pyplot.close(figure)
