@@ -29,6 +29,8 @@ from typing import Any
 
 import jupytext
 
+from minivit.files import write_atomically
+
 CHAPTERS = Path(__file__).resolve().parent
 PAGES, README = CHAPTERS / "pages", CHAPTERS / "README.md"
 BEGIN, END = "<!-- equations: made by chapters/build.py -->", "<!-- end of the equations -->"
@@ -68,11 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in numbers:
         path = by_number[number]
         try:
-            (PAGES / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
+            write(PAGES / f"{path.stem}.md", page(path))
         except ChapterError as error:
             sys.exit(str(error))
     text = with_equations(README.read_text(encoding="utf-8"), equations(CHAPTERS.parent))
-    README.write_text(text, encoding="utf-8")
+    write(README, text)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def chapters(folder: Path) -> list[Path]:

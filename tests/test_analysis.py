@@ -813,3 +813,19 @@ def test_missing_glyphs_are_drawn_without_a_warning(tmp_path, caplog, text):
         save_figure(figure, tmp_path / "figure.png")
     assert caplog.messages == []
     assert (np.asarray(Image.open(tmp_path / "figure.png").convert("L")) < 128).any()
+
+
+def test_an_interrupted_figure_leaves_the_old_file(tmp_path, monkeypatch):
+    path, figure = tmp_path / "a.png", Figure()
+    save_figure(figure, path)
+    before = path.read_bytes()
+
+    def write_half(file, **style):
+        file.write(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", write_half)
+    with pytest.raises(KeyboardInterrupt):
+        save_figure(figure, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -1,7 +1,9 @@
 """minivit's checkpoints: bit-exact round trips, and a clear error for every damage."""
 
 import dataclasses
+import io
 import json
+import math
 import re
 import shutil
 import zipfile
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import error_of
 from helpers.models import same_bits, tiny_model
 from helpers.refusals import refusal
 
@@ -246,3 +249,85 @@ def test_integers_in_all_arrays_are_refused(path):
         arrays = {n: file[n] if n == "config" else file[n].astype("i4") for n in file.files}
     np.savez(path, **arrays)
     assert "has dtype int32, expected floats" in refusal(path)
+
+
+# --- checks before unpacking ---------------------------------------------------------------------
+
+
+def npy(shape, dtype="<f4", size=None):
+    """Return an .npy file with this header and `size` zero bytes, by default those that fit."""
+    file = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    size = math.prod(shape) * np.dtype(dtype).itemsize if size is None else size
+    return file.getvalue() + bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"params/bomb.npy": npy((100_000_000,), "u1")}, "its {} bytes would unpack to 10{}, more "
+            "than 20 times as many"),
+        ({"params/norm/bias.npy": npy((9,), size=32)}, "'params/norm/bias' has 32 bytes, but shape "
+            "(9,) and dtype float32 need 36"),
+        ({"params/norm/bias.npy": npy((7,), size=32)}, "has 32 bytes, but shape (7,)"),
+        ({"params/norm/bias.npy": npy((10**12,), size=32)}, "has 32 bytes, but shape (100000"),
+        ({"params/norm/bias.npy": npy((-1, -8), size=32)}, "'params/norm/bias' is not an array: "),
+        ({"params/norm/bias.npy": npy((1,), "|O", size=8)}, "'params/norm/bias' contains pickled "
+            "objects, which are never loaded"),
+        ({"evil.npy": npy((2,))}, "the array 'evil' is unknown"),
+        ({"training/evil.npy": npy((2,))}, "the array 'training/evil' is unknown"),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_names_and_headers_are_checked_before_any_array_is_unpacked(
+    path, monkeypatch, entries, message
+):
+    entries = read_entries(path) | entries
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    read, unpacked = np.lib.npyio.NpzFile.__getitem__, []
+    monkeypatch.setattr(
+        np.lib.npyio.NpzFile, "__getitem__", lambda file, n: (unpacked.append(n), read(file, n))[1]
+    )
+    pattern = re.escape(message).replace(r"\{\}", r"[\d,]+")
+    assert re.search(pattern, refusal(path))
+    assert unpacked in ([], ["config"])
+
+
+def test_a_compression_that_numpy_does_not_write_is_refused(path):
+    entries = read_entries(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert "has a compression that NumPy does not write" in refusal(path)
+
+
+def test_a_compressed_file_is_read(path):
+    model = ViT.load(path)
+    with np.load(path) as file:
+        np.savez_compressed(path, **file)
+    assert same_bits(ViT.load(path).params, model.params)
+
+
+def test_a_lack_of_memory_is_not_reported_as_damage(path, monkeypatch):
+    def exhaust(file, name):
+        raise MemoryError
+
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", exhaust)
+    with pytest.raises(MemoryError):
+        load(path)
+    advice = "Pass fewer images or a smaller --image-size"
+    assert error_of("predict", "--weights", path, "x.png") == f"out of memory. {advice}"
+
+
+def test_only_the_arrays_of_the_model_are_unpacked(path, monkeypatch):
+    model = tiny()
+    save(path, model.config, model.params, {"progress": np.array("{}"), "m": np.zeros(3)})
+    read, names = np.lib.npyio.NpzFile.__getitem__, []
+    monkeypatch.setattr(
+        np.lib.npyio.NpzFile, "__getitem__", lambda file, n: (names.append(n), read(file, n))[1]
+    )
+    load(path)
+    assert not [name for name in names if name.startswith("training/")]

@@ -1,6 +1,7 @@
 """The command `train`: options, output, interruptions, resuming and fine-tuning."""
 
 import dataclasses
+import os
 import re
 import signal
 import subprocess
@@ -173,6 +174,46 @@ def test_resume_draws_the_figures_of_a_training_interrupted_before_them(
         assert lines[-1] == "saved in run: model.npz, log.csv, curves.png, attention.png"
         assert names_in(Path("run")) == OUTPUTS
         assert before == (path.read_bytes(), Path("run/log.csv").read_bytes())
+
+
+DAMAGES = {"missing": Path.unlink, "half": lambda path: path.write_bytes(path.read_bytes()[:50])}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["curves.png", "attention.png", "log.csv"])
+def test_resume_makes_a_missing_or_damaged_file_of_a_complete_run_again(quick, name, damage):
+    assert run(*TRAIN, "--epochs", 2, "--out", "run").status == 0
+    path, resume = Path("run", name), ["train", "--resume", "--out", "run"]
+    before, model = path.read_bytes(), Path("run/model.npz").read_bytes()
+    DAMAGES[damage](path)
+    status, out, _ = run(*resume)
+    assert status == 0
+    assert out.startswith(f"run/model.npz is fully trained; missing or incomplete: {name}\n")
+    if name == "log.csv":  # the checkpoint of a complete run does not contain the seconds
+        rows = [line.rpartition(b",")[0] for line in before.splitlines()]
+        assert path.read_bytes().splitlines()[1:] == [row + b",nan" for row in rows[1:]]
+        assert out.splitlines()[2].endswith("% held-out accuracy")
+    else:
+        assert path.read_bytes() == before
+    assert Path("run/model.npz").read_bytes() == model
+    assert output_of(*resume).endswith("is fully trained, and all files of the run are complete\n")
+
+
+def test_a_figure_of_an_earlier_run_is_drawn_again(quick):
+    assert run(*TRAIN, "--out", "run").status == 0
+    os.utime("run/curves.png", (0, 0))
+    assert "missing or incomplete: curves.png\n" in run("train", "--resume", "--out", "run").out
+
+
+def test_a_training_that_is_not_better_than_chance_gives_a_warning(quick):
+    _, _, err = run(*TRAIN, "--lr", 0, "--out", "run")
+    assert re.fullmatch(
+        r"warning: the model is not better than chance: always predicting the most frequent class "
+        r"has an accuracy of 1\d\.\d\d%\. Check the labels, or train longer or with another --lr",
+        err.splitlines()[-1],
+    )
+    _, _, err = run(*TRAIN, "--epochs", 4, "--lr", 0.01, "--out", "run")
+    assert "warning" not in err
 
 
 def test_missing_figures_are_not_drawn_for_another_data_set(monkeypatch, quick):

@@ -28,6 +28,7 @@ from minivit.training import (
     schedule_learning_rate,
     train,
 )
+from minivit.training import run as run_module
 
 DIGITS = few_digits()
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -191,6 +192,72 @@ def test_the_seconds_continue_from_the_checkpoint(interrupted):
     resume(interrupted.parent, ViT.load(interrupted), DIGITS)
     seconds = [row["seconds"] for row in read_log(interrupted.parent / "log.csv")]
     assert seconds[1] < 1000 < seconds[2] <= seconds[3]
+
+
+LOGS = {  # damage -> the reason in the warning
+    "a half row": (lambda content: content[:-20], "is damaged"),
+    "the half row of an epoch that is not complete": (
+        lambda content: content + b"3,15,0.0",
+        "is damaged",
+    ),
+    "zero bytes": (lambda content: content + bytes(100), "is damaged"),
+    "only zero bytes": (lambda content: bytes(len(content)), "lacks epochs"),
+    "bytes that are not UTF-8": (lambda content: content + b"\xff\xfe", "is damaged"),
+    "another text": (lambda content: b"hello\nworld\n", "is damaged"),
+    "empty": (lambda content: b"", "lacks epochs"),
+    "a missing row": (lambda content: b"".join(content.splitlines(True)[:2]), "lacks epochs"),
+    "missing": (None, "is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", LOGS)
+def test_a_log_that_is_not_usable_is_rewritten_with_one_warning(
+    complete, tmp_path, monkeypatch, capsys, damage
+):
+    recipe, folder = complete
+    path = train_until(tmp_path, monkeypatch, "evaluate", 3, **recipe.to_dict())
+    log, (change, reason) = tmp_path / "log.csv", LOGS[damage]
+    before = log.read_bytes()
+    if change:
+        log.write_bytes(change(before))
+    else:
+        log.unlink()
+    capsys.readouterr()
+    resume(tmp_path, ViT.load(path), DIGITS)
+    warning, *epochs = capsys.readouterr().err.splitlines()
+    assert warning == f"warning: {log} {reason}; it is rewritten from model.npz"
+    assert [line[:9] for line in epochs] == ["epoch 3/4", "epoch 4/4"]
+    assert log.read_bytes().startswith(before)
+    assert log_without_seconds(tmp_path) == log_without_seconds(folder)
+    assert path.read_bytes() == (folder / "model.npz").read_bytes()
+
+
+def test_a_usable_log_gives_no_warning(interrupted, capsys):
+    capsys.readouterr()
+    resume(interrupted.parent, ViT.load(interrupted), DIGITS)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_with_one_shard_a_note_states_that_the_bits_depend_on_the_blas_threads(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(run_module, "cpu_count", lambda: 2)
+    path = train_until(tmp_path, monkeypatch, "evaluate", 2, shards=1)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    for folder, cores in ((tmp_path, 2), (tmp_path / "copy", 4)):
+        monkeypatch.setattr(run_module, "cpu_count", lambda cores=cores: cores)
+        capsys.readouterr()
+        resume(folder, ViT.load(folder / "model.npz"), DIGITS)
+        notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
+        assert (
+            notes == []
+            if cores == 2
+            else [
+                "note: with one shard, the last bits of the result depend on the number of BLAS "
+                "threads, which was 2 and is now 4"
+            ]
+        )
+    assert path.exists()
 
 
 @pytest.mark.parametrize("text", ["hello\nworld\n", "epoch,step\n1,2\n", "epoch,step\n1\n"])

@@ -31,15 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with safe_streams(), handle_signals(raise_interrupted):
         try:
-            args = parse_arguments(arguments)
-            status = run(args)
-            sys.stdout.flush()
-            return status
+            try:
+                return run(parse_arguments(arguments))
+            finally:
+                sys.stdout.flush()
         except KeyboardInterrupt as interrupt:
             print(file=sys.stderr)  # end the line in which a terminal shows ^C
             print_message(str(interrupt) or "interrupted")
             return 128 + getattr(interrupt, "number", SIGINT)
-        except BrokenPipeError:  # the output is a closed pipe, for example with `| head`
+        except OSError as error:  # stdout cannot be written
+            if not isinstance(error, BrokenPipeError):  # as with `| head`
+                print_message(f"minivit: error: cannot write to stdout: {error.strerror}")
             discard_output()
             return 1
 
@@ -74,6 +76,6 @@ def fail(args: argparse.Namespace, message: str, status: int = 1) -> int:
 
 
 def discard_output() -> None:
-    """Redirect stdout, so that Python does not report at exit that the pipe is closed."""
+    """Redirect stdout, so that Python does not report at exit that it cannot be written."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())

@@ -1,0 +1,272 @@
+"""Trainings that are killed or interrupted at random times and resumed, in processes of their own.
+
+A resumed run has the files of an uninterrupted one, with the same bytes, and no other files.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from helpers.commands import TINY, names_in, save_model
+from helpers.trainings import log_without_seconds
+from PIL import Image
+
+from minivit.training import read_progress
+from minivit.training.lock import LOCK
+from minivit.training.signals import SIGNALS
+
+pytestmark = pytest.mark.slow
+
+KILLS, INTERRUPTS = 6, 2  # per configuration, at least
+MAX_SIGNALS = 2  # sent to one run
+TIMEOUT = 60  # seconds, after which a process is regarded as hanging
+IMAGES = "some images"  # a folder; the space requires quotes in a command
+SETTINGS = {
+    "PYTHONPATH": str(Path(__file__).parents[1]),
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "2",
+    "MPLBACKEND": "agg",
+}
+
+RECIPE = ["--epochs", 4, "--batch-size", 30, "--warmup", 1, "--lr", 0.01]
+TRAIN = [*TINY, *RECIPE]
+TUNE = ["--from", "origin.npz", *RECIPE]
+CONFIGURATIONS = {
+    "AdamW": [*TRAIN, "--seed", 1],
+    "SGD": [*TRAIN, "--seed", 2, "--optimiser", "sgd", "--schedule", "linear"],
+    "EMA": [*TRAIN, "--seed", 3, "--ema", 0.95],
+    "frozen": [*TUNE, "--seed", 4, "--freeze"],
+    "accumulation": [*TRAIN, "--seed", 5, "--grad-accumulation", 2],
+    "mixed": [*TRAIN, "--seed", 6, "--mixup", 0.2, "--cutmix", 1],
+    "augmented": [*TRAIN, "--seed", 7, "--randaugment", 2, "--random-erasing", 0.3, "--flip"],
+    "dropout": [*TRAIN, "--seed", 8, "--depth", 2, "--dropout", 0.1, "--drop-path", 0.2],
+    "three shards": [*TRAIN, "--seed", 9, "--shards", 3],
+    "folder": [
+        *TRAIN, "--seed", 10, "--shards", 1, "--data", IMAGES, "--epochs", 20, "--batch-size", 6,
+        "--image-size", 8, "--patch-size", 2,
+    ],
+}  # fmt: skip
+
+
+class Reference(NamedTuple):
+    """An uninterrupted run: its options, its folder, and the duration of its process."""
+
+    options: list
+    folder: Path
+    seconds: float
+
+
+class Result(NamedTuple):
+    """How a process ended, and whether it held the lock of its folder when it got a signal."""
+
+    status: int
+    err: str
+    locked: bool
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def default_signals():
+    """Do not ignore SIGTERM and SIGHUP, because processes inherit this. For SIGINT, see conftest."""
+    previous = {n: signal.signal(n, signal.SIG_DFL) for n in SIGNALS if n != signal.SIGINT}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+def start(words):
+    """Start a command in the working directory."""
+    command = [sys.executable, "-m", "minivit", *map(str, words)]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, text=True, env=os.environ | SETTINGS, **pipes)
+
+
+def complete(words):
+    """Run a command that must succeed, and return its output."""
+    with start(words) as process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    return out
+
+
+def send_after(words, number, delay, folder):
+    """Start a command and send it a signal after a delay in seconds, unless it has ended."""
+    locked = False
+    with start(words) as process:
+        try:
+            try:
+                _, err = process.communicate(timeout=delay)
+            except subprocess.TimeoutExpired:
+                stop(process)
+                locked = holds_lock(process, folder)
+                process.send_signal(number)
+                process.send_signal(signal.SIGCONT)
+                _, err = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()
+    return Result(process.returncode, err, locked)
+
+
+def stop(process):
+    """Stop a process until it gets SIGCONT, so that its state can be examined."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+def holds_lock(process, folder):
+    """Return whether the lock in a folder is that of the process."""
+    lock = folder / LOCK
+    return lock.exists() and lock.read_text().startswith(f"{process.pid} ")
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=CONFIGURATIONS)
+def reference(request, tmp_path, monkeypatch):
+    """Train without interruption in a new working directory."""
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("origin.npz"), classes=7)
+    save_images(Path(IMAGES))
+    options, folder = CONFIGURATIONS[request.param], Path("reference")
+    started = time.perf_counter()
+    complete(["train", *options, "--out", folder])
+    seconds = time.perf_counter() - started
+    for path in folder.glob("*.png"):
+        Image.open(path).load()  # raises OSError for an incomplete file
+    return Reference(options, folder, seconds)
+
+
+def save_images(folder):
+    """Save 60 small images of three classes, one of which cannot be read."""
+    rng = np.random.default_rng(0)
+    for c, name in enumerate(("first class", "second class", "third class")):
+        (folder / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(80 * c, 80 * c + 90, (10, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    (folder / "second class" / "7.png").write_bytes(b"not an image")
+
+
+def next_command(folder, options):
+    """Return the command that starts or continues the run in a folder."""
+    if not (folder / "model.npz").exists():
+        return ["train", *options, "--out", folder]
+    command = ["train", "--resume", "--out", folder]
+    if "--data" in options and read_progress(folder) is None:  # only the figures are missing
+        command += ["--data", options[options.index("--data") + 1]]
+    return command
+
+
+def send_signals(numbers, folder, reference, generator):
+    """Start a run and continue it after each of the signals. Return the number of interruptions.
+
+    The signals come at times that are distributed uniformly over the duration of the reference.
+    """
+    command, interruptions = next_command(folder, reference.options), 0
+    for number in numbers:
+        before = read_files(folder, reference)
+        delay = generator.uniform(0, reference.seconds)
+        result = send_after(command, number, delay, folder)
+        command = next_command(folder, reference.options)
+        if result.status == 0:
+            break
+        interruptions += 1
+        if number == signal.SIGKILL:
+            assert result.status == -signal.SIGKILL, result.err
+        elif result.locked:
+            command = check_interrupt(result, number, folder, reference) or command
+        else:  # an import was interrupted, or the process has done everything
+            assert result.status in (-number, 128 + number, 1), result.err
+            assert is_complete(folder, reference) or read_files(folder, reference) == before
+    complete(command)
+    return interruptions
+
+
+def check_interrupt(result, number, folder, reference):
+    """Check the messages and files after an interrupt, and return the command to continue the run.
+
+    Returns None if there is no checkpoint yet, or if nothing is missing.
+    """
+    assert result.status == 128 + number, result.err
+    assert "Traceback" not in result.err
+    names = set(names_in(folder)) if folder.exists() else set()
+    assert names <= set(names_in(reference.folder))  # no temporary file and no lock
+    last_line = result.err.splitlines()[-1]
+    if "model.npz" not in names or is_complete(folder, reference):
+        assert last_line == "interrupted"
+        return None
+    path = re.escape(str(folder / "model.npz"))
+    pattern = rf"interrupted: {path} contains .+\. Continue with `python -m minivit (.+)`"
+    match = re.fullmatch(pattern, last_line)
+    assert match, result.err
+    command = shlex.split(match[1])
+    assert command[:2] == ["train", "--resume"]
+    return command
+
+
+def read_files(folder, reference):
+    """Return the times and the bytes of the files of a run, without temporary files."""
+    paths = [folder / name for name in names_in(reference.folder)]
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in paths if p.exists()}
+
+
+def is_complete(folder, reference):
+    """Return whether a run has the figures of the reference, which are written last."""
+    found, expected = read_files(folder, reference), read_files(reference.folder, reference)
+    names = [name for name in expected if name.endswith(".png")]
+    return all(name in found and found[name][1] == expected[name][1] for name in names)
+
+
+def check_equal(folder, reference):
+    """Check that a run has the files of the reference, with the same bytes but for the seconds.
+
+    Another `--resume` succeeds and does not write any file.
+    """
+    assert names_in(folder) == names_in(reference.folder)
+    assert log_without_seconds(folder) == log_without_seconds(reference.folder)
+    for name in set(names_in(folder)) - {"log.csv"}:
+        assert (folder / name).read_bytes() == (reference.folder / name).read_bytes(), name
+    before = read_files(folder, reference)
+    out = complete(["train", "--resume", "--out", folder])
+    assert out == f"{folder}/model.npz is fully trained, and all files of the run are complete\n"
+    assert read_files(folder, reference) == before
+    assert names_in(folder) == names_in(reference.folder)
+
+
+# --- tests ---------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_killed_and_resumed_has_the_files_of_an_uninterrupted_one(reference):
+    generator, kills, trials = random.Random(f"kills {reference.options}"), 0, 0
+    while kills < KILLS:
+        folder = Path(f"killed {trials}")
+        numbers = [signal.SIGKILL] * generator.randint(1, MAX_SIGNALS)
+        kills += send_signals(numbers, folder, reference, generator)
+        check_equal(folder, reference)
+        trials += 1
+
+
+def test_a_run_that_is_interrupted_and_resumed_has_the_files_of_an_uninterrupted_one(reference):
+    generator, interrupts, trials = random.Random(f"interrupts {reference.options}"), 0, 0
+    while interrupts < INTERRUPTS:
+        folder = Path(f"interrupted {trials}")
+        numbers = generator.choices(SIGNALS, k=generator.randint(1, MAX_SIGNALS))
+        interrupts += send_signals(numbers, folder, reference, generator)
+        check_equal(folder, reference)
+        trials += 1
