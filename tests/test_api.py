@@ -1,13 +1,14 @@
 """The class ViT: creating models, forward and backward passes, attention, invalid images."""
 
 import dataclasses
+import re
 import tracemalloc
 
 import numpy as np
 import pytest
 from helpers.models import random_batch, tiny_model
 
-from minivit import ViT, ViTConfig, flatten, parallel
+from minivit import ViT, ViTConfig, arrays, flatten, layers, parallel
 from minivit.tree import pack
 
 TINY = {
@@ -111,6 +112,19 @@ INVALID_FIELDS = [
         for name in ("dropout", "drop_path")
         for value in (-0.1, 1.0, float("nan"))
     ),
+    ({"depth": 1001}, "depth must be at most 1,000, not 1001"),
+    ({"depth": 10**9}, "depth must be at most 1,000, not 1000000000"),
+    ({"depth": 10**400}, f"depth must be at most 1,000, not 1{'0' * 39}"),
+    ({"width": 10**18}, f"width must be at most 1,000,000,000, not {10**18}"),
+    ({"image_size": 10**18}, f"image_size must be at most 1,000,000,000, not {10**18}"),
+    ({"stem": (1,) * 9}, "stem must have at most 8 stages, not 9"),
+    ({"stem": (101,)}, "the number of units in a stage of the stem must be at most 100, not 101"),
+    (
+        {"image_size": 640},
+        "image_size 640 x 640 gives 102,401 tokens, more than 100,000",
+    ),
+    ({"norm_eps": 1.5}, "norm_eps must be at most 1, not 1.5"),
+    ({"position_std": 1e30}, "position_std must be at most 1, not 1e+30"),
     ({"norm_eps": -1e-6}, "norm_eps must be finite and not negative: -1e-06"),
     ({"position_std": float("nan")}, "position_std must be finite and not negative: nan"),
     ({"qkv_bias": 1}, "qkv_bias must be True or False, not 1"),
@@ -293,3 +307,72 @@ def test_invalid_images_are_rejected(name, method):
     images, error, message = INVALID_IMAGES[name]
     with pytest.raises(error, match=message):
         getattr(tiny("float32"), method)(images)
+
+
+# --- numbers and arrays of NumPy and other libraries ---------------------------------------------
+
+
+def test_numpy_numbers_are_accepted_and_saved(tmp_path):
+    i, f = np.int64, np.float32
+    config = ViTConfig(
+        image_size=(i(8), i(8)), patch_size=i(4), channels=i(1), classes=i(2), width=i(8),
+        depth=i(1), heads=i(2), mlp_width=i(8), norm_eps=f(0.5), qkv_bias=np.bool_(True),
+    )  # fmt: skip
+    model = ViT.create(config)
+    model.save(tmp_path / "model.npz")
+    assert ViT.load(tmp_path / "model.npz").config == config
+    kinds = {type(value) for value in dataclasses.astuple(config)}
+    assert kinds <= {int, float, bool, str, tuple, type(None)}
+    assert type(config.image_size[0]) is int
+
+
+class Subclass(np.ndarray):
+    """A subclass of ndarray in a module without array functions."""
+
+
+class Tensor:
+    """A tensor of another library."""
+
+    def __init__(self, array, error=None):
+        self.array, self.error = array, error
+
+    def __array__(self, dtype=None, copy=None):
+        if self.error:
+            raise self.error
+        return self.array
+
+
+def test_subclasses_and_tensors_of_other_libraries_give_the_same_results():
+    model = tiny_model("float32")
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("f")
+    expected = model(images)
+    for other in (images.view(Subclass), Tensor(images)):
+        result = model(other)
+        assert type(result) is np.ndarray
+        assert np.array_equal(result, expected)
+        assert np.array_equal(model.forward(other)[0], model.forward(images)[0])
+    x, scale = images[0, :, :, 0], np.ones(8, "f")
+    y, _ = layers.layer_norm(x.view(Subclass), scale, scale)
+    assert np.array_equal(y, layers.layer_norm(x, scale, scale)[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (Tensor(None, RuntimeError("it requires grad")), "cannot convert test_api.Tensor to a "
+            "NumPy array: it requires grad"),
+        (np.ma.masked_array(np.zeros((1, 8, 8, 1)), True), "masked arrays are not supported: "
+            "replace the masked entries by x.filled()"),
+        (Tensor(np.zeros((1, 8, 8, 1), int)), "images must be arrays of floats, not int64"),
+        ([[0.0]], "images must be arrays of floats, not list"),
+    ],
+)  # fmt: skip
+def test_an_object_that_is_not_an_array_of_floats_is_rejected(images, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        tiny_model("float32")(images)
+
+
+def test_a_layer_rejects_an_object_of_another_library():
+    message = "expected a NumPy or CuPy array, not test_api.Tensor: convert it by np.asarray"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        arrays.array_module(Tensor(np.zeros(3)))

@@ -1,7 +1,9 @@
 """The bundled digits, images in memory, image files, and files of class names."""
 
 import io
+import re
 import struct
+import subprocess
 from zlib import crc32
 
 import numpy as np
@@ -10,10 +12,11 @@ from PIL import Image
 
 from minivit.data import ByteImages, load_digits, read_image, read_labels, sample_photograph
 from minivit.data.dataset import fingerprint, read, take
+from minivit.files import FileError
 
 
-def close(actual, expected):
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+def close(actual, expected, atol=1e-6):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
 
 
 # --- digits -----------------------------------------------------------------------------------
@@ -251,6 +254,60 @@ def test_floating_point_pixels_are_rejected(save):
     path = save(np.full((3, 3), 0.5, np.float32), "x.tiff")
     with pytest.raises(ValueError, match=r"x\.tiff cannot be read as an image: its pixels are fl"):
         read_image(path, (3, 3), 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "limit", "message"),
+    [
+        ((30, 31), 929, "it has 30 x 31 pixels. The limit is 929 pixels (--max-pixels), with at "
+            "most 65,535 per side"),
+        ((1, 65_536), 50_000_000, "it has 1 x 65,536 pixels. The limit is 50,000,000 pixels"),
+    ],
+)  # fmt: skip
+def test_a_picture_that_is_too_large_is_rejected_before_it_is_decoded(
+    save, monkeypatch, shape, limit, message
+):
+    path = save(np.zeros(shape, np.uint8))
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(FileError, match=re.escape(f"{path} cannot be read as an image: {message}")):
+        read_image(path, (4, 4), 3, max_pixels=limit)
+
+
+def test_the_default_limit_is_50_megapixels(save):
+    content = save(np.zeros((1, 1), np.uint8)).read_bytes()
+    header = b"IHDR" + (10_000).to_bytes(4, "big") + (5_001).to_bytes(4, "big") + content[24:29]
+    path = save(np.zeros((1, 1), np.uint8))
+    path.write_bytes(content[:12] + header + crc32(header).to_bytes(4, "big") + content[33:])
+    with pytest.raises(FileError, match=r"5,001 x 10,000 pixels\. The limit is 50,000,000 pixels"):
+        read_image(path, (4, 4), 3)
+
+
+def test_a_postscript_file_does_not_start_another_program(tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(FileError, match=r"picture\.png cannot be read .*: unknown file format"):
+        read_image(path, (8, 8), 3)
+
+
+TIFF_KINDS = {  # dtype -> the white value, or the reason why it is rejected
+    "uint16": 65535,
+    ">u2": 65535,
+    "int32": "its pixels are integers of 32 bits or with a sign, and the value of white is unknown",
+    "float32": "its pixels are floats, and the value of white is unknown",
+}
+
+
+@pytest.mark.parametrize("dtype", TIFF_KINDS)
+def test_grey_tiff_files_are_scaled_correctly_or_rejected(save, dtype):
+    white = TIFF_KINDS[dtype]
+    if isinstance(white, int):
+        pixels = np.array([[0, white // 2, white]], dtype)
+        close(read_image(save(pixels, "x.tiff"), (1, 3), 1), [[[-1], [-0.004], [1]]], atol=0.01)
+        return
+    path = save(np.array([[0, 1, 2**31 - 1]], dtype), "x.tiff")
+    with pytest.raises(FileError, match=re.escape(white)):
+        read_image(path, (1, 3), 1)
 
 
 def test_a_large_file_is_read_without_a_warning_and_a_huge_one_is_rejected(save, monkeypatch):

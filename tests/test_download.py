@@ -480,3 +480,23 @@ def test_the_cache_folder_is_an_argument_or_a_variable_or_the_default(monkeypatc
     monkeypatch.setenv("MINIVIT_DATA", "")
     assert open_cache(None, "a")[0] == user_cache_path("minivit", appauthor=False)
     assert read_tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "link to nothing", "folder link"])
+def test_a_link_in_a_shared_cache_is_not_followed(server, remote, tmp_path, kind):
+    cache, victim = tmp_path / "cache", tmp_path / "victim"
+    cache.mkdir()
+    if kind == "folder link":
+        victim.mkdir()
+    elif kind != "link to nothing":
+        victim.write_bytes(b"precious")
+    partial = cache / part(remote)
+    if kind == "hard link":
+        partial.hardlink_to(victim)
+    else:
+        partial.symlink_to(victim)
+    assert get(remote, cache) == CONTENT
+    if kind == "link to nothing":
+        assert not victim.exists()
+    elif kind != "folder link":
+        assert victim.read_bytes() == b"precious"

@@ -381,6 +381,16 @@ def test_folders_and_single_files_are_preprocessed_in_the_same_way(tmp_path, fam
     np.testing.assert_allclose(d.images[[0]][0], expected, rtol=0, atol=1e-5)
 
 
+def test_a_picture_that_is_too_large_is_skipped_by_name(zoo, capsys):
+    name = load_folder(zoo, (4, 4)).images.files[3]
+    Image.new("RGB", (10, 11)).save(name)
+    d = load_folder(zoo, (4, 4), max_pixels=109)
+    _, readable = d.images.read(slice(None))
+    assert np.flatnonzero(~readable).tolist() == [3]
+    message = "it has 11 x 10 pixels. The limit is 109 pixels"
+    assert f"skipped: {name} cannot be read as an image: {message}" in capsys.readouterr().err
+
+
 def test_unreadable_images_are_skipped_before_resizing(zoo):
     d = load_folder(zoo, (8, 8))
     damage(d.images.files[1])

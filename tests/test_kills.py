@@ -4,6 +4,7 @@ A resumed run has the files of an uninterrupted one, with the same bytes, and no
 """
 
 import os
+import random
 import re
 import shlex
 import signal
@@ -78,7 +79,7 @@ class Result(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def default_signals():
-    """Do not ignore SIGTERM and SIGHUP, because processes inherit this. For SIGINT, see conftest."""
+    """Do not ignore SIGTERM and SIGHUP, because processes inherit this. SIGINT: see conftest.py."""
     previous = {n: signal.signal(n, signal.SIG_DFL) for n in SIGNALS if n != signal.SIGINT}
     yield
     for number, handler in previous.items():

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 from helpers.models import Unreadable, few_digits, same_bits, tiny_model
-from helpers.trainings import STEPS, make_recipe, new_model, record_steps
+from helpers.trainings import STEPS, interrupt, make_recipe, new_model, record_steps
 
-from minivit import ViT, data, weights
+from minivit import ViT, cost, data, weights
+from minivit.parallel import map_shards
 from minivit.training import (
     AdamW,
     Recipe,
@@ -42,6 +43,10 @@ INVALID = {
         ("warmup", -1), ("weight_decay", -1), ("grad_clip", -1), ("label_smoothing", -0.1),
         ("mixup", -0.1), ("cutmix", math.inf), ("ema", -0.5),
     ],
+    "must be at most 100, not": [("randaugment", 101), ("randaugment", 10**9)],
+    "must be at most 1,000,000, not": [("epochs", 10**7), ("warmup", 1e7), ("shift", 10**7)],
+    "must be at most 10^18, not": [("batch_size", 10**19), ("seed", 10**19), ("shards", 10**19)],
+    "must be an integer, not": [("epochs", 1.5), ("seed", "3"), ("shards", 2.0)],
     "must be below 1, not": [("label_smoothing", 1.0), ("ema", 1.0)],
     "must be from 0 to 10, not": [("randaugment_magnitude", x) for x in (-1.0, 10.5, math.nan)],
     "must be from 0 to 1, not": [("random_erasing", -0.1), ("random_erasing", 1.5)],
@@ -53,6 +58,66 @@ def test_an_invalid_recipe_is_rejected(message):
     for name, value in INVALID[message]:
         with pytest.raises(ValueError, match=f"^{re.escape(f'{name} {message} {value}')}$"):
             Recipe(**{name: value})
+
+
+def test_numbers_of_numpy_are_accepted_and_saved(tmp_path, monkeypatch):
+    recipe = make_recipe(epochs=np.int64(2), seed=np.uint8(3), learning_rate=np.float64(0.01))
+    interrupt(monkeypatch, "evaluate", 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_model(), DIGITS, recipe, tmp_path)
+    assert read_progress(tmp_path).recipe == recipe
+    assert type(recipe.epochs) is int
+
+
+def test_a_long_number_is_shortened_in_the_message():
+    with pytest.raises(ValueError, match=r"^epochs must be at most 1,000,000, not 10{39}$"):
+        Recipe(epochs=10**400)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # as the command line does
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (
+            {"learning_rate": 1e39},
+            "the learning rate of 1e+39 may be too high. Pass a smaller --lr",
+        ),
+        (
+            {"weight_decay": 1e30},
+            "each step subtracts 1e+28 times the weights from the weights. Pass a smaller "
+            "--weight-decay",
+        ),
+    ],
+)
+def test_the_error_of_a_training_that_diverges_names_the_cause(tmp_path, fields, reason):
+    recipe = make_recipe(**{"grad_clip": 0.0} | fields)
+    message = rf"^the .*loss is .* in epoch 1: {re.escape(reason)}$"
+    with pytest.raises(FloatingPointError, match=message):
+        train(new_model(), DIGITS, recipe, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_error_of_a_diverging_initial_model_does_not_blame_the_learning_rate(tmp_path):
+    model = new_model()
+    model.params["head"]["bias"][0] = np.inf
+    message = "in epoch 1: the initial weights give such a loss"
+    with pytest.raises(FloatingPointError, match=message):
+        train(model, DIGITS, make_recipe(), tmp_path)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_must_be_at_least_1(tmp_path, threads):
+    message = f"threads must be at least 1, not {threads}"
+    for function in (
+        lambda: train(new_model(), DIGITS, make_recipe(), tmp_path, threads=threads),
+        lambda: StepOptions(threads=threads),
+        lambda: data.FolderImages(["1.png"], (8, 8), 1, threads=threads),
+        lambda: new_model().choose_shard_count(8, threads),
+        lambda: list(map_shards(len, [(), ()], threads)),
+        lambda: cost.memory(new_model().config, 8, threads=threads),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            function()
 
 
 def test_an_unknown_optimiser_or_schedule_is_rejected():
