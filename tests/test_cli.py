@@ -15,6 +15,7 @@ from PIL import Image
 import minivit
 from minivit import ViT, data, layers
 from minivit.checking import cases
+from minivit.cli import memory
 from minivit.cli.parser import COMMANDS, parse_arguments
 from minivit.training import loop
 
@@ -258,6 +259,42 @@ def test_the_error_of_exhausted_memory_names_options_of_the_command(
     assert re.findall(r"--[a-z-]+", message) == options
     text = output_of(line.split()[0], "--help")
     assert all(option in text for option in options)
+
+
+SMALLER_MODEL = "Pass a smaller --width, --mlp-width or --depth"
+SMALLER_IMAGE = "Pass a smaller --image-size, or a model with larger patches"
+TOO_LARGE = [  # command line, bytes of memory, error
+    ("train --width 1000000", 25e9, "the model has 16.0 T parameters (64.0 TB), but this machine "
+        f"has 25.0 GB of memory. {SMALLER_MODEL}"),
+    ("train --width 512", 70e6, "training needs 84.5 MB of memory, but this machine has 70.0 MB. "
+        + SMALLER_MODEL),
+    ("train --image-size 128 --patch-size 1", 5e9, "training needs 30.4 GB of memory, but this "
+        f"machine has 5.00 GB. {SMALLER_IMAGE}"),
+    ("train --batch-size 1437 --shards 1", 50e6, "training needs 539 MB of memory, but this "
+        "machine has 50.0 MB. Pass a smaller --batch-size, or a larger --grad-accumulation or "
+        "--shards"),
+    ("attention --image-size 120", 1e6, "an image of 120 x 120 has 901 tokens, and the attention "
+        f"weights need 13.0 MB, but this machine has 1.00 MB of memory. {SMALLER_IMAGE}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "available", "message"), TOO_LARGE)
+def test_what_does_not_fit_into_memory_is_refused_with_a_remedy_that_helps(
+    folder, monkeypatch, line, available, message
+):
+    monkeypatch.setattr(memory, "available_memory", lambda: int(available))
+    assert error_of(*line.split()) == message
+
+
+def test_the_available_memory_is_that_of_the_machine_or_the_limit_of_the_process():
+    code = "import resource; from minivit.cli.memory import available_memory as f; a = f()\n"
+    code += "resource.setrlimit(resource.RLIMIT_AS, (2**33, -1)); print(a, f())"
+    line = [sys.executable, "-c", code]
+    physical, limited = map(
+        int, subprocess.run(line, capture_output=True, check=True).stdout.split()
+    )
+    assert physical > 10**8
+    assert limited == min(physical, 2**33)
 
 
 # --- processes --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ..api import ViT
 from ..layers import softmax
 from ..terminal import escape
 from . import common, options
+from .memory import check_attention
 from .options import UsageError
 
 OPTIONS = {
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"cannot write {args.out}: the folder {folder} does not exist")
     model = common.load_model(args)
     check_usage(args, model.config.depth)
+    check_attention(model.config, model.config.depth * max(1, len(args.images)))
     takes_images = args.kind in analysis.IMAGE_KINDS
     if takes_images and not (args.images or args.data) and common.takes_photographs(model):
         args.images = [data.sample_photograph()]

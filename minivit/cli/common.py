@@ -13,6 +13,7 @@ from ..api import ViT
 from ..models import ViTConfig
 from ..terminal import print_message
 from ..training import PRESETS, get_preset
+from .memory import check_attention
 from .options import CLASS_NAMES, FILE, Data, UsageError, format_value
 
 NEW_HEAD = "Add a new head with `train --from`"
@@ -44,7 +45,9 @@ def load_model(args: argparse.Namespace) -> ViT:
                 f"{args.weights} does not exist. Train a model with `python -m minivit "
                 f"train{option}`, or pass --weights"
             )
-    return ViT.load(args.weights, device=args.device, **load_arguments(args))
+    model = ViT.load(args.weights, device=args.device, **load_arguments(args))
+    check_attention(model.config)
+    return model
 
 
 def load_arguments(args: argparse.Namespace) -> dict[str, Any]:

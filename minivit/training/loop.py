@@ -122,9 +122,10 @@ def _train_epochs(run: TrainingRun) -> Score:
                 with run.signals.immediate():
                     held_out = run.dataset.held_out_images, run.dataset.held_out_labels
                     score = evaluate(run.result, *held_out)
-            except Interrupted:
+            except Interrupted as interrupt:
                 save_checkpoint(run)
-                raise
+                t, path = run.optimiser.t, run.folder / CHECKPOINT
+                raise Interrupted(interrupt.number, f"{path} contains step {t}") from None
             _check_finite(score.loss, "held-out loss", run)
             run.epoch += 1
             run.batches, run.images, run.loss = 0, 0, 0.0
