@@ -60,7 +60,7 @@ def write_atomically(path: str | Path, write: Callable[[Any], None]) -> None:
 def remove_temporary_files(path: Path, age: float) -> None:
     """Delete temporary files of `write_atomically` for this path that are older, in seconds."""
     pattern = re.compile(re.escape(path.name[:200]) + rf"\.[0-9a-f]{{{TOKEN}}}\.tmp")
-    for name in filter(pattern.fullmatch, os.listdir(path.parent)):
-        with contextlib.suppress(FileNotFoundError):  # another process may delete it first
-            if time.time() - os.lstat(path.with_name(name)).st_mtime >= age:
-                os.unlink(path.with_name(name))
+    with contextlib.suppress(OSError):  # for example if another process deletes one first
+        for name in filter(pattern.fullmatch, os.listdir(path.parent)):
+            if time.time() - os.lstat(path.parent / name).st_mtime >= age:
+                os.unlink(path.parent / name)

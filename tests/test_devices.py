@@ -4,6 +4,7 @@ Without a GPU, the tests use CuPy emulated on the CPU (helpers/emulated_cupy.py)
 """
 
 import dataclasses
+import signal
 import sys
 import threading
 import types
@@ -255,6 +256,33 @@ def test_a_training_resumes_on_the_same_and_on_another_device(tmp_path, monkeypa
         if device == "gpu" and not ON_GPU:
             for name, leaf in flatten(loaded.params).items():
                 assert np.array_equal(leaf.get(), flatten(expected.params)[name].get()), name
+
+
+@needs_gpu
+def test_a_signal_in_an_epoch_loses_no_bit(tmp_path, monkeypatch):
+    recipe = Recipe(epochs=2, batch_size=20, shift=0, warmup=0, ema=0.9)
+    expected = tiny("gpu")
+    training.train(expected, few_digits(), recipe, tmp_path / "uninterrupted")
+    monkeypatch.setattr(loop, "LOSS_INTERVAL", 2)
+    update, calls = loop._update, []
+
+    def update_and_interrupt(run, *args):
+        update(run, *args)
+        calls.append(len(calls))
+        if len(calls) == 8:  # the third of five steps of the second epoch
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_update", update_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(tiny("gpu"), few_digits(), recipe, tmp_path / "run")
+    assert training.read_progress(tmp_path / "run").batches == 3
+    path = tmp_path / "run" / "model.npz"
+    loaded = ViT.load(path, device="gpu")
+    training.resume(tmp_path / "run", loaded, few_digits())
+    assert_same_parameters(loaded, expected)
+    if not ON_GPU:
+        assert path.read_bytes() == (tmp_path / "uninterrupted" / "model.npz").read_bytes()
 
 
 @needs_gpu
