@@ -31,11 +31,11 @@ def array_module(x: Array) -> Any:
     if isinstance(x, np.ndarray):  # a subclass in a module without array functions
         return np
     kind = f"{type(x).__module__}.{type(x).__name__}"
-    raise TypeError(f"expected a NumPy or CuPy array, not {kind}: convert it by np.asarray")
+    raise TypeError(f"expected a NumPy or CuPy array, not {kind}: convert it with np.asarray")
 
 
 def as_array(x: Any) -> Any:
-    """Convert a subclass of ndarray, or a tensor of another library, to an ndarray by `__array__`.
+    """Convert an ndarray subclass, or a tensor of another library, to an ndarray via `__array__`.
 
     Arrays on a GPU and objects without `__array__` are returned unchanged. Raises TypeError for a
     tensor that cannot be converted, and for a masked array.
@@ -43,7 +43,7 @@ def as_array(x: Any) -> Any:
     if type(x) is np.ndarray or hasattr(x, "get") or not hasattr(x, "__array__"):
         return x
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError("masked arrays are not supported: replace the masked entries by x.filled()")
+        raise TypeError("masked arrays are not supported: fill the masked entries with x.filled()")
     try:
         return np.asarray(x)
     except Exception as reason:  # for example a tensor on a GPU, or one that requires a gradient

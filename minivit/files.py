@@ -1,4 +1,4 @@
-"""Errors about the content of files, and atomic writing."""
+"""File errors, and atomic file writes."""
 
 import contextlib
 import errno
@@ -18,19 +18,19 @@ TOKEN = 8  # hexadecimal digits in the name of a temporary file
 
 
 class FileError(ValueError):
-    """A file is damaged or has another content than expected. The message is one line."""
+    """A file is damaged or does not have the expected content. The message is one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(escape(message))  # names in a file may contain control characters
 
 
 def is_system_error(error: Exception) -> bool:
-    """Return whether an error comes from a lack of memory or file descriptors, not from a file."""
+    """Return whether an error is caused by a lack of memory or file descriptors, not by a file."""
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRORS
 
 
 def write_atomically(path: str | Path, write: Callable[[Any], None]) -> None:
-    """Call write(file) with a temporary file, then rename it: an old file is replaced as a whole.
+    """Call write(file) with a temporary file, then rename it to `path`, replacing any old file.
 
     The file has the permissions of a new file, and a symbolic link is replaced and not followed.
     Temporary files of processes that were killed are deleted after a day. Raises OSError if the
@@ -44,21 +44,21 @@ def write_atomically(path: str | Path, write: Callable[[Any], None]) -> None:
                 write(file)
             return
         remove_temporary_files(path, DAY)
-        with open(temporary, "xb") as file:
-            try:
+        try:
+            with open(temporary, "xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)  # missing if interrupted after the rename
-                raise
-    except OSError as error:  # name the file and not the temporary one
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # missing if interrupted after the rename
+            raise
+    except OSError as error:  # report the path of the file, not of the temporary one
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def remove_temporary_files(path: Path, age: float) -> None:
-    """Delete temporary files of `write_atomically` for this path that are older, in seconds."""
+    """Delete the temporary files of `write_atomically` for this path older than `age` seconds."""
     pattern = re.compile(re.escape(path.name[:200]) + rf"\.[0-9a-f]{{{TOKEN}}}\.tmp")
     with contextlib.suppress(OSError):  # for example if another process deletes one first
         for name in filter(pattern.fullmatch, os.listdir(path.parent)):

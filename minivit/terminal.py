@@ -1,4 +1,4 @@
-"""Text output that is safe for a terminal: no raw control characters, and no failing stream."""
+"""Text output that is safe for a terminal and tolerates missing and closed streams."""
 
 import contextlib
 import errno
@@ -10,14 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-# Control characters, line and paragraph separators, marks that change the direction of the text,
-# and surrogates, which represent the bytes of a file name that is not UTF-8.
+# Control characters, line and paragraph separators, bidirectional formatting characters, and
+# surrogates, which represent the bytes of a file name that is not UTF-8.
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-KEPT = "\n\t"  # by a stream; `escape` replaces them
+KEPT = "\n\t"  # by `SafeStream`; `escape` replaces them by default
 
 
 def escape(text: Any, kept: str = "") -> str:
-    r"""Replace unsafe characters by escape sequences such as \x1b, so that the text is one line.
+    r"""Replace unsafe characters with escape sequences such as \x1b. The result is one line.
 
     A file name or an array name could otherwise clear the screen or imitate other output.
     """
@@ -30,7 +30,7 @@ def escape(text: Any, kept: str = "") -> str:
 
 
 class SafeStream:
-    """A text stream that escapes unsafe characters and ignores that its terminal was closed.
+    """A text stream that escapes unsafe characters and ignores errors of a closed terminal.
 
     raw: the stream without the escapes, for progress bars, which move the cursor.
     """
@@ -40,7 +40,7 @@ class SafeStream:
         self.raw = raw or self
 
     def write(self, text: str) -> int:
-        """Write a text and return its length. Raises OSError as the stream does."""
+        """Write text and return its length. Raises other OSErrors of the stream."""
         with ignore_closed_terminal():
             self.stream.write(text if self.raw is self else escape(text, KEPT))
         return len(text)
@@ -56,7 +56,7 @@ class SafeStream:
 
 @contextlib.contextmanager
 def ignore_closed_terminal() -> Iterator[None]:
-    """Ignore the error of writing to a terminal whose window was closed."""
+    """Ignore the write error of a terminal that has been closed."""
     try:
         yield
     except OSError as error:
@@ -68,7 +68,7 @@ def ignore_closed_terminal() -> Iterator[None]:
 def safe_streams() -> Iterator[None]:
     """Make stdout and stderr safe. A missing stream is replaced by one that discards its text.
 
-    Characters that the encoding of a stream lacks are written as escape sequences.
+    Characters that a stream cannot encode are written as escape sequences.
     """
     streams = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
@@ -85,7 +85,7 @@ def safe_streams() -> Iterator[None]:
 
 
 def progress_bar(**options: Any) -> tqdm:
-    """Return a progress bar on stderr. It is disabled if stderr is missing or no terminal."""
+    """Return a progress bar on stderr. It is disabled if stderr is not a terminal."""
     return tqdm(file=_raw_stderr(), disable=None if sys.stderr else True, **options)
 
 

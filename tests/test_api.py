@@ -362,7 +362,7 @@ def test_subclasses_and_tensors_of_other_libraries_give_the_same_results():
         (Tensor(None, RuntimeError("it requires grad")), "cannot convert test_api.Tensor to a "
             "NumPy array: it requires grad"),
         (np.ma.masked_array(np.zeros((1, 8, 8, 1)), True), "masked arrays are not supported: "
-            "replace the masked entries by x.filled()"),
+            "fill the masked entries with x.filled()"),
         (Tensor(np.zeros((1, 8, 8, 1), int)), "images must be arrays of floats, not int64"),
         ([[0.0]], "images must be arrays of floats, not list"),
     ],
@@ -373,6 +373,6 @@ def test_an_object_that_is_not_an_array_of_floats_is_rejected(images, message):
 
 
 def test_a_layer_rejects_an_object_of_another_library():
-    message = "expected a NumPy or CuPy array, not test_api.Tensor: convert it by np.asarray"
+    message = "expected a NumPy or CuPy array, not test_api.Tensor: convert it with np.asarray"
     with pytest.raises(TypeError, match=re.escape(message)):
         arrays.array_module(Tensor(np.zeros(3)))

@@ -255,7 +255,7 @@ def test_integers_in_all_arrays_are_refused(path):
 
 
 def npy(shape, dtype="<f4", size=None):
-    """Return an .npy file with this header and `size` zero bytes, by default those that fit."""
+    """Return an .npy file with this header and `size` zero bytes, by default as the shape needs."""
     file = io.BytesIO()
     header = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -296,12 +296,12 @@ def test_names_and_headers_are_checked_before_any_array_is_unpacked(
     assert unpacked in ([], ["config"])
 
 
-def test_a_compression_that_numpy_does_not_write_is_refused(path):
+def test_an_unsupported_compression_method_is_rejected(path):
     entries = read_entries(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    assert "has a compression that NumPy does not write" in refusal(path)
+    assert "uses a compression method that NumPy does not write" in refusal(path)
 
 
 def test_a_compressed_file_is_read(path):
@@ -311,7 +311,7 @@ def test_a_compressed_file_is_read(path):
     assert same_bits(ViT.load(path).params, model.params)
 
 
-def test_a_lack_of_memory_is_not_reported_as_damage(path, monkeypatch):
+def test_running_out_of_memory_is_not_reported_as_a_damaged_file(path, monkeypatch):
     def exhaust(file, name):
         raise MemoryError
 

@@ -273,13 +273,13 @@ TOO_LARGE = [  # command line, bytes of memory, error
     ("train --batch-size 1437 --shards 1", 50e6, "training needs 539 MB of memory, but this "
         "machine has 50.0 MB. Pass a smaller --batch-size, or a larger --grad-accumulation or "
         "--shards"),
-    ("attention --image-size 120", 1e6, "an image of 120 x 120 has 901 tokens, and the attention "
-        f"weights need 13.0 MB, but this machine has 1.00 MB of memory. {SMALLER_IMAGE}"),
+    ("attention --image-size 120", 1e6, "an image of 120 x 120 pixels has 901 tokens, and the "
+        f"attention weights need 13.0 MB, but this machine has 1.00 MB of memory. {SMALLER_IMAGE}"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("line", "available", "message"), TOO_LARGE)
-def test_what_does_not_fit_into_memory_is_refused_with_a_remedy_that_helps(
+def test_a_model_too_large_for_memory_is_rejected_with_a_useful_suggestion(
     folder, monkeypatch, line, available, message
 ):
     monkeypatch.setattr(memory, "available_memory", lambda: int(available))

@@ -51,7 +51,7 @@ def test_train_writes_four_files_that_the_other_commands_use():
     baseline = re.fullmatch(r"(\d\d\.\d\d)% for logistic regression on the raw pixels", third)
     assert float(baseline[1]) > 96
     assert last == "saved in runs/digits: model.npz, log.csv, curves.png, attention.png"
-    assert re.fullmatch(r"epoch 1/1: loss .*\n(warning: .* not better than chance: .*\n)?", err)
+    assert re.fullmatch(r"epoch 1/1: loss .*\n(warning: .* no better than chance: .*\n)?", err)
     correct = round(row["held_out_accuracy"] * 360)
     assert output_of("evaluate").splitlines() == [
         f"{accuracy} ({correct} of 360 images)",
@@ -205,11 +205,11 @@ def test_a_figure_of_an_earlier_run_is_drawn_again(quick):
     assert "missing or incomplete: curves.png\n" in run("train", "--resume", "--out", "run").out
 
 
-def test_a_training_that_is_not_better_than_chance_gives_a_warning(quick):
+def test_a_training_that_is_no_better_than_chance_gives_a_warning(quick):
     _, _, err = run(*TRAIN, "--lr", 0, "--out", "run")
     assert re.fullmatch(
-        r"warning: the model is not better than chance: always predicting the most frequent class "
-        r"has an accuracy of 1\d\.\d\d%\. Check the labels, or train longer or with another --lr",
+        r"warning: the model is no better than chance: always predicting the most frequent class "
+        r"gives an accuracy of 1\d\.\d\d%\. Check the labels, train longer, or try another --lr",
         err.splitlines()[-1],
     )
     _, _, err = run(*TRAIN, "--epochs", 4, "--lr", 0.01, "--out", "run")

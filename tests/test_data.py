@@ -259,9 +259,9 @@ def test_floating_point_pixels_are_rejected(save):
 @pytest.mark.parametrize(
     ("shape", "limit", "message"),
     [
-        ((30, 31), 929, "it has 30 x 31 pixels. The limit is 929 pixels (--max-pixels), with at "
-            "most 65,535 per side"),
-        ((1, 65_536), 50_000_000, "it has 1 x 65,536 pixels. The limit is 50,000,000 pixels"),
+        ((30, 31), 929, "it has 30 x 31 pixels. The limits are 929 pixels in total "
+            "(--max-pixels) and 65,535 per side"),
+        ((1, 65_536), 50_000_000, "it has 1 x 65,536 pixels. The limits are 50,000,000 pixels"),
     ],
 )  # fmt: skip
 def test_a_picture_that_is_too_large_is_rejected_before_it_is_decoded(
@@ -278,7 +278,9 @@ def test_the_default_limit_is_50_megapixels(save):
     header = b"IHDR" + (10_000).to_bytes(4, "big") + (5_001).to_bytes(4, "big") + content[24:29]
     path = save(np.zeros((1, 1), np.uint8))
     path.write_bytes(content[:12] + header + crc32(header).to_bytes(4, "big") + content[33:])
-    with pytest.raises(FileError, match=r"5,001 x 10,000 pixels\. The limit is 50,000,000 pixels"):
+    with pytest.raises(
+        FileError, match=r"5,001 x 10,000 pixels\. The limits are 50,000,000 pixels"
+    ):
         read_image(path, (4, 4), 3)
 
 
@@ -293,8 +295,8 @@ def test_a_postscript_file_does_not_start_another_program(tmp_path, monkeypatch)
 TIFF_KINDS = {  # dtype -> the white value, or the reason why it is rejected
     "uint16": 65535,
     ">u2": 65535,
-    "int32": "its pixels are integers of 32 bits or with a sign, and the value of white is unknown",
-    "float32": "its pixels are floats, and the value of white is unknown",
+    "int32": "its pixels are 32-bit or signed integers, so their white level is unknown",
+    "float32": "its pixels are floats, so their white level is unknown",
 }
 
 

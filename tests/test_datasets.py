@@ -148,7 +148,7 @@ def test_a_label_out_of_range_is_rejected(mnist, tmp_path, file):
     path.write_bytes(gzip.compress(to_idx(labels)))
     assert (
         error_message(load_idx, mnist, tmp_path)
-        == f"{path} contains label 10, not below 10: {AGAIN}"
+        == f"{path} contains label 10; labels must be below 10: {AGAIN}"
     )
 
 
@@ -161,7 +161,7 @@ BATCH, META = "data_batch_2.bin", "batches.meta.txt"
         (BATCH, make_records(4)[:-1], "has 12,291 bytes, not 12,292"),
         (BATCH, make_records(5), "has 15,365 bytes, not 12,292"),
         (BATCH, b"", "has 0 bytes, not 12,292"),
-        (BATCH, b"\4" + make_records(4)[1:], "contains label 4, not below 4"),
+        (BATCH, b"\4" + make_records(4)[1:], "contains label 4; labels must be below 4"),
         (META, b"a\nb\nc", "has 3 names, not 4"),
         (META, b"", "has 0 names, not 4"),
         (META, b"a\nb\nc\n\xff\nd", "has 5 names, not 4"),

@@ -441,7 +441,7 @@ def test_the_error_gives_other_advice_if_no_smaller_batch_fits(short_training, m
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_train_epoch", exhaust)
         error = run(*short_training).err
-        assert error.endswith("They should fit; check whether another process uses the GPU\n")
+        assert error.endswith("They should fit; check whether another process is using the GPU\n")
     cupy.device.limit_memory(monkeypatch, 30_000)
     error = run(*short_training).err
     assert error.endswith("A single image would not fit; use a smaller model\n")

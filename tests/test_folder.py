@@ -387,7 +387,7 @@ def test_a_picture_that_is_too_large_is_skipped_by_name(zoo, capsys):
     d = load_folder(zoo, (4, 4), max_pixels=109)
     _, readable = d.images.read(slice(None))
     assert np.flatnonzero(~readable).tolist() == [3]
-    message = "it has 11 x 10 pixels. The limit is 109 pixels"
+    message = "it has 11 x 10 pixels. The limits are 109 pixels"
     assert f"skipped: {name} cannot be read as an image: {message}" in capsys.readouterr().err
 
 

@@ -36,7 +36,7 @@ def holder(tmp_path, monkeypatch):
         process.kill()
 
 
-def test_a_second_run_is_refused_with_the_process_and_its_age(holder):
+def test_a_second_run_is_rejected_and_the_error_names_the_first_process(holder):
     message = error_of("train", *QUICK, "--out", "run")
     pattern = (
         r"{} is in use by process {}, which started \d s ago\. Wait for it, or choose another "
@@ -107,7 +107,7 @@ def test_a_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
     ("seconds", "text"),
     [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 days")],
 )
-def test_an_age_has_its_largest_unit(seconds, text):
+def test_an_age_is_formatted_in_a_suitable_unit(seconds, text):
     assert lock.format_age(seconds) == text
 
 
@@ -150,9 +150,9 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_a_file_has_the_permissions_of_the_umask_which_is_not_changed(tmp_path, mask, monkeypatch):
+def test_file_permissions_respect_the_umask_without_changing_it(tmp_path, mask, monkeypatch):
     code = "from minivit.files import write_atomically as w; import os, sys\n"
-    code += "os.umask(int(sys.argv[1])); os.umask = None\n"  # another call would be an error
+    code += "os.umask(int(sys.argv[1])); os.umask = None\n"  # so that any other call fails
     code += "w('file', lambda file: file.write(b'x'))"
     subprocess.run([sys.executable, "-c", code, str(mask)], cwd=tmp_path, check=True)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask

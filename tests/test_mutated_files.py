@@ -12,6 +12,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -44,14 +45,13 @@ from minivit.cli.option_file import read_tokens
 from minivit.data import FolderImages, read_image, read_labels
 from minivit.data.cifar import CIFAR10, CIFAR100, load_records, unpack
 from minivit.data.dataset import fingerprint
-from minivit.data.images import MAX_PIXELS, MAX_SIDE
 from minivit.data.mnist import read_idx
 from minivit.files import FileError
 from minivit.terminal import UNSAFE
-from minivit.training.log import COLUMNS, restore_log
+from minivit.training.log import COLUMNS, repair_log
 from minivit.training.progress import Progress
 from minivit.training.run import create_run, restore_run
-from minivit.weights import export, huggingface
+from minivit.weights import export, google, huggingface
 
 pytestmark = [
     pytest.mark.slow,
@@ -177,11 +177,11 @@ TOKENS = (
     "٣".encode(), b"a" * 200_000,
 )  # fmt: skip
 VALUES = (
-    "null", "true", "-1", "0", "1", "3", "1.5", "1e999", "NaN", "-Infinity", "1e-300", "50000000",
-    "2147483648", "9223372036854775808", "1" + "0" * 400, "9" * 5_000, '""', '"x"', '"1"', "[]",
-    "{}", "[1]", "[1, 2]", "[[1, 2], [3]]", '[0.5, "x", null]', '{"a": {"a": 1}}',
-    '"\\u001b[2J\\n\\u2028"', '"\\ud800"', '"\\u0000"', '"{0} {} %s"', "[" * 100_000,
-    "[" * 500 + "]" * 500, '{"a":' * 500 + "1" + "}" * 500, str([1] * 50_000), f'"{"x" * 50_000}"',
+    "null", "true", "-1", "0", "3", "1.5", "1e999", "NaN", "50000000", "9223372036854775808",
+    "1" + "0" * 400, "9" * 5_000, '""', '"x"', "[]", "{}", "[1, 2]", "[[1, 2], [3]]",
+    '[0.5, "x", null]', '["x", 200000000]', "[1" + "0" * 400 + ", 1, 1]", '{"a": {"a": 1}}',
+    '"\\u001b[2J\\n\\u2028"', '"\\ud800"', '"{0} {} %s"', "[" * 100_000, "[" * 900 + "]" * 900,
+    '{"a":' * 500 + "1" + "}" * 500, str([1] * 50_000), f'"{"x" * 50_000}"',
 )  # fmt: skip
 MARKER = '"a value to replace"'
 
@@ -228,7 +228,7 @@ def change_json(rng, content, other):
     if not found or rng.random() < 0.03:
         return rng.choice(VALUES).encode()
     container, key = rng.choice(found)
-    change = rng.choice(("replace", "replace", "replace", "remove", "rename", "insert", "copy"))
+    change = rng.choice((*["replace"] * 6, "remove", "rename", "insert", "copy"))
     value = rng.choice(VALUES)
     if change == "remove":
         del container[key]
@@ -249,8 +249,9 @@ def change_json(rng, content, other):
 # --- mutations of .npz files ------------------------------------------------------------------
 DESCRIPTIONS = (
     "'<f2'", "'>f4'", "'<f4'", "'<f8'", "'<f16'", "'<i4'", "'<c8'", "'|b1'", "'|V2'", "'|V4'",
-    "'|S4'", "'<U1'", "'<U8'", "'|O'", "'<M8[s]'", "'<U999999999'", "'|V0'", "'|S0'", "''", "'x'",
-    "[('a', '<f4')]", "[('a', '|O')]", "('<f4', (2,))", "[]", "None", "3", "'\\x1b[2J'",
+    "'|S4'", "'<U1'", "'<U8'", "'|O'", "'<M8[s]'", "'<U400000000'", "'>U400000000'",
+    "'|V2000000000'", "'|V0'", "'|S0'", "''", "'x'", "[('a', '<f4')]", "[('a', '|O')]",
+    "('<f4', (2,))", "[]", "None", "3", "'\\x1b[2J'",
 )  # fmt: skip
 SHAPES = (
     "()", "(0,)", "(1,)", "(-1,)", "(8,)", "(2147483648, 0)", "(0, 9223372036854775807)",
@@ -280,6 +281,12 @@ def write_entries(entries, method=zipfile.ZIP_STORED):
     return file.getvalue()
 
 
+def choose_entry(rng, entries):
+    """Return the index of an entry. Those of a training run are more frequent."""
+    indices = [i for i, (name, _) in enumerate(entries) if name.startswith("training/")]
+    return rng.choice(indices) if indices and rng.random() < 0.6 else rng.randrange(len(entries))
+
+
 def split_npy(content):
     """Return the header of an .npy file as text, and its data."""
     end = 10 + int.from_bytes(content[8:10], "little")
@@ -293,7 +300,7 @@ def join_npy(header, content, version=b"\x01\x00"):
 
 def change_npy_header(rng, content, other):
     entries = read_entries(content)
-    i = rng.randrange(len(entries))
+    i = choose_entry(rng, entries)
     header, values = split_npy(entries[i][1])
     if rng.random() < 0.5:
         header = re.sub(r"'descr': [^,]+", lambda _: f"'descr': {rng.choice(DESCRIPTIONS)}", header)
@@ -307,24 +314,31 @@ def change_npy_header(rng, content, other):
     return write_entries(entries)
 
 
-def change_npy_shape(rng, content, other):
-    """Replace a shape by another one of the same size."""
+def change_npy_layout(rng, content, other):
+    """Replace the shape or the dtype of an array by another one of the same size."""
     entries = read_entries(content)
-    i = rng.randrange(len(entries))
+    i = choose_entry(rng, entries)
     header, values = split_npy(entries[i][1])
-    shape = [int(n) for n in re.findall(r"\d+", re.search(r"\(.*\)", header)[0])]
-    rng.shuffle(shape)
-    n = int(np.prod(shape))
-    shapes = (*shape, 1), (1, *shape), (n,), (n, 1, 1), shape, shape[::-1], (2, n // 2), (n // 2, 2)
-    new = "(" + "".join(f"{side}, " for side in rng.choice(shapes)) + ")"
-    entries[i] = entries[i][0], join_npy(re.sub(r"\(.*\)", new, header), values)
+    if rng.random() < 0.5:
+        size = 8 if "8'" in header[:20] else 4
+        kind = rng.choice("fiucVSUmMb")
+        descr = f"{rng.choice('<>')}{kind}{size // 4 if kind == 'U' else size}"
+        new = f"'descr': {rng.choice((descr, [('a', descr)]))!r}"
+        header = re.sub("'descr': '[^']*'", new, header)
+    else:
+        shape = [int(n) for n in re.findall(r"\d+", re.search(r"\(.*\)", header)[0])]
+        n = int(np.prod(shape))
+        shapes = (*shape, 1), (1, *shape), (n,), (n, 1, 1), shape[::-1], (2, n // 2), (n // 2, 2)
+        new = "(" + "".join(f"{side}, " for side in rng.choice(shapes)) + ")"
+        header = re.sub(r"\(.*\)", new, header)
+    entries[i] = entries[i][0], join_npy(header, values)
     return write_entries(entries)
 
 
 def change_npy_values(rng, content, other):
     """Fill an array with the bytes of NaN, infinity, large numbers or characters."""
     entries = read_entries(content)
-    i = rng.randrange(len(entries))
+    i = choose_entry(rng, entries)
     header, values = split_npy(entries[i][1])
     pattern = rng.choice((b"\xff", b"\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\x1b\0\0\0", b"\0"))
     start = rng.choice((0, len(values) // 8 * 4))
@@ -351,7 +365,7 @@ def change_npy_text(rng, content, other):
 def change_entry(rng, content, other):
     """Mutate the bytes of an entry, with the correct checksum."""
     entries = read_entries(content)
-    i = rng.randrange(len(entries))
+    i = choose_entry(rng, entries)
     entries[i] = entries[i][0], mutate_bytes(rng, entries[i][1], entries[0][1])
     return write_entries(entries)
 
@@ -373,10 +387,11 @@ def change_names(rng, content, other):
 
 
 def numbered(rng, name, n):
-    """Return n names that differ in one number."""
+    """Return n names, the given one and others that differ in one number."""
     numbers = list(re.finditer(r"\d+", name))
-    start, end = rng.choice(numbers).span() if numbers else (0, 0)
-    return [f"{name[:start]}{i}{name[end:]}" for i in range(1000, 1000 + n)]
+    start, end = rng.choice((*numbers[:1], *numbers)).span() if numbers else (0, 0)
+    first = rng.choice((1, 1000))
+    return [name, *(f"{name[:start]}{first + i}{name[end:]}" for i in range(n - 1))]
 
 
 def add_entries(rng, content, other):
@@ -418,12 +433,21 @@ def bomb_zip(rng, content, other):
 
 
 ARCHIVE = (
-    change_npy_header, change_npy_header, change_npy_shape, change_npy_values, change_npy_text,
-    change_npy_text, change_entry, change_names, add_entries, change_compression, bomb_zip,
+    change_npy_header, change_npy_header, change_npy_layout, change_npy_layout, change_npy_values,
+    change_npy_text, change_npy_text, change_npy_text, change_entry, change_names, add_entries,
+    change_compression, bomb_zip,
 )  # fmt: skip
 
 
 # --- mutations of .safetensors files ----------------------------------------------------------
+ADDED = (  # names in the layouts
+    "params/stem/stages/0/0/norm1/bias", "block1/unit1/gn1/bias",
+    "patch_embed.backbone.stages.0.blocks.0.norm1.bias",
+    "embeddings.patch_embeddings.backbone.bit.encoder.stages.0.layers.0.norm1.bias",
+    "pos_embedding", "Transformer/encoderblock/LayerNorm_0/bias",
+)  # fmt: skip
+
+
 def split_tensors(content):
     end = 8 + int.from_bytes(content[:8], "little")
     return content[8:end], content[end:]
@@ -476,11 +500,13 @@ def change_tensor(rng, content, other):
 
 
 def add_tensors(rng, content, other):
+    """Add arrays without entries, of which the names differ in one number."""
     header, values = split_tensors(content)
     header = json.loads(header)
     name = rng.choice([name for name in header if name != "__metadata__"])
-    shape = rng.choice(([0], [2**31, 0], [100_000, 0], [0, 2**63 - 1], [0, 2**64 - 1]))
-    for other_name in numbered(rng, name, rng.choice((1, 10, 3000))):
+    name = rng.choice((name, name, *ADDED))
+    shape = rng.choice(([0], [2**31, 0], [100_000, 0, 8], [2**31, 0, 8], [0, 2**63 - 1]))
+    for other_name in numbered(rng, name, rng.choice((1, 10, 20_000))):
         header[other_name] = {
             "dtype": "F32", "shape": shape, "data_offsets": [len(values), len(values)]
         }  # fmt: skip
@@ -683,8 +709,8 @@ def mutate(rng, seed, seeds):
     content, suffix = seed.files[name], name.rpartition(".")[2]
     others = [s.files[n] for s in seeds for n in s.files if n.endswith(suffix)]
     specific = mutations_of(name)
-    steps = [rng.choice(specific)] if specific and rng.random() < 0.6 else []
-    while not steps or rng.random() < 0.25:
+    steps = [rng.choice(specific)] if specific and rng.random() < 0.75 else []
+    while not steps or rng.random() < 0.2:
         steps.append(mutate_bytes)
     other = rng.choice(others)
     for step in steps:
@@ -734,8 +760,12 @@ def scan(arrays):
     scanned = {}
     for name, array in arrays.items():
         before, _, after = name.partition("encoderblock_0/")
-        part = array[None] if after else array
-        scanned[f"params/{before}{'encoderblock/' if after else ''}{after}"] = part
+        if name == google.POSITIONS:
+            scanned["params/pos_embedding"] = array[:, 1:]  # without the class token
+        elif after:
+            scanned[f"params/{before}encoderblock/{after}"] = array[None]
+        else:
+            scanned[f"params/{name}"] = array
     return scanned
 
 
@@ -776,7 +806,8 @@ def make_model_seeds():
 def make_folder_seeds():
     seeds = []
     for kind in ("plain", "headless", "hidden", "hybrid"):
-        model = tiny_model("float32", **MODELS[kind] | {"channels": 3, "norm_eps": 1e-5})
+        fields = MODELS[kind] | {"channels": 3, "norm_eps": 1e-5}
+        model = tiny_model("float32", **{"classes": 2} | fields)
         c = model.config
         arrays = export(model.params, c, "huggingface")
         for config in (None, make_configuration(c)):
@@ -785,7 +816,8 @@ def make_folder_seeds():
                 "preprocessor_config.json": json.dumps(huggingface.make_processor(c)).encode(),
                 "model.safetensors": make_tensors(arrays, config),
             }
-            seeds.append(Seed(kind, files))
+            mutable = "config.json", "config.json", "preprocessor_config.json", "model.safetensors"
+            seeds.append(Seed(kind, files, mutable=mutable))
     return seeds
 
 
@@ -810,21 +842,23 @@ def read_model_folder(folder, seed, rng):
 
 # --- training runs ----------------------------------------------------------------------------
 def make_run_seeds():
-    seeds, digits = [], small_digits()
-    for kind in ("plain", "root"):
-        model = tiny_model("float32", **MODELS[kind])
-        for optimiser, ema in (("adamw", 0.9), ("sgd", 0)):
-            recipe = training.Recipe(epochs=4, optimiser=optimiser, ema=ema, freeze=True)
-            run = create_run(model, digits, recipe, Path(), 1)
-            progress = Progress(1, 3, recipe, digits.name, None, fingerprint(digits), 1, 20, 2.5, 9)
-            fields = progress._asdict() | {"recipe": recipe.to_dict()}
-            log = np.array([list(EPOCH.values())])
-            arrays = {"config": np.array(make_configuration(model.config))}
-            arrays |= {f"params/{name}": leaf for name, leaf in flatten(model.params).items()}
-            arrays |= {f"training/{name}": vector for name, vector in run.state.items()}
-            arrays |= {"training/log": log, "training/progress": np.array(json.dumps(fields))}
-            files = {"model.npz": make_npz(arrays), "log.csv": make_log(1)}
-            seeds.append(Seed(f"{kind} {optimiser}", files, mutable=("model.npz",)))
+    """Return interrupted and complete runs. Only the checkpoint is mutated."""
+    seeds, d = [], small_digits()
+    for optimiser, ema in (("adamw", 0.9), ("sgd", 0)):
+        model = tiny_model("float32")
+        recipe = training.Recipe(epochs=4, optimiser=optimiser, ema=ema, freeze=True)
+        run = create_run(model, d, recipe, Path(), 1)
+        progress = Progress(1, 3, recipe, d.name, None, fingerprint(d), 1, 20, 2.5, 9.0)
+        text = json.dumps(progress._asdict() | {"recipe": recipe.to_dict()})
+        arrays = {"config": np.array(make_configuration(model.config))}
+        arrays |= {f"params/{name}": leaf for name, leaf in flatten(model.params).items()}
+        log = {"training/log": np.array([list(EPOCH.values())])}
+        vectors = {f"training/{name}": vector for name, vector in run.state.items()}
+        interrupted = arrays | {"training/progress": np.array(text)} | log | vectors
+        for kind, checkpoint in {"interrupted": interrupted, "complete": arrays | log}.items():
+            for epochs in (0, 1):  # of the log file; a missing one is restored
+                files = {"model.npz": make_npz(checkpoint), "log.csv": make_log(epochs)}
+                seeds.append(Seed(f"{kind} {optimiser}", files, mutable=("model.npz",)))
     return seeds
 
 
@@ -839,20 +873,26 @@ def make_log(epochs):
 
 
 def read_run(folder, seed, rng):
-    """Read and restore an interrupted run as `resume` does."""
-    arrays = training_arrays(folder)
+    """Read a run. Restore an interrupted one as `resume` does."""
+    arrays = weights.load_training(folder / "model.npz")
+    assert all(isinstance(array, np.ndarray) for array in arrays.values())
     progress = training.read_progress(folder)
-    if progress is None:
-        return
+    with one_message("warning: ", "note: "):
+        if progress is None:
+            repair_log(folder)
+        else:
+            restore(folder, progress)
+
+
+def restore(folder, progress):
     assert 0 <= progress.epoch < progress.recipe.epochs
-    assert min(progress.t, progress.batches, progress.images, progress.seconds) >= 0
-    with one_message():
-        restore_log(folder, arrays.get("log"), progress.epoch)
-    model = ViT.load(folder / "model.npz")
-    run = create_run(model, small_digits(), progress.recipe, folder, 1)
+    assert all(isinstance(n, int) for n in (*progress[:2], *progress[6:8]))
+    for number in (progress.loss, progress.seconds):
+        assert isinstance(number, (int, float)), f"{number!r:.99} is not a number"
+        assert math.isfinite(number)
+    run = create_run(ViT.load(folder / "model.npz"), small_digits(), progress.recipe, folder, 1)
     try:
-        with one_message():
-            restore_run(run, progress)
+        restore_run(run, progress)
     except FileError:
         raise
     except ValueError as error:  # the run used another data set
@@ -862,20 +902,14 @@ def read_run(folder, seed, rng):
     assert all(np.isfinite(vector).all() for vector in run.state.values())
 
 
-def training_arrays(folder):
-    arrays = weights.load_training(folder / "model.npz")
-    assert all(isinstance(array, np.ndarray) for array in arrays.values())
-    return arrays
-
-
 @contextlib.contextmanager
-def one_message(start=("warning: ", "note: ")):
+def one_message(*starts):
     """Check that at most one line is printed to stderr, and that it has no control characters."""
     with contextlib.redirect_stderr(io.StringIO()) as err:
         yield
-    lines = err.getvalue().splitlines()
-    assert all(line.startswith(start) for line in lines), lines
-    check_message(err.getvalue().removesuffix("\n") or "none")
+    if text := err.getvalue():
+        assert text.startswith(starts)
+        check_message(text.removesuffix("\n"))
 
 
 def make_log_seeds():
@@ -1108,7 +1142,7 @@ LARGE = [  # format, mode, and options of Pillow
     ("TIFF", "CMYK", {"compression": "tiff_adobe_deflate"}),
     ("TIFF", "I;16", {"compression": "tiff_lzw"}), ("JPEG", "RGB", {}), ("JPEG", "CMYK", {}),
 ]  # fmt: skip
-SIDES = (7_071, 7_071), (MAX_SIDE, MAX_PIXELS // MAX_SIDE), (MAX_PIXELS // MAX_SIDE, MAX_SIDE)
+SIDES = (7_071, 7_071), (65_500, 763), (763, 65_500)  # 65,500 is the limit of libjpeg
 
 
 def make_large_seeds():
@@ -1143,18 +1177,18 @@ def read_large_image(folder, seed, rng):
 
 
 READERS = {
-    "models": Reader(5_000, make_model_seeds, read_model),
-    "model-folders": Reader(1_000, make_folder_seeds, read_model_folder),
-    "images": Reader(6_900, make_image_seeds, read_image_file),
-    "image-folders": Reader(1_100, make_image_seeds, read_image_folder),
+    "models": Reader(4_500, make_model_seeds, read_model),
+    "model-folders": Reader(3_500, make_folder_seeds, read_model_folder),
+    "images": Reader(5_000, make_image_seeds, read_image_file),
+    "image-folders": Reader(900, make_image_seeds, read_image_folder),
     "large-images": Reader(len(LARGE) * len(SIDES), make_large_seeds, read_large_image),
-    "idx": Reader(900, make_idx_seeds, read_idx_file),
-    "cifar": Reader(700, make_cifar_seeds, read_cifar),
+    "idx": Reader(700, make_idx_seeds, read_idx_file),
+    "cifar": Reader(500, make_cifar_seeds, read_cifar),
     "archives": Reader(900, make_archive_seeds, read_archive),
-    "labels": Reader(600, make_label_seeds, read_label_file),
-    "logs": Reader(700, make_log_seeds, read_log_file),
-    "runs": Reader(1_400, make_run_seeds, read_run),
-    "options": Reader(800, make_option_seeds, read_option_file),
+    "labels": Reader(400, make_label_seeds, read_label_file),
+    "logs": Reader(600, make_log_seeds, read_log_file),
+    "runs": Reader(2_400, make_run_seeds, read_run),
+    "options": Reader(564, make_option_seeds, read_option_file),
 }
 
 

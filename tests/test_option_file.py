@@ -12,10 +12,11 @@ from minivit.cli.option_file import MAX_BYTES, expand
 from minivit.cli.print_config import format_option
 
 ERRORS = {
-    "unbalanced quotes": ("--epochs 2\n\n--out 'a\n", "opts, line 3: the quotation is not closed"),
-    "binary": (b"--epochs 2\n\xff\xfe", "opts, line 2: this is not text in UTF-8"),
-    "NUL": (b"--out a\0b", r"opts, line 1: 'a\x00b' is not an option or its value"),
-    "another file": ("--epochs 2\n@opts", "opts, line 2: '@opts' is not an option or its value"),
+    "unbalanced quotes": ("--epochs 2\n\n--out 'a\n", "opts, line 3: a quotation mark is not "
+        "closed"),
+    "binary": (b"--epochs 2\n\xff\xfe", "opts, line 2: the text is not valid UTF-8"),
+    "NUL": (b"--out a\0b", r"opts, line 1: 'a\x00b' is neither an option nor a value"),
+    "another file": ("--epochs 2\n@opts", "opts, line 2: '@opts' is neither an option nor a value"),
     "a value": ("# a comment\n--epochs x\n", "opts, line 2: argument --epochs: expected a positive "
         "integer, not 'x'"),
     "a missing value": ("--flip\n--out", "opts, line 2: argument --out: expected one argument"),
@@ -23,8 +24,8 @@ ERRORS = {
         "train --help`"),
     "a value of the model": ("--depth 2\n--width 9\n--heads 2", None),
     "a range": ("--flip\n--dropout 3", "opts, line 2: --dropout must be in [0, 1), not 3.0"),
-    "too long": (" " * (MAX_BYTES + 1), "opts has more than 1,000,000 bytes, too many for a file "
-        "of options"),
+    "too long": (" " * (MAX_BYTES + 1), "opts has more than 1,000,000 bytes, too many for an "
+        "option file"),
 }  # fmt: skip
 
 
@@ -48,13 +49,13 @@ def test_a_file_that_cannot_be_read_is_an_error():
     assert "\n" not in error_of("train", "@", status=2)
 
 
-def test_an_option_that_is_replaced_on_the_command_line_is_not_that_of_the_file():
+def test_an_error_in_an_overriding_option_does_not_name_the_file():
     Path("opts").write_text("--epochs 2\n")
     message = error_of("train", "@opts", "--epochs", "x", status=2)
     assert message == "argument --epochs: expected a positive integer, not 'x'"
 
 
-def test_only_train_reads_files():
+def test_only_train_reads_option_files():
     Path("opts").write_text("linear\n")
     assert "words: @opts" in error_of("gradcheck", "@opts", status=2)
 

@@ -348,7 +348,9 @@ def test_resume_rejects_a_folder_that_has_changed(pets, unfinished, change):
     before = (unfinished / "log.csv").read_bytes()
     change(pets)
     message = error_of("train", "--resume", "--data", pets)
-    assert "was trained on other files or labels than the images in my pets have now" in message
+    assert (
+        "the files or labels of the images in my pets have changed since the run started" in message
+    )
     assert (unfinished / "log.csv").read_bytes() == before
 
 

@@ -195,15 +195,15 @@ def test_the_seconds_continue_from_the_checkpoint(interrupted):
 
 
 LOGS = {  # damage -> the reason in the warning
-    "a half row": (lambda content: content[:-20], "is damaged"),
-    "the half row of an epoch that is not complete": (
+    "a truncated row": (lambda content: content[:-20], "is damaged"),
+    "a truncated row of an incomplete epoch": (
         lambda content: content + b"3,15,0.0",
         "is damaged",
     ),
     "zero bytes": (lambda content: content + bytes(100), "is damaged"),
     "only zero bytes": (lambda content: bytes(len(content)), "lacks epochs"),
     "bytes that are not UTF-8": (lambda content: content + b"\xff\xfe", "is damaged"),
-    "another text": (lambda content: b"hello\nworld\n", "is damaged"),
+    "unrelated text": (lambda content: b"hello\nworld\n", "is damaged"),
     "empty": (lambda content: b"", "lacks epochs"),
     "a missing row": (lambda content: b"".join(content.splitlines(True)[:2]), "lacks epochs"),
     "missing": (None, "is missing"),
@@ -290,8 +290,14 @@ def test_a_folder_without_a_checkpoint_cannot_be_resumed(tmp_path):
     ("fields", "message"),
     [
         ({"name": "letters"}, r"model\.npz was trained on the digits, not on the letters"),
-        ({"labels": DIGITS.labels[::-1]}, "other files or labels than the digits have now"),
-        ({"classes": tuple("abcdefghij")}, "other files or labels than the digits have now"),
+        (
+            {"labels": DIGITS.labels[::-1]},
+            "the files or labels of the digits have changed since the run started",
+        ),
+        (
+            {"classes": tuple("abcdefghij")},
+            "the files or labels of the digits have changed since the run started",
+        ),
     ],
 )
 def test_a_training_can_only_be_resumed_with_the_same_data(interrupted, fields, message):

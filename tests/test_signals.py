@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a training: the step is completed, and no bit is lost."""
+"""Ctrl-C, SIGTERM and SIGHUP during training: a resumed run gives bitwise the same result."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def complete(request, tmp_path_factory):
 
 
 def send(monkeypatch, name, call, number, then=lambda: None):
-    """Send a signal to this process in call number `call` of a function of `training.loop`."""
+    """Send a signal to this process during call number `call` of a function of `training.loop`."""
     function, calls = getattr(loop, name), []
 
     def send_and_call(*args, **kwargs):
@@ -55,17 +55,17 @@ def send(monkeypatch, name, call, number, then=lambda: None):
 PLACES = {  # function, call, epochs and batches that are completed
     "in the first step": ("batch_gradients", 1, 0, 1),
     "in the middle of an epoch": ("batch_gradients", STEPS + 3, 1, 3),
-    "in an update": ("_update", STEPS + 3, 1, 3),
+    "during an update": ("_update", STEPS + 3, 1, 3),
     "in the last step of an epoch": ("batch_gradients", 2 * STEPS, 1, STEPS),
-    "in the evaluation": ("evaluate", 2, 1, STEPS),
-    "in the writing of the log": ("write_log", 3, 2, 1),
-    "in the writing of a checkpoint": ("save_checkpoint", 3, 2, 1),
+    "during evaluation": ("evaluate", 2, 1, STEPS),
+    "while writing the log": ("write_log", 3, 2, 1),
+    "while writing a checkpoint": ("save_checkpoint", 3, 2, 1),
 }
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("place", PLACES)
-def test_an_interrupted_run_resumes_to_the_same_bits(
+def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one(
     complete, tmp_path, monkeypatch, place, number
 ):
     recipe, folder = complete
@@ -108,7 +108,7 @@ def test_a_run_can_be_interrupted_after_every_step(complete, tmp_path, monkeypat
     assert log_without_seconds(tmp_path) == log_without_seconds(folder)
 
 
-def test_a_signal_in_the_last_lines_is_raised_after_the_run_is_complete(tmp_path, monkeypatch):
+def test_a_signal_during_the_last_checkpoint_is_raised_after_it_is_written(tmp_path, monkeypatch):
     send(monkeypatch, "save_checkpoint", 1 + 2, signal.SIGTERM)
     with pytest.raises(Interrupted):
         train(new_model(), DIGITS, make_recipe(epochs=2), tmp_path)

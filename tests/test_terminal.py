@@ -103,7 +103,7 @@ def test_class_folders_may_have_control_characters_and_newlines(folder, capsys):
     assert "\x1b" not in skipped
 
 
-def test_a_character_that_the_encoding_lacks_is_escaped():
+def test_a_character_that_cannot_be_encoded_is_escaped():
     save_model("model.npz", classes=2)
     Image.new("L", (8, 8)).save("é×.png")
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
@@ -156,7 +156,7 @@ def test_a_progress_bar_moves_the_cursor_and_a_message_is_printed_above_it(monke
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", ">&-", "<&- >&- 2>&-"])
-def test_a_missing_stream_is_survived(redirection, folder):
+def test_a_run_completes_with_closed_standard_streams(redirection, folder):
     line = " ".join(["exec", *COMMAND, "train", *map(str, QUICK), "--out run", redirection])
     result = subprocess.run(line, shell=True, executable="/bin/bash", capture_output=True)
     assert result.returncode == 0
@@ -172,11 +172,11 @@ def test_a_message_without_stderr_does_not_fail(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("ignored", "status"), [(True, 0), (False, 128 + signal.SIGHUP)])
-def test_a_closed_terminal_is_survived(folder, ignored, status):
+def test_closing_the_terminal_does_not_cause_an_error(folder, ignored, status):
     terminal_side, process_side = pty.openpty()
 
     def prepare():
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # becomes the terminal of the process
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # becomes the controlling terminal
         signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     line = [*COMMAND, "train", *map(str, QUICK), "--epochs", "2" if ignored else "1000000"]
@@ -191,7 +191,7 @@ def test_a_closed_terminal_is_survived(folder, ignored, status):
     assert {*os.listdir("runs/digits")} == {"model.npz", "log.csv"} | figures
 
 
-def test_output_that_cannot_be_written_is_an_error_of_one_line():
+def test_unwritable_output_gives_a_one_line_error():
     with open("/dev/full", "w") as full:
         result = subprocess.run([*COMMAND, "cost"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 1
@@ -199,7 +199,7 @@ def test_output_that_cannot_be_written_is_an_error_of_one_line():
     assert result.stderr.endswith("No space left on device\n")
 
 
-def test_the_replies_of_a_server_are_escaped(monkeypatch, folder):
+def test_server_responses_are_escaped(monkeypatch, folder):
     def fail(*args, **kwargs):
         raise OSError(EVIL)
 

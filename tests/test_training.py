@@ -84,7 +84,7 @@ def test_a_long_number_is_shortened_in_the_message():
         ),
         (
             {"weight_decay": 1e30},
-            "each step subtracts 1e+28 times the weights from the weights. Pass a smaller "
+            "weight decay subtracts 1e+28 times the weights in each step. Pass a smaller "
             "--weight-decay",
         ),
     ],
@@ -100,7 +100,7 @@ def test_the_error_of_a_training_that_diverges_names_the_cause(tmp_path, fields,
 def test_the_error_of_a_diverging_initial_model_does_not_blame_the_learning_rate(tmp_path):
     model = new_model()
     model.params["head"]["bias"][0] = np.inf
-    message = "in epoch 1: the initial weights give such a loss"
+    message = "in epoch 1: it is not finite even for the initial weights"
     with pytest.raises(FloatingPointError, match=message):
         train(model, DIGITS, make_recipe(), tmp_path)
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finally:
                 sys.stdout.flush()
         except KeyboardInterrupt as interrupt:
-            print(file=sys.stderr)  # end the line in which a terminal shows ^C
+            print(file=sys.stderr)  # end the line on which the terminal shows ^C
             print_message(str(interrupt) or "interrupted")
             return 128 + getattr(interrupt, "number", SIGINT)
         except OSError as error:  # stdout cannot be written
@@ -76,6 +76,6 @@ def fail(args: argparse.Namespace, message: str, status: int = 1) -> int:
 
 
 def discard_output() -> None:
-    """Redirect stdout, so that Python does not report at exit that it cannot be written."""
+    """Redirect stdout to the null device, so that Python reports no write error at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())

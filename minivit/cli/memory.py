@@ -1,4 +1,4 @@
-"""Check that a model and its training fit into memory, and explain what to change otherwise."""
+"""Check that a model and its training fit into memory, and suggest changes if not."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ SMALLER_IMAGE = "Pass a smaller --image-size, or a model with larger patches"
 
 
 def available_memory() -> int:
-    """Return the bytes of memory of this machine or, if it is lower, the limit of the process."""
+    """Return the memory of this machine in bytes, or the limit of the process if that is lower."""
     if not hasattr(os, "sysconf"):  # Windows
         return sys.maxsize
     import resource  # does not exist on Windows
@@ -36,20 +36,20 @@ def check_parameters(config: ViTConfig) -> None:
 
 
 def check_attention(config: ViTConfig, maps: int = 1) -> None:
-    """Raise ValueError if this number of attention maps of a layer does not fit into memory."""
+    """Raise ValueError if the attention weights of `maps` layers do not fit into memory."""
     T, available = config.tokens, available_memory()
     size = 4 * maps * config.heads * T * T
     if size > available:
         H, W = config.image_size
         raise ValueError(
-            f"an image of {H} x {W} has {T:,} tokens, and the attention weights need "
+            f"an image of {H} x {W} pixels has {T:,} tokens, and the attention weights need "
             f"{format_quantity(size, 'B')}, but this machine has {format_quantity(available, 'B')} "
             f"of memory. {SMALLER_IMAGE}"
         )
 
 
 def check_training(model: ViT, recipe: Recipe, images: int, threads: int | None) -> None:
-    """Raise ValueError if the training on a CPU does not fit into memory."""
+    """Raise ValueError if training on the CPU does not fit into memory."""
     available = available_memory()
     size = -(-min(recipe.batch_size, images) // recipe.grad_accumulation)
 
@@ -63,7 +63,7 @@ def check_training(model: ViT, recipe: Recipe, images: int, threads: int | None)
     needed = required(size, recipe.shards, threads)
     if needed <= available:
         return
-    weights = 4 * model.dtype.itemsize * parameter_count(model.config)  # gradients, two moments
+    weights = 4 * model.dtype.itemsize * parameter_count(model.config)  # and gradients, two moments
     advice = "Pass a smaller --batch-size, or a larger --grad-accumulation or --shards"
     if weights > available:
         needed, advice = weights, SMALLER_MODEL
@@ -76,7 +76,7 @@ def check_training(model: ViT, recipe: Recipe, images: int, threads: int | None)
 
 
 def explain_gpu_memory(model: ViT, recipe: Recipe, resumed: bool) -> str:
-    """Return an error message with the largest batch size that fits the GPU memory."""
+    """Return an error message with the largest batch size that fits into GPU memory."""
     config, B, dtype = model.config, recipe.batch_size, str(model.dtype)
     H, W = config.image_size
     images = 2 * B * H * W * config.channels * model.dtype.itemsize  # two batches
@@ -90,7 +90,7 @@ def explain_gpu_memory(model: ViT, recipe: Recipe, resumed: bool) -> str:
     limit = cost.max_batch_size(int(USABLE * available), size, required)
     message = f"out of GPU memory ({format_quantity(available, 'B')}) with {size} images. "
     if limit == size:
-        return f"{message}They should fit; check whether another process uses the GPU"
+        return f"{message}They should fit; check whether another process is using the GPU"
     if not limit:
         return f"{message}A single image would not fit; use a smaller model"
     verb, parts = "start a new run with" if resumed else "pass", -(-B // limit)

@@ -11,9 +11,10 @@ Origins = dict[str, str]  # {option: the file and the line that contain it}
 
 
 def expand(arguments: Sequence[str]) -> tuple[list[str], Origins]:
-    """Replace each argument @FILE by the options in the file.
+    """Replace each @FILE argument with the options in the file.
 
-    Also returns where the options were read. Raises FileError, or OSError if a file cannot be read.
+    Also returns the file and line of each option. Raises FileError if a file is not a valid option
+    file, OSError if it cannot be read.
     """
     expanded: list[str] = []
     origins: Origins = {}
@@ -30,28 +31,28 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], Origins]:
 
 
 def read_tokens(path: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number, token) of a file. Tokens are separated and quoted as in a shell."""
+    """Yield the pairs (line number, token) of a file, which are quoted as in a shell."""
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise FileError(f"{path} has more than {MAX_BYTES:,} bytes, too many for a file of options")
+        raise FileError(f"{path} has more than {MAX_BYTES:,} bytes, too many for an option file")
     start, pending = 1, ""
     for number, line in enumerate(content.split(b"\n"), 1):
         try:
             pending += line.decode()
             tokens = shlex.split(pending, comments=True)
         except UnicodeDecodeError:
-            raise FileError(f"{path}, line {number}: this is not text in UTF-8") from None
-        except ValueError:  # a quotation that ends on another line
+            raise FileError(f"{path}, line {number}: the text is not valid UTF-8") from None
+        except ValueError:  # a quoted string that continues on the next line
             pending += "\n"
             continue
         for token in tokens:
             if token.startswith("@") or "\0" in token:
-                raise FileError(f"{path}, line {start}: '{token}' is not an option or its value")
+                raise FileError(f"{path}, line {start}: '{token}' is neither an option nor a value")
             yield start, token
         start, pending = number + 1, ""
     if pending:
-        raise FileError(f"{path}, line {start}: the quotation is not closed")
+        raise FileError(f"{path}, line {start}: a quotation mark is not closed")
 
 
 def locate(message: str, origins: Origins) -> str:

@@ -17,7 +17,7 @@ from ..training import PRESETS
 
 CLASS_NAMES = "classes.txt"  # next to a model: the names of its classes, one per line
 DATA_HELP = f"{', '.join(PRESETS)}, or a folder with one subfolder of images per class"
-PILLOW_MAX_PIXELS = 178_956_970  # with more, Pillow refuses to read a file
+PILLOW_MAX_PIXELS = 178_956_970  # Pillow refuses to read images with more pixels
 MODEL_FILE = "a file or folder in the format of minivit, Google, timm or Hugging Face"
 
 Data = str | Path  # a data set: its name, or a folder of images
@@ -29,9 +29,9 @@ class UsageError(Exception):
     """The arguments are invalid or contradict each other. The exit status is 2."""
 
 
-def integer(text: str, expected: str = "an integer", least: int = -(10**18)) -> int:
-    """Parse an integer. Those of many digits are rejected, because no option needs them."""
-    if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < least:
+def integer(text: str, expected: str = "an integer", minimum: int = -(10**18)) -> int:
+    """Parse an integer. More than 18 digits are rejected, because no option needs them."""
+    if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < minimum:
         limit = " of at most 18 digits" if re.fullmatch(r"-?[0-9]{19,}", text) else ""
         raise argparse.ArgumentTypeError(f"expected {expected}{limit}, not '{text:.40}'")
     return int(text)
@@ -180,8 +180,8 @@ DEVICE = {
 DATA = (parse_data, "NAME|FOLDER", f"data set, resized for the model: {DATA_HELP} (default: the "
     "only one with the model's image size)", None)  # fmt: skip
 MAX_PIXELS = {
-    "max_pixels": (parse_pixels, "N", "skip or reject an image file with more pixels (default: "
-        f"{DEFAULT_MAX_PIXELS:,})", DEFAULT_MAX_PIXELS),
+    "max_pixels": (parse_pixels, "N", "skip or reject image files with more than N pixels "
+        f"(default: {DEFAULT_MAX_PIXELS:,})", DEFAULT_MAX_PIXELS),
 }  # fmt: skip
 IMAGE_FILES = {
     "labels": (parse_path, "FILE", "names of the classes, one per line (default: classes.txt next "

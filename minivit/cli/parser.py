@@ -33,9 +33,9 @@ class ParserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises its errors."""
+    """An ArgumentParser that raises ParserError instead of exiting."""
 
-    color = False  # of the help, from Python 3.14; `SafeStream` would escape the colour codes
+    color = False  # from Python 3.14: `SafeStream` would escape the colour codes of the help
 
     def error(self, message: str) -> NoReturn:
         """Raise ParserError."""
@@ -90,7 +90,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             word = arguments[0]
             parser.error(f"unknown command '{word}'{suggestion(word, COMMANDS, parser.prog)}")
         if arguments[:1] == ["train"]:
-            arguments, origins = read_files(arguments)
+            arguments, origins = expand_files(arguments)
         args, unknown = parser.parse_known_args(arguments)
         if unknown:
             args.parser.report_unknown(unknown[0])
@@ -101,8 +101,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-def read_files(arguments: Sequence[str]) -> tuple[list[str], Origins]:
-    """Replace the arguments @FILE. Raise ParserError if a file cannot be read."""
+def expand_files(arguments: Sequence[str]) -> tuple[list[str], Origins]:
+    """Expand the @FILE arguments. Raise ParserError if a file cannot be read."""
     try:
         return expand(arguments)
     except OSError as error:

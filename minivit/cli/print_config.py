@@ -41,7 +41,7 @@ def format_option(name: str, value: Any) -> str:
     if value is None and name != "stem":
         return f"# {option_name(name)} None"
     text = format_value(name, value)
-    separator = "=" if text.startswith(("-", "@")) else " "  # not another option or file
+    separator = "=" if text.startswith(("-", "@")) else " "  # not parsed as an option or a file
     return f"{option_name(name)}{separator}{shlex.quote(text)}"
 
 

@@ -151,7 +151,7 @@ def check_usage(args: argparse.Namespace, fields: dict, settings: dict) -> None:
 
 
 def resume(args: argparse.Namespace) -> int:
-    """Resume an interrupted run, or make the missing files of a complete one."""
+    """Resume an interrupted run, or recreate the missing files of a complete one."""
     path = args.out / CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -168,7 +168,7 @@ def resume(args: argparse.Namespace) -> int:
             if not Path(source).is_dir():
                 raise FileNotFoundError(
                     f"{path} was trained on the images in {source}, which no longer exists. Pass "
-                    "their folder with --data"
+                    "the new path of this folder with --data"
                 )
             args.data = Path(source)
         args.data = args.data or source or "digits"
@@ -219,7 +219,7 @@ def write_class_names(dataset: data.Dataset, folder: Path) -> None:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Return the names of those files of a complete run that are missing, damaged or too old."""
+    """Return the names of the files of a complete run that are missing, damaged or outdated."""
     names = []
     for name in FIGURES:
         path = folder / name
@@ -276,8 +276,8 @@ def report(
     chance = np.bincount(resized.held_out_labels).max() / len(resized.held_out_labels)
     if accuracy <= chance:
         print_message(
-            f"warning: the model is not better than chance: always predicting the most frequent "
-            f"class has an accuracy of {chance:.2%}. Check the labels, or train longer or with "
+            f"warning: the model is no better than chance: always predicting the most frequent "
+            f"class gives an accuracy of {chance:.2%}. Check the labels, train longer, or try "
             "another --lr"
         )
     if baseline is not None:

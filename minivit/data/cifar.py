@@ -21,7 +21,7 @@ from .images import check_file
 URL = "https://www.cs.toronto.edu/~kriz/"
 TRAIN = 50_000
 SIDE, C = 32, 3
-MAX_NAMES = 10_000  # characters of the file of class names
+MAX_NAME_CHARACTERS = 10_000  # in the file with the class names
 
 
 class RecordDataset(NamedTuple):
@@ -92,7 +92,7 @@ def load_records(spec: RecordDataset, n: int, root: str | Path | None = None) ->
     held_out = read_split(spec, spec.test, folder)
     check_file(folder / spec.names)
     with open(folder / spec.names, encoding="ascii", errors="replace") as file:
-        classes = tuple(file.read(MAX_NAMES).split())
+        classes = tuple(file.read(MAX_NAME_CHARACTERS).split())
     if len(classes) != spec.K:
         raise FileError(f"{folder / spec.names} has {len(classes)} names, not {spec.K}: {DELETE}")
     return Dataset(spec.name, ByteImages(images.pixels[:n]), labels[:n], *held_out, classes)
@@ -170,7 +170,9 @@ def read_split(
         table = np.fromfile(path, np.uint8).reshape(n, -1)  # (n, label bytes + 3072)
         classes, planes = table[:, spec.label_bytes - 1], table[:, spec.label_bytes :]
         if classes.max() >= spec.K:
-            raise FileError(f"{path} contains label {classes.max()}, not below {spec.K}: {DELETE}")
+            raise FileError(
+                f"{path} contains label {classes.max()}; labels must be below {spec.K}: {DELETE}"
+            )
         labels.append(classes.astype(np.int64))
         planes = planes.reshape(n, C, SIDE, SIDE)
         images.append(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)))

@@ -100,7 +100,7 @@ def download(remote: RemoteFile, root: Path, alternative: str) -> Iterator[Path]
 
     After a network failure or Ctrl-C, the received bytes remain in the cache `root` as
     NAME.MD5.part, and the next call resumes from them. Raises ConnectionError, whose message ends
-    with `alternative`, FileError for other content, and OSError if the file cannot be written.
+    with `alternative`, FileError for unexpected content, and OSError if the file cannot be written.
     """
     partial = root / f"{remote.name}.{remote.md5[:8]}.part"
     with temporary_folder(root, remote.name, remote.size) as folder:
@@ -132,7 +132,8 @@ def keep_partial(file: Path, partial: Path) -> str:
 def complete_download(file: Path, remote: RemoteFile) -> None:
     """Download the rest of a file, or all of it, and verify it.
 
-    Raises ConnectionError, or FileError for other content. In the second case, the file is empty.
+    Raises ConnectionError, or FileError for unexpected content. In the latter case, the file is
+    emptied.
     """
     file.touch()
     resumed = file.stat().st_size > 0

@@ -52,7 +52,7 @@ class FolderImages:
         self.preprocessing = dataclasses.replace(family, mean=HALF, std=HALF)
         self.threads, self.max_pixels = count_threads(threads), max_pixels
         self.unreadable: set[str] = set()
-        available_formats()  # not in several threads: registering Pillow's formats would miss some
+        available_formats()  # before threads start, which could miss some of Pillow's formats
 
     def __len__(self) -> int:
         return len(self.files)

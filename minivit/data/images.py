@@ -17,10 +17,10 @@ MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
 FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
-MAX_PIXELS = 50_000_000  # of a file; a file of 1 MB can contain 1,000 times as many bytes of pixels
+MAX_PIXELS = 50_000_000  # per file; a file of 1 MB can decode to 1 GB
 MAX_SIDE = 65_535  # pixels; the largest side that JPEG allows
-STRIP = 256  # rows that are drawn on white at a time, to save memory
-MAX_LABELS = 10_000_000  # bytes of a file of class names
+STRIP = 256  # rows composited onto white at a time, to save memory
+MAX_LABEL_BYTES = 10_000_000  # in a file with class names
 
 
 def read_image(
@@ -46,7 +46,7 @@ def read_image(
         Name of a family (see `get_preprocessing`), or the rules themselves. By default, the image
         is resized without keeping its aspect ratio, and its values are in [-1, 1].
     max_pixels : int, optional
-        Refuse a file with more pixels, before it is decoded.
+        Files with more pixels are rejected before they are decoded.
 
     Raises
     ------
@@ -98,8 +98,8 @@ def check_size(picture: Image.Image, max_pixels: int) -> None:
     width, height = picture.size
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise ValueError(
-            f"it has {height:,} x {width:,} pixels. The limit is {max_pixels:,} pixels "
-            f"(--max-pixels), with at most {MAX_SIDE:,} per side"
+            f"it has {height:,} x {width:,} pixels. The limits are {max_pixels:,} pixels in "
+            f"total (--max-pixels) and {MAX_SIDE:,} per side"
         )
 
 
@@ -127,8 +127,8 @@ def read_labels(path: str | Path, classes: int) -> list[str]:
     Raises FileNotFoundError, or FileError if the file is not text with one line per class.
     """
     check_file(path)
-    if Path(path).stat().st_size > MAX_LABELS:
-        raise FileError(f"{path} has more than {MAX_LABELS:,} bytes, too many for class names")
+    if Path(path).stat().st_size > MAX_LABEL_BYTES:
+        raise FileError(f"{path} has more than {MAX_LABEL_BYTES:,} bytes, too many for class names")
     try:
         text = Path(path).read_text(encoding="utf-8-sig").rstrip()
     except UnicodeDecodeError:
@@ -150,11 +150,11 @@ def sample_photograph() -> Path:
 def convert_to_8_bit(picture: Image.Image) -> Image.Image:
     """Scale a 16-bit grey picture to 8 bits, because Pillow's conversion would clip it to white.
 
-    Raises ValueError for more bits and for floats, because their value of white is unknown.
+    Raises ValueError for more bits and for floats, because their white level is unknown.
     """
     if picture.mode == "F" or (picture.format == "TIFF" and picture.mode == "I"):
-        kind = "floats" if picture.mode == "F" else "integers of 32 bits or with a sign"
-        raise ValueError(f"its pixels are {kind}, and the value of white is unknown")
+        kind = "floats" if picture.mode == "F" else "32-bit or signed integers"
+        raise ValueError(f"its pixels are {kind}, so their white level is unknown")
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))

@@ -121,14 +121,14 @@ def read_idx(path: Path, shape: tuple[int, ...], K: int) -> Array:
     """Read images (n, H, W, 1), bytes, or labels (n,) of K classes, int64, from an idx file.
 
     The header is two zeros, 8 for bytes, the number of dimensions, and the size of each dimension
-    in four bytes. Raises FileError for a damaged file, another shape, and a label out of range.
+    in four bytes. Raises FileError for a damaged file, a wrong shape, or a label out of range.
     """
     check_file(path)
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
     size = len(header) + math.prod(shape)
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read(size + 1)  # not more, because it may unpack to any size
+            content = file.read(size + 1)  # at most, because the file may unpack to any size
     except DAMAGED_GZIP as error:
         raise FileError(f"{path} is damaged or truncated ({error}): {DELETE}") from None
     if content[: len(header)] != header or len(content) != size:
@@ -137,5 +137,5 @@ def read_idx(path: Path, shape: tuple[int, ...], K: int) -> Array:
     if len(shape) > 1:
         return array[..., None]
     if array.max() >= K:
-        raise FileError(f"{path} contains label {array.max()}, not below {K}: {DELETE}")
+        raise FileError(f"{path} contains label {array.max()}; labels must be below {K}: {DELETE}")
     return array.astype(np.int64)

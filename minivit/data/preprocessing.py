@@ -16,7 +16,7 @@ Size = tuple[int, int]  # height and width
 HALF = (0.5, 0.5, 0.5)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MAX_PIXELS = 100_000_000  # of a picture that has been resized and not yet cropped
-MAX_WEIGHTS = 20_000_000  # entries of a resampling matrix, four of which are in memory at once
+MAX_WEIGHTS = 20_000_000  # entries of a resampling matrix; four such matrices are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arrays import Array, Pullback, array_module, widen_float16
 
-SUM_TOLERANCE = 1e-3  # of soft labels; a row of float16 numbers has half of this rounding error
+SUM_TOLERANCE = 1e-3  # of the sums of soft labels; float16 rows have about half this error
 
 
 @singledispatch
@@ -72,7 +72,7 @@ def check_labels(labels: Array, K: int) -> None:
 
 
 def check_soft_labels(labels: Array) -> None:
-    """Raise ValueError unless each row (B, K) of soft labels is a probability distribution.
+    """Raise ValueError unless each row of soft labels (B, K) is a probability distribution.
 
     Labels on a GPU are not checked, because this would wait for the GPU.
     """

@@ -11,9 +11,9 @@ GELUS = ("tanh", "erf")
 PREPROCESSINGS = (
     "minivit", "google", "timm", "huggingface", "imagenet", "dino", "big_vision", "cropped",
 )  # fmt: skip
-MAX_DEPTH, MAX_STAGES, MAX_UNITS = 1_000, 8, 100  # blocks; of the stem, and per stage
+MAX_DEPTH, MAX_STAGES, MAX_UNITS = 1_000, 8, 100  # blocks; stages of the stem; units per stage
 MAX_TOKENS = 100_000  # per image; the attention weights of one head then have 10^10 entries
-MAX_COUNT = 10**9  # of everything else
+MAX_COUNT = 10**9  # limit of all other integers
 GROUPS = 32  # of the stem's group norms
 
 #         depth, width, mlp_width, heads

@@ -27,13 +27,13 @@ def count_batches(dataset: Dataset, recipe: Recipe) -> int:
 
 
 def iterate_batches(
-    dataset: Dataset, recipe: Recipe, epoch: int, first: int = 0
+    dataset: Dataset, recipe: Recipe, epoch: int, skip: int = 0
 ) -> Generator[Batch, None, None]:
-    """Yield the training images once, shuffled and augmented, without the `first` batches.
+    """Yield the training images once, shuffled and augmented, except the first `skip` batches.
 
     The random numbers depend on the seed and the epoch alone, so a resumed run gets the same
-    batches. The first ones are prepared nevertheless, because this advances the generator. A batch
-    in which no image is readable is skipped. Raises ValueError for augmentation that does not fit
+    batches. Skipped batches are still prepared, because this advances the generator. A batch in
+    which no image is readable is skipped. Raises ValueError for augmentation that does not fit
     the images.
     """
     check_augmentation(dataset, recipe)
@@ -54,8 +54,8 @@ def iterate_batches(
             images, labels = mix(
                 images, labels, K, generator, mixup=recipe.mixup, cutmix=recipe.cutmix
             )
-        if first:
-            first -= 1
+        if skip:
+            skip -= 1
         else:
             yield images, labels
 
@@ -88,7 +88,7 @@ def upload_batches(
 ) -> Generator[Batch, None, None]:
     """Copy batches to the GPU. With `prefetch`, the copy overlaps with the previous step.
 
-    Raises ValueError for invalid labels, which are not checked on the GPU.
+    Raises ValueError for invalid labels. Labels on a GPU are not checked.
     """
     uploader.begin()
     for images, labels in batches:

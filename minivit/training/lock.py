@@ -1,4 +1,4 @@
-"""A lock on the folder of a training run, so that two processes cannot write to it."""
+"""A lock on the folder of a training run, so that only one process writes to it."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from typing import TextIO
 
 from ..files import remove_temporary_files
 
-if sys.platform != "win32":  # there, folders are not locked
+if sys.platform != "win32":  # on Windows, folders are not locked
     import fcntl
 
 LOCK = "run.lock"
@@ -24,11 +24,11 @@ class LockedError(RuntimeError):
 
 @contextlib.contextmanager
 def lock_folder(folder: str | Path, outputs: tuple[str, ...] = ()) -> Iterator[None]:
-    """Lock a folder inside the block. Within the process, the lock can be nested.
+    """Lock a folder for the duration of the block. The lock is reentrant within a process.
 
-    The operating system releases the lock of a process that was killed. Then the temporary files
-    that it left for `outputs` are deleted. Raises LockedError, whose message names the process that
-    holds the lock, and OSError if the folder cannot be created or written.
+    The operating system releases the lock of a killed process. The next process that locks the
+    folder deletes the temporary files left for `outputs`. Raises LockedError, whose message names
+    the process that holds the lock, and OSError if the folder cannot be created or written.
     """
     folder = Path(folder).resolve()
     if folder in _locked or sys.platform == "win32":
@@ -51,7 +51,7 @@ def lock_folder(folder: str | Path, outputs: tuple[str, ...] = ()) -> Iterator[N
                 _locked.remove(folder)
                 path.unlink(missing_ok=True)
     finally:
-        for created in missing:  # unless something was written to it
+        for created in missing:  # remove the created folders that are still empty
             with contextlib.suppress(OSError):
                 created.rmdir()
 
@@ -64,7 +64,7 @@ def _open_locked(path: Path) -> TextIO:
         except BlockingIOError:
             with file:
                 raise LockedError(_describe_holder(path, file)) from None
-        except OSError:  # the file system has no locks
+        except OSError:  # the file system does not support locks
             return file
         # The process that held the lock may have deleted the file before this one locked it.
         with contextlib.suppress(FileNotFoundError):
@@ -84,7 +84,7 @@ def _describe_holder(path: Path, file: TextIO) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Format a duration in its largest unit, such as 90 s, 5 min or 3 h."""
+    """Format a duration in a suitable unit, such as 90 s, 5 min or 3 h."""
     for size, unit in ((24 * 3600, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -21,7 +21,7 @@ COLUMNS = {
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:
-    """Read the rows of a `log.csv`, one per epoch. Raises FileError for another kind of file."""
+    """Read the rows of a `log.csv`, one per epoch. Raises FileError if it is not a training log."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [rename_fields(row) for row in csv.DictReader(file)]
@@ -40,9 +40,9 @@ def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def rows_to_table(rows: list[dict[str, Any]], seconds: bool = True) -> Array:
-    """Return the rows as an array (E, 7) for a checkpoint. Without `seconds`, they are NaN.
+    """Return the rows as an array (E, 7) for a checkpoint. If not `seconds`, that column is NaN.
 
-    A complete run is saved without them, so that the file does not depend on the speed.
+    A complete run is saved without it, so that the file does not depend on the training speed.
     """
     table = np.array([[row[name] for name in COLUMNS] for row in rows], dtype=np.float64)
     table = table.reshape(-1, len(COLUMNS))
@@ -54,7 +54,7 @@ def rows_to_table(rows: list[dict[str, Any]], seconds: bool = True) -> Array:
 def restore_log(folder: Path, table: Array | None, epochs: int) -> list[dict[str, Any]]:
     """Return the rows of the first epochs from the log.csv in a folder.
 
-    If it does not contain them, they are taken from `table` (E, 7), that of the checkpoint, and a
+    If epochs are missing, all rows are taken from the `table` (E, 7) of the checkpoint, and a
     warning is printed. Checkpoints of version 0.1.0 have no table. Raises FileError if there are no
     rows in the checkpoint either.
     """

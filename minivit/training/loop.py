@@ -94,7 +94,7 @@ def resume(
 
     `model` has been loaded from the checkpoint in the folder. Raises ResumeError if the run is
     complete, ValueError if the data set differs in its name, classes, files or labels,
-    FileNotFoundError if there is no checkpoint, and otherwise as `train`.
+    FileNotFoundError if there is no checkpoint, and the exceptions of `train`.
     """
     folder = Path(folder)
     path = folder / CHECKPOINT
@@ -125,7 +125,7 @@ def _train_epochs(run: TrainingRun) -> Score:
             except Interrupted as interrupt:
                 save_checkpoint(run)
                 t, path = run.optimiser.t, run.folder / CHECKPOINT
-                raise Interrupted(interrupt.number, f"{path} contains step {t}") from None
+                raise Interrupted(interrupt.number, f"{path} was saved after step {t}") from None
             _check_finite(score.loss, "held-out loss", run)
             run.epoch += 1
             run.batches, run.images, run.loss = 0, 0, 0.0
@@ -140,7 +140,7 @@ def _train_epochs(run: TrainingRun) -> Score:
                 print_message(f"epoch {run.epoch}/{epochs}: {line}, {run.seconds:.0f} s")
     if run.ema is not None:
         run.optimiser.parameters.vector[:] = run.ema.parameters.vector
-    with run.signals.immediate():  # raises Interrupted for a signal during the last lines
+    with run.signals.immediate():  # raises Interrupted if a signal arrived after the last step
         pass
     assert score is not None  # `run.epoch` was less than `epochs`
     return score
@@ -149,7 +149,7 @@ def _train_epochs(run: TrainingRun) -> Score:
 def _train_epoch(run: TrainingRun) -> tuple[float, float]:
     """Train until the end of the epoch or a signal. Return the mean loss and the learning rate."""
     recipe, steps = run.recipe, count_batches(run.dataset, run.recipe)
-    batches = iterate_batches(run.dataset, recipe, run.epoch + 1, first=run.batches)
+    batches = iterate_batches(run.dataset, recipe, run.epoch + 1, skip=run.batches)
     if run.uploader is not None:
         batches = upload_batches(batches, len(run.dataset.classes), run.uploader)
     if run.uploader is not None or run.options.shards != 1:  # one shard uses all BLAS threads
@@ -180,7 +180,7 @@ def _train_epoch(run: TrainingRun) -> tuple[float, float]:
 
 
 def learning_rate_of_step(recipe: Recipe, steps: int, t: int) -> float:
-    """Return the learning rate of step t, counted from 0, with this number of steps per epoch."""
+    """Return the learning rate of step t, counted from 0. An epoch has `steps` steps."""
     warmup = round(recipe.warmup * steps)
     return schedule_learning_rate(
         t, recipe.epochs * steps, recipe.learning_rate, warmup, recipe.schedule
@@ -188,7 +188,7 @@ def learning_rate_of_step(recipe: Recipe, steps: int, t: int) -> float:
 
 
 def _read_losses(unread: list[tuple[float | Array, int]], run: TrainingRun) -> None:
-    """Add the losses, times the batch size, to that of the epoch. This waits for a GPU."""
+    """Add the losses, weighted by batch size, to the epoch's sum. This waits for a GPU."""
     for loss, size in unread:
         value = float(to_host(loss))
         _check_finite(value, "loss", run)
@@ -211,12 +211,14 @@ def _check_finite(loss: float, name: str, run: TrainingRun) -> None:
     if math.isfinite(loss):
         return
     recipe, t = run.recipe, run.optimiser.t
-    shrinkage = recipe.learning_rate * recipe.weight_decay  # of a kernel in each step, at the peak
+    shrinkage = recipe.learning_rate * recipe.weight_decay  # of a kernel per step, at the peak
     if t == 0:
-        reason = "the initial weights give such a loss: check --position-std and --norm-eps"
+        reason = (
+            "it is not finite even for the initial weights. Check --position-std and --norm-eps"
+        )
     elif shrinkage > 2 and recipe.learning_rate <= 1:
         reason = (
-            f"each step subtracts {shrinkage:.3g} times the weights from the weights. Pass a "
+            f"weight decay subtracts {shrinkage:.3g} times the weights in each step. Pass a "
             "smaller --weight-decay"
         )
     else:

@@ -19,8 +19,9 @@ class Progress(NamedTuple):
 
     epoch, t: epochs and steps completed. data, source, fingerprint: the name, the source and the
     fingerprint of the data set, or None if unknown. batches, images, loss: number of completed
-    batches of the current epoch, of the images in them, and the sum of their losses. seconds: the
-    duration. blas_threads: None unless the last bits of the result depend on their number.
+    batches of the current epoch, number of images in them, and sum of the losses of these images.
+    seconds: the training time. blas_threads: number of BLAS threads, or None if the result does not
+    depend on it.
     """
 
     epoch: int

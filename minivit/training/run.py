@@ -88,7 +88,7 @@ def create_run(
 
 
 def save_checkpoint(run: TrainingRun) -> None:
-    """Write a checkpoint. That of a complete run has the same bytes for the same bits."""
+    """Write a checkpoint. Complete runs with bitwise equal results give identical files."""
     complete = run.epoch == run.recipe.epochs
     training: dict[str, Array] = {"log": rows_to_table(run.rows, seconds=not complete)}
     if not complete:
@@ -112,7 +112,9 @@ def restore_run(run: TrainingRun, progress: Progress) -> None:
     if progress.data not in (None, d.name):
         raise ValueError(f"{path} was trained on the {progress.data}, not on the {d.name}")
     if progress.fingerprint not in (None, fingerprint(d)):
-        raise ValueError(f"{path} was trained on other files or labels than the {d.name} have now")
+        raise ValueError(
+            f"{path}: the files or labels of the {d.name} have changed since the run started"
+        )
     state = weights.load_training(path)
     for name, vector in run.state.items():
         if name not in state or state[name].shape != vector.shape:

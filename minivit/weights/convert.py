@@ -117,7 +117,7 @@ class ModelFile:
     def check(self, config: ViTConfig) -> None:
         """Raise ArrayError if an array is missing or unknown, or has another shape or dtype."""
         dtypes = Counter(array.dtype for array in self.arrays.values())
-        # minivit's files have one dtype. In others it may vary.
+        # The arrays of minivit's own files share one dtype. In other files, dtypes may vary.
         may_vary, usual = self.layout is not own, dtypes.most_common(1)[0][0]
         for name, shape in ((n, e.shape) for e in self.entries(config).values() for n in e.names):
             array = self.arrays[name]
@@ -132,7 +132,7 @@ class ModelFile:
         entries, dtypes = self.entries(config), {array.dtype for array in self.arrays.values()}
         for name in [name for name, array in self.arrays.items() if not np.isfinite(array).all()]:
             raise ArrayError("{} contains NaN or infinity", name)
-        # If the dtypes vary, use the widest. Files of others are read as float32 or wider.
+        # If the dtypes vary, use the widest. Other files are read as float32 or wider.
         dtype = np.result_type(*dtypes, *[np.float32] * (self.layout is not own))
         leaves = {
             leaf: entries[leaf].to_leaf(self.arrays, spec.shape).astype(dtype, copy=False)

@@ -24,8 +24,8 @@ SAFETENSORS = ".safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 DTYPES = {"BF16": "V2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}  # of .safetensors
 MAX_HEADER = 100_000_000  # bytes; limit of the safetensors library
-# An .npz file may unpack to this multiple of its size or, if it is larger, to this number of bytes.
-# Weights hardly compress, but a hostile file could unpack to a thousand times its size.
+# An .npz file may unpack to MAX_EXPANSION times its size, and always to ALWAYS_ALLOWED bytes.
+# Weights hardly compress, but a malicious file could unpack to a thousand times its size.
 MAX_EXPANSION, ALWAYS_ALLOWED = 20, 64_000_000
 NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that NumPy writes
@@ -35,12 +35,12 @@ CONVERT = (
 )
 
 
-# Selects arrays: (arrays with the right shapes and dtypes, configuration) -> names of those to read
+# Selects arrays: (placeholders with shapes and dtypes, configuration) -> names to read
 Select = Callable[[dict[str, Array], str | None], Collection[str]]
 
 
 class CheckpointError(FileError):
-    """A file is not a complete, valid model. The message is one line that names file and array."""
+    """A file is not a complete, valid model. The message names the file and the array."""
 
 
 def read_arrays(
@@ -118,7 +118,7 @@ def _read_npz(path: Path, select: Select | None) -> tuple[dict[str, Array], str 
 
 
 def _read_headers(archive: Any, file_size: int) -> dict[str, Array]:
-    """Return an array without memory of its own for each array of an .npz file.
+    """Return a broadcast zero with the shape and dtype of each array of an .npz file.
 
     Raises ValueError if the headers contradict the sizes in the archive, or if unpacking would need
     too much memory.
@@ -135,7 +135,7 @@ def _read_headers(archive: Any, file_size: int) -> dict[str, Array]:
     headers = {}
     for name, entry in zip(archive.files, archive.zip.infolist(), strict=True):
         if entry.compress_type not in COMPRESSIONS:
-            raise ValueError(f"'{name}' has a compression that NumPy does not write")
+            raise ValueError(f"'{name}' uses a compression method that NumPy does not write")
         with archive.zip.open(entry) as file:
             try:
                 shape, _, dtype = NPY_HEADERS[npy.read_magic(file)](file)

@@ -107,9 +107,9 @@ def make_model(
 def find_config(
     file: ModelFile, json_config: str | None, fields: dict[str, Any], image_size: Any = None
 ) -> tuple[ViTConfig, ViTConfig]:
-    """Return the configuration of a model, and that of its arrays: they may differ in `positions`.
+    """Return the configurations of the model and of its stored arrays; `positions` may differ.
 
-    Raises CheckpointError if the names, shapes and dtypes of the arrays do not fit it.
+    Raises CheckpointError if the names, shapes or dtypes of the arrays do not match.
     """
     try:
         if json_config is None:

@@ -1,8 +1,9 @@
 """minivit's checkpoints: .npz or .safetensors files with its own names.
 
 `config` is the configuration as JSON, `params/blocks/0/...` are the parameters. `training/log`
-(E, 7) contains the rows of a training run's log. In an interrupted run, `training/progress` is its
-progress as JSON, and the other arrays of `training/` are the vectors to resume it.
+(E, 7) contains the rows of a training run's log. For an interrupted run, `training/progress`
+contains its progress as JSON, and the other arrays in `training/` are the vectors needed to resume
+it.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ def read_progress(path: str | Path) -> dict[str, Any] | None:
 
 
 def load_training(path: str | Path) -> dict[str, Array]:
-    """Load the log of a training run and, if it was interrupted, the vectors to resume it."""
+    """Load the log of a training run and, if it was interrupted, the vectors needed to resume."""
     arrays, _ = read_arrays(path, lambda headers, _: headers.keys() & set(TRAINING))
     return {name.removeprefix("training/"): array for name, array in arrays.items()}
 

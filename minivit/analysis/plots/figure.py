@@ -31,7 +31,11 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         with warnings.catch_warnings():
             no_glyph = r"Glyph .* missing from|Matplotlib currently does not support"
             warnings.filterwarnings("ignore", no_glyph)
-            style: Any = {"dpi": DPI, "format": "png", "metadata": {"Software": None}}  # no version
+            style: Any = {
+                "dpi": DPI,
+                "format": "png",
+                "metadata": {"Software": None},
+            }  # omit the version
             write_atomically(path, lambda file: figure.savefig(file, **style))
     finally:
         if pyplot := sys.modules.get("matplotlib.pyplot"):
