@@ -82,7 +82,7 @@ INVALID = [
     ("train --decay=linear", "unknown option '--decay'; did you mean '--schedule'?"),
     ("gradcheck --xyz", "unknown option '--xyz'; see `minivit gradcheck --help`"),
     ("train digits", "unexpected argument 'digits'; see `minivit train --help`"),
-    ("train @none.txt", "none.txt: No such file or directory"),
+    ("train @none.txt", "@none.txt: No such file or directory"),
     ("train --positions 3d", "invalid choice: '3d'"),
     ("train --data cats", "there is no folder 'cats'; choose digits, scattered, mnist,"),
     ("train --width 30 --heads 4", "width 30 is not a multiple of 4 heads"),

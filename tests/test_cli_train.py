@@ -353,5 +353,5 @@ def test_an_interrupted_fine_tuning_resumes_to_the_same_bits(origin, monkeypatch
 
 def test_an_image_size_that_is_not_a_multiple_of_the_patch_size_is_an_error(origin):
     message = error_of("train", "--from", "origin.npz", "--image-size", 15)
-    assert "image_size 15 x 15 cannot be cut into patches of 2 x 2" in message
+    assert "--image-size 15 x 15 cannot be cut into patches of 2 x 2" in message
     assert not Path("runs").exists()

@@ -24,7 +24,7 @@ ERRORS = {
         "train --help`"),
     "a value of the model": ("--depth 2\n--width 9\n--heads 2", None),
     "a range": ("--flip\n--dropout 3", "opts, line 2: --dropout must be in [0, 1), not 3.0"),
-    "too long": (" " * (MAX_BYTES + 1), "opts has more than 1,000,000 bytes, too many for an "
+    "too long": (" " * (MAX_BYTES + 1), "opts has more than 20,000 bytes, too many for an "
         "option file"),
 }  # fmt: skip
 
@@ -44,9 +44,9 @@ def test_an_error_names_the_file_and_the_line(case):
 
 
 def test_a_file_that_cannot_be_read_is_an_error():
-    assert error_of("train", "@none", status=2) == "none: No such file or directory"
-    assert error_of("train", "@.", status=2) == ".: Is a directory"
-    assert "\n" not in error_of("train", "@", status=2)
+    assert error_of("train", "@none", status=2) == "@none: No such file or directory"
+    assert error_of("train", "@.", status=2) == "@.: Is a directory"
+    assert error_of("train", "@", status=2) == "@: No such file or directory"
 
 
 def test_an_error_in_an_overriding_option_does_not_name_the_file():

@@ -2,9 +2,9 @@
 
 import argparse
 import dataclasses
+import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..models import ViTConfig
 from ..terminal import print_message
 from ..training import PRESETS, get_preset
 from .memory import check_attention
-from .options import CLASS_NAMES, FILE, Data, UsageError, format_value
+from .options import CLASS_NAMES, FILE, Data, UsageError, format_value, option_name
 
 NEW_HEAD = "Add a new head with `train --from`"
 
@@ -45,16 +45,23 @@ def load_model(args: argparse.Namespace) -> ViT:
                 f"{args.weights} does not exist. Train a model with `python -m minivit "
                 f"train{option}`, or pass --weights"
             )
-    model = ViT.load(args.weights, device=args.device, **load_arguments(args))
+    model = load_file(args.weights, args, args.device)
     check_attention(model.config)
     return model
 
 
-def load_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword arguments of ViT.load that were given on the command line."""
+def load_file(path: Path, args: argparse.Namespace, device: str = "cpu") -> ViT:
+    """Load a model with the fields of --image-size, --heads and the other options for its file."""
     if "resize" in args and "image_size" not in args:
         raise UsageError("--resize requires --image-size")
-    return {name: getattr(args, name) for name in (*FILE, "resize") if name in args}
+    fields = {name: getattr(args, name) for name in (*FILE, "resize") if name in args}
+    try:
+        return ViT.load(path, device=device, **fields)
+    except ValueError as error:
+        message = str(error)
+        for name in [name for name in fields if "_" in name]:  # name the option
+            message = re.sub(rf"\b{name}\b", option_name(name), message)
+        raise ValueError(message) from None
 
 
 def find_matching_data(config: ViTConfig) -> str | None:

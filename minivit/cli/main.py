@@ -11,7 +11,7 @@ from ..devices import is_gpu_out_of_memory
 from ..terminal import print_message, safe_streams
 from ..training.signals import handle_signals, raise_interrupted
 from .common import select_device
-from .option_file import locate
+from .option_file import format_error
 from .options import UsageError
 from .parser import COMMANDS, parse_arguments
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def fail(args: argparse.Namespace, message: str, status: int = 1) -> int:
     """Print an error in one line and return the exit status."""
-    print_message(f"minivit {args.command}: error: {locate(message, args.origins)}")
+    print_message(format_error(f"minivit {args.command}", message, args.origins))
     return status
 
 

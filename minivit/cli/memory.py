@@ -1,16 +1,24 @@
 """Check that a model and its training fit into memory, and suggest changes if not."""
 
+import math
 import os
 import sys
 
 from .. import cost, devices
 from ..api import ViT
 from ..cost import format_quantity
-from ..models import ViTConfig, parameter_count
+from ..models import ViTConfig, parameter_count, parameter_specs
 from ..training import Recipe
+from ..tree import flatten
 
 USABLE = 0.9  # fraction of the GPU memory; cuBLAS and fragmentation take the rest
-SMALLER_MODEL = "Pass a smaller --width, --mlp-width or --depth"
+PARTS = {  # the options that reduce a part of a model
+    "stem": "--stem or --stem-width",
+    "patch_embedding": "--patch-size or --stem-width",
+    "positions": "--image-size",
+    "hidden": "--hidden-head",
+    "head": "--hidden-head or --width",
+}
 SMALLER_IMAGE = "Pass a smaller --image-size, or a model with larger patches"
 
 
@@ -31,8 +39,16 @@ def check_parameters(config: ViTConfig) -> None:
     if 4 * n > available:
         raise ValueError(
             f"the model has {format_quantity(n)} parameters ({format_quantity(4 * n, 'B')}), but "
-            f"this machine has {format_quantity(available, 'B')} of memory. {SMALLER_MODEL}"
+            f"this machine has {format_quantity(available, 'B')} of memory. {reduce_model(config)}"
         )
+
+
+def reduce_model(config: ViTConfig) -> str:
+    """Return the advice to reduce the part of a model with the most parameters."""
+    specs = parameter_specs(config)
+    sizes = {n: sum(math.prod(p.shape) for p in flatten(specs[n]).values()) for n in specs}
+    options = PARTS.get(max(sizes, key=sizes.__getitem__), "--width, --mlp-width or --depth")
+    return f"Pass a smaller {options}"
 
 
 def check_attention(config: ViTConfig, maps: int = 1) -> None:
@@ -66,7 +82,7 @@ def check_training(model: ViT, recipe: Recipe, images: int, threads: int | None)
     weights = 4 * model.dtype.itemsize * parameter_count(model.config)  # and gradients, two moments
     advice = "Pass a smaller --batch-size, or a larger --grad-accumulation or --shards"
     if weights > available:
-        needed, advice = weights, SMALLER_MODEL
+        needed, advice = weights, reduce_model(model.config)
     elif (one := required(1, 1, 1)) > available:
         needed, advice = one, SMALLER_IMAGE
     raise ValueError(

@@ -1,12 +1,16 @@
 """`train @FILE`: read options from a file, such as the output of --print-config."""
 
+import io
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 
 from ..files import FileError
+from ..terminal import escape
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 20_000  # `argparse` takes minutes for 100,000 options
+LONG = re.compile(r"\S{200,}")  # values in error messages
+SEPARATORS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")  # of tokens: spaces and comments
 Origins = dict[str, str]  # {option: the file and the line that contain it}
 
 
@@ -36,26 +40,39 @@ def read_tokens(path: str) -> Iterator[tuple[int, str]]:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise FileError(f"{path} has more than {MAX_BYTES:,} bytes, too many for an option file")
-    start, pending = 1, ""
-    for number, line in enumerate(content.split(b"\n"), 1):
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise FileError(f"{path}, line {line}: the text is not valid UTF-8") from None
+    stream, line, end = io.StringIO(text), 1, 0
+    lexer = shlex.shlex(stream, posix=True)
+    lexer.whitespace_split = True
+    while True:
+        separators = SEPARATORS.match(text, end)
+        assert separators  # it may be empty
+        start = separators.end()  # of the next token
+        line += text.count("\n", end, start)
         try:
-            pending += line.decode()
-            tokens = shlex.split(pending, comments=True)
-        except UnicodeDecodeError:
-            raise FileError(f"{path}, line {number}: the text is not valid UTF-8") from None
-        except ValueError:  # a quoted string that continues on the next line
-            pending += "\n"
-            continue
-        for token in tokens:
-            if token.startswith("@") or "\0" in token:
-                raise FileError(f"{path}, line {start}: '{token}' is neither an option nor a value")
-            yield start, token
-        start, pending = number + 1, ""
-    if pending:
-        raise FileError(f"{path}, line {start}: a quotation mark is not closed")
+            token = lexer.get_token()
+        except ValueError:
+            raise FileError(f"{path}, line {line}: a quotation mark is not closed") from None
+        if token is None:
+            return
+        if token.startswith("@") or "\0" in token:
+            raise FileError(f"{path}, line {line}: '{token:.40}' is neither an option nor a value")
+        yield line, token
+        end = stream.tell()
+        line += text.count("\n", start, end)
 
 
-def locate(message: str, origins: Origins) -> str:
-    """Add the file and line to an error message about an option that was read from a file."""
-    names = re.findall(r"--[a-z-]+", message)
-    return f"{origins[names[0]]}: {message}" if names and names[0] in origins else message
+def format_error(program: str, message: str, origins: Origins) -> str:
+    """Return the line that reports an error. Long values in the message are shortened.
+
+    If the first option in the message was read from a file, the file and line are added.
+    """
+    name = re.search(r"--[^\s'=:,;/]+", message)
+    if name and name[0] in origins:
+        message = f"{origins[name[0]]}: {message}"
+    message = LONG.sub(lambda match: f"{match[0][:40]}...{match[0][-40:]}", message)
+    return f"{program}: error: {escape(message)}"

@@ -60,8 +60,8 @@ def parse_pixels(text: str) -> int:
 
 def parse_path(text: str) -> Path:
     """Parse a path."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, not an empty string")
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a path, not '{text}'")
     try:
         os.lstat(text)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from .. import __version__
-from ..terminal import escape
 from ..training.progress import RENAMED_FIELDS
 from . import attention, cost, evaluate, exercise, gradcheck, predict, train
-from .option_file import Origins, expand, locate
+from .option_file import Origins, expand, format_error
 from .options import option_name
 
 COMMANDS = {
@@ -91,12 +90,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             parser.error(f"unknown command '{word}'{suggestion(word, COMMANDS, parser.prog)}")
         if arguments[:1] == ["train"]:
             arguments, origins = expand_files(arguments)
+        if dashes := [word for word in arguments if word.endswith("=--")]:  # argparse drops the --
+            parser.error(f"argument {dashes[0][:-3]}: expected a value, not '--'")
         args, unknown = parser.parse_known_args(arguments)
         if unknown:
             args.parser.report_unknown(unknown[0])
     except ParserError as error:
-        prog, message = error.args
-        parser.exit(2, f"{prog}: error: {escape(locate(message, origins))}\n")
+        program, message = error.args
+        parser.exit(2, format_error(program, message, origins) + "\n")
     args.origins = origins
     return args
 
@@ -106,7 +107,7 @@ def expand_files(arguments: Sequence[str]) -> tuple[list[str], Origins]:
     try:
         return expand(arguments)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}"
+        message = f"@{error.filename}: {error.strerror}"
     except ValueError as error:
         message = str(error)
     raise ParserError("minivit train", message)

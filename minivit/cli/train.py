@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         memory.check_parameters(config)
         model = ViT.create(config, seed=recipe.seed)
     else:
-        model = ViT.load(args.origin, **common.load_arguments(args))
+        model = common.load_file(args.origin, args)
         rates = {name: getattr(args, name, 0.0) for name in ("dropout", "drop_path")}
         model = training.replace_head(model, fields["classes"], **rates)
     for name, required in unused_fields(model.config, recipe).items():

@@ -142,7 +142,7 @@ def size_before_crop(picture: Image.Image, size: Size, preprocessing: Preprocess
     if height * width * scale**2 > MAX_PIXELS:
         raise ValueError(
             f"the picture of {height} x {width} pixels would become too large with a short side "
-            f"of {s} pixels"
+            f"of {s} pixels. Pass a smaller --short-side"
         )
     if H * width <= W * height:  # the picture is relatively taller than the image
         h, w = W * height * s / (width * m), W * s / m

@@ -226,7 +226,7 @@ class ViTConfig:
 
         Keyword arguments replace fields. Raises ValueError for an unknown name.
         """
-        match = re.fullmatch(r"ViT-(\w+)/(\d+)", name)
+        match = re.fullmatch(r"ViT-(\w+)/(\d{1,9})", name)
         if name in HYBRIDS:
             size, stem, patch_size = HYBRIDS[name]
         elif match and match[1] in SIZES:

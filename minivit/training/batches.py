@@ -67,7 +67,9 @@ def check_augmentation(dataset: Dataset, recipe: Recipe) -> None:
     """
     side = min(dataset.images.shape[1:3])
     if recipe.shift > side:
-        raise ValueError(f"shift {recipe.shift} exceeds the image side of {side} pixels")
+        raise ValueError(
+            f"shift {recipe.shift} exceeds the image side of {side} pixels. Pass a smaller --shift"
+        )
     preprocessing = getattr(dataset.images, "preprocessing", None)
     custom = preprocessing is not None and preprocessing.mean != HALF
     if custom and (recipe.randaugment or recipe.random_erasing):

@@ -58,15 +58,15 @@ def load_training(path: str | Path) -> dict[str, Array]:
 def from_json(text: str, fields: dict[str, Any], arrays: int) -> ViTConfig:
     """Parse a configuration and replace `fields`. The file contains `arrays` arrays.
 
-    Raises ValueError if it is not a configuration.
+    Raises ValueError if it is not a configuration, or if the fields do not fit it.
     """
     try:
-        config = ViTConfig(**json.loads(text) | fields)
+        config = ViTConfig(**json.loads(text))
         if config.depth + sum(config.stem or ()) > arrays:  # do not list billions of blocks
             raise ValueError(f"it has more blocks than the file has arrays ({arrays})")
     except (TypeError, ValueError, RecursionError) as reason:
         raise ValueError(f"its 'config' is not valid: {reason}") from None
-    return config
+    return dataclasses.replace(config, **fields)
 
 
 def find_spelling(names: Collection[str]) -> Spelling | None:
