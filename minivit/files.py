@@ -14,6 +14,7 @@ from .terminal import escape
 
 DAY = 24 * 3600  # seconds
 SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not caused by the file
+MAX_MESSAGE = 1_000  # characters
 TOKEN = 8  # hexadecimal digits in the name of a temporary file
 
 
@@ -21,7 +22,9 @@ class FileError(ValueError):
     """A file is damaged or does not have the expected content. The message is one line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(escape(message))  # names in a file may contain control characters
+        if len(message) > MAX_MESSAGE:  # names in a file may have any length
+            message = f"{message[: MAX_MESSAGE - 200]}...{message[-200:]}"
+        super().__init__(escape(message))
 
 
 def is_system_error(error: Exception) -> bool:

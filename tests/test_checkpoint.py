@@ -268,13 +268,13 @@ def npy(shape, dtype="<f4", size=None):
     [
         ({"params/bomb.npy": npy((100_000_000,), "u1")}, "its {} bytes would unpack to 10{}, more "
             "than 20 times as many"),
-        ({"params/norm/bias.npy": npy((9,), size=32)}, "'params/norm/bias' has 32 bytes, but shape "
-            "(9,) and dtype float32 need 36"),
+        ({"params/norm/bias.npy": npy((9,), size=32)}, "'params/norm/bias' is not a valid array: "
+            "it has 32 bytes, but shape (9,) and dtype float32 need 36"),
         ({"params/norm/bias.npy": npy((7,), size=32)}, "has 32 bytes, but shape (7,)"),
         ({"params/norm/bias.npy": npy((10**12,), size=32)}, "has 32 bytes, but shape (100000"),
-        ({"params/norm/bias.npy": npy((-1, -8), size=32)}, "'params/norm/bias' is not an array: "),
-        ({"params/norm/bias.npy": npy((1,), "|O", size=8)}, "'params/norm/bias' contains pickled "
-            "objects, which are never loaded"),
+        ({"params/norm/bias.npy": npy((-1, -8), size=32)}, "'params/norm/bias' is not a valid"),
+        ({"params/norm/bias.npy": npy((1,), "|O", size=8)}, "'params/norm/bias' is not a valid "
+            "array: it contains pickled objects, which are never loaded"),
         ({"evil.npy": npy((2,))}, "the array 'evil' is unknown"),
         ({"training/evil.npy": npy((2,))}, "the array 'training/evil' is unknown"),
     ],

@@ -64,6 +64,8 @@ HANGING = 60  # seconds after which a process that does not return to Python is 
 MEMORY = 10**9  # bytes of address space per file
 CHUNK, WORKERS = 500, 2  # files per process, and processes at a time
 MAX_FAILURES = 10  # per chunk
+MAX_MESSAGE = 1_000_000  # characters; an array name in a message may be long
+PRINTED = "warning: ", "note: ", "skipped: "  # start of each line that a reader prints to stderr
 BOMB = 1_200_000_000  # bytes to which some files unpack
 BLOCK = bytes(1 << 24)  # zeros
 
@@ -210,7 +212,12 @@ def change_encoding(rng, content, other):
     return content.decode(errors="replace").encode(rng.choice(encodings))
 
 
-TEXT = insert_token, replace_number, repeat_lines, change_encoding
+def open_quotation(rng, content, other):
+    """Add a quotation that is not closed, with many lines."""
+    return content + rng.choice((b"'", b'"', b"\\")) + b"a\n" * rng.choice((1, 100, 20_000))
+
+
+TEXT = insert_token, replace_number, repeat_lines, open_quotation, change_encoding
 
 
 def places(tree):
@@ -506,7 +513,7 @@ def add_tensors(rng, content, other):
     name = rng.choice([name for name in header if name != "__metadata__"])
     name = rng.choice((name, name, *ADDED))
     shape = rng.choice(([0], [2**31, 0], [100_000, 0, 8], [2**31, 0, 8], [0, 2**63 - 1]))
-    for other_name in numbered(rng, name, rng.choice((1, 10, 20_000))):
+    for other_name in numbered(rng, name, rng.choice((1, 10, 30_000))):
         header[other_name] = {
             "dtype": "F32", "shape": shape, "data_offsets": [len(values), len(values)]
         }  # fmt: skip
@@ -561,7 +568,7 @@ def zeros_gzip():
 TAR_FIELDS = {  # offset and size
     "name": (0, 100), "mode": (100, 8), "uid": (108, 8), "size": (124, 12), "mtime": (136, 12),
     "type": (156, 1), "link": (157, 100), "magic": (257, 8), "owner": (265, 32),
-    "device": (329, 8), "prefix": (345, 155), "sparse": (386, 96),
+    "device": (329, 8), "prefix": (345, 155), "sparse": (386, 96), "real size": (483, 12),
 }  # fmt: skip
 TAR_VALUES = (
     b"", b"\0", b"0", b"1", b"2", b"5", b"7", b"L", b"K", b"S", b"x", b"g", b"77777777777",
@@ -654,9 +661,13 @@ def join_png(chunks):
 
 
 def change_chunks(rng, content, other):
-    """Mutate, remove, repeat, exchange or insert chunks of a PNG file."""
+    """Mutate, remove, repeat, insert or enlarge chunks of a PNG file."""
     chunks = split_png(content)
-    i, change = rng.randrange(len(chunks)), rng.randrange(6)
+    i, change = rng.randrange(len(chunks)), rng.randrange(7)
+    if change == 6:
+        start = len(join_png(chunks[:i]))
+        length = rng.choice((50_000_000, 2**31 - 1, 2**32 - 1)).to_bytes(4, "big")
+        return content[:start] + length + content[start + 4 :]
     if change == 0:
         del chunks[i]
     elif change == 1:
@@ -722,13 +733,13 @@ def mutate(rng, seed, seeds):
 # --- models -----------------------------------------------------------------------------------
 MODELS = {
     "plain": {}, "2d": {"positions": "2d", "depth": 2}, "sincos2d": {"positions": "sincos2d"},
-    "relative": {"positions": "relative", "pooling": "mean"},
+    "relative": {"positions": "relative", "pooling": "mean"}, "mean": {"pooling": "mean"},
     "no positions": {"positions": "none", "image_size": (8, 4)},
     "hidden": {"hidden_head": 6, "qkv_bias": False}, "headless": {"classes": None},
     "root": {"stem": (), "stem_width": 32, "patch_size": 2, "image_size": 16},
     "hybrid": {"stem": (1,), "stem_width": 32, "patch_size": 2, "image_size": 16},
 }  # fmt: skip
-FOREIGN = "plain", "sincos2d", "hidden", "headless", "root", "hybrid"
+FOREIGN = "plain", "mean", "sincos2d", "hidden", "headless", "root", "hybrid"
 EPOCH = {**dict.fromkeys(COLUMNS, 0.5), "epoch": 1, "step": 3}
 
 
@@ -761,7 +772,8 @@ def scan(arrays):
     for name, array in arrays.items():
         before, _, after = name.partition("encoderblock_0/")
         if name == google.POSITIONS:
-            scanned["params/pos_embedding"] = array[:, 1:]  # without the class token
+            first = int("cls" in arrays)  # there is no position of the class token
+            scanned["params/pos_embedding"] = array[:, first:]
         elif after:
             scanned[f"params/{before}encoderblock/{after}"] = array[None]
         else:
@@ -877,11 +889,10 @@ def read_run(folder, seed, rng):
     arrays = weights.load_training(folder / "model.npz")
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
     progress = training.read_progress(folder)
-    with one_message("warning: ", "note: "):
-        if progress is None:
-            repair_log(folder)
-        else:
-            restore(folder, progress)
+    if progress is None:
+        repair_log(folder)
+    else:
+        restore(folder, progress)
 
 
 def restore(folder, progress):
@@ -896,20 +907,10 @@ def restore(folder, progress):
     except FileError:
         raise
     except ValueError as error:  # the run used another data set
-        if "was trained on" not in str(error):
+        if not re.search("was trained on|have changed since", str(error)):
             raise
         raise FileError(str(error)) from None
     assert all(np.isfinite(vector).all() for vector in run.state.values())
-
-
-@contextlib.contextmanager
-def one_message(*starts):
-    """Check that at most one line is printed to stderr, and that it has no control characters."""
-    with contextlib.redirect_stderr(io.StringIO()) as err:
-        yield
-    if text := err.getvalue():
-        assert text.startswith(starts)
-        check_message(text.removesuffix("\n"))
 
 
 def make_log_seeds():
@@ -1127,8 +1128,7 @@ def read_image_folder(folder, seed, rng):
     (folder / "valid.png").write_bytes(valid_image())
     files = [str(folder / "valid.png"), str(folder / name)]
     images = FolderImages(files, size, channels, rng.choice(FAMILIES), threads=1)
-    with one_message("skipped: "):
-        batch, labels = data.take(images, np.arange(2), slice(None))
+    batch, labels = data.take(images, np.arange(2), slice(None))
     assert labels.tolist() in ([0], [0, 1])
     assert images.unreadable == set(files[len(labels) :])
     check_image(batch, (len(labels), *size, channels))
@@ -1195,6 +1195,7 @@ READERS = {
 # --- the process that reads files -------------------------------------------------------------
 def check_message(message):
     assert message.strip(), "the message is empty"
+    assert len(message) <= MAX_MESSAGE, f"the message has {len(message):,} characters"
     assert len(message.splitlines()) == 1, f"the message has several lines: {message!r}"
     assert not UNSAFE.search(message), f"the message has control characters: {message!r}"
 
@@ -1219,13 +1220,18 @@ def examine(reader, folder, seed, rng):
     """Read the files of a folder. Return "read", "refused" or "failed", and a message."""
     signal.setitimer(signal.ITIMER_PROF, SECONDS, 1)
     signal.alarm(HANGING)
+    outcome, text = "read", ""
     try:
-        try:
-            reader.read(folder, seed, rng)
-            return "read", ""
-        except FileError as error:
-            check_message(str(error))
-            return "refused", str(error)
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            try:
+                reader.read(folder, seed, rng)
+            except FileError as error:
+                outcome, text = "refused", str(error)
+                check_message(text)
+        for line in err.getvalue().split("\n")[:-1]:
+            assert line.startswith(PRINTED), f"stderr contains {line!r:.200}"
+            check_message(line)
+        return outcome, text
     except (Exception, TimeLimit) as error:
         return "failed", describe_error(error)
     finally:
@@ -1250,7 +1256,8 @@ def make_file(name, index, seeds):
 def read_files(name, first, last, path):
     """Mutate and read files in this process. Append one line of JSON to the report for each.
 
-    After too much memory, the function returns, because the maximum cannot be reset.
+    The function returns early after too much memory, because the maximum cannot be reset, and after
+    MAX_FAILURES failures.
     """
     reader = READERS[name]
     seeds = reader.make_seeds()
@@ -1258,7 +1265,7 @@ def read_files(name, first, last, path):
         with write_files(path.parent, seed.files) as folder:
             outcome, text = examine(reader, folder, seed, random.Random(0))
         assert outcome == ("refused" if "refused" in seed.options else "read"), (seed.name, text)
-    start = address_space()
+    start, failures = address_space(), 0
     resource.setrlimit(resource.RLIMIT_AS, (start + 3 * MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY // 4,) * 2)
     for index in range(first, last):
@@ -1273,7 +1280,8 @@ def read_files(name, first, last, path):
         line = [index, f"{seed.name}, {mutations}", outcome, text, seconds, memory]
         with open(path, "a", encoding="utf-8") as report:
             print(json.dumps(line), file=report)
-        if memory > MEMORY:
+        failures += outcome == "failed"
+        if memory > MEMORY or failures == MAX_FAILURES:
             return
 
 

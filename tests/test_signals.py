@@ -23,7 +23,7 @@ from helpers.trainings import (
 
 from minivit import ViT
 from minivit.training import Interrupted, loop, read_progress, resume, train
-from minivit.training.signals import SIGNALS, DeferredSignals, handle_signals
+from minivit.training.signals import SIGNALS, SignalHandler, handle_signals, interruptible
 
 quick = commands.quick  # a fixture
 DIGITS = few_digits()
@@ -126,10 +126,39 @@ def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, m
     assert (progress.epoch, progress.batches) == (1, 0)
 
 
+class Discarding:
+    """An object whose destructor sends a signal. Python discards exceptions of destructors."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def replace_exception():
+    """Send a signal, and replace the exception by another one, as some C code does."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException:
+        raise ValueError("invalid matrix") from None
+
+
+@pytest.mark.parametrize("function", [Discarding, replace_exception])
+def test_a_signal_is_not_lost_if_its_exception_is_discarded_or_replaced(function, capfd):
+    with pytest.raises(Interrupted) as interrupt, interruptible():
+        function()
+    assert interrupt.value.number == signal.SIGTERM
+    assert capfd.readouterr() == ("", "")
+    assert sys.unraisablehook is not None
+
+
+def test_another_exception_is_raised_unchanged():
+    with pytest.raises(ValueError, match="another"), interruptible():
+        raise ValueError("another")
+
+
 def test_ignored_signals_remain_ignored():
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with handle_signals(DeferredSignals()):
+        with handle_signals(SignalHandler()):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, previous)

@@ -183,7 +183,7 @@ def test_closing_the_terminal_does_not_cause_an_error(folder, ignored, status):
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), process_side)
     with subprocess.Popen(line, **streams, start_new_session=True, preexec_fn=prepare) as process:
         os.close(process_side)
-        while not (folder / "runs/digits/model.npz").exists():
+        while not (folder / "runs/digits/log.csv").exists():
             os.read(terminal_side, 1)
         os.close(terminal_side)  # sends SIGHUP, as closing a window does
     assert process.returncode == status

@@ -455,7 +455,10 @@ def test_dtypes_of_other_layouts(tmp_path, dtypes, expected):
 def test_unknown_names_are_refused(tmp_path, name):
     _, arrays = tiny_arrays("timm", depth=1)
     extra = {name: np.zeros(8, "f")}
-    refused(tmp_path, arrays | extra, f"the array '{name}' is unknown", heads=2)
+    parts = [f"the array '{name}' is unknown"]
+    if len(name) > 1000:  # the message is shortened
+        parts = [f"the array '{name[:500]}", f"{name[-100:]}' is unknown"]
+    refused(tmp_path, arrays | extra, parts[0], *parts[1:], heads=2)
     _, arrays = tiny_arrays("google", **KINDS["hybrid"])
     extra = {"block0/unit1/conv1/kernel": arrays["block1/unit1/conv1/kernel"]}  # counts from 1
     refused(tmp_path, arrays | extra, "'block0/unit1/conv1/kernel' is unknown")

@@ -9,7 +9,7 @@ from signal import SIGINT
 
 from ..devices import is_gpu_out_of_memory
 from ..terminal import print_message, safe_streams
-from ..training.signals import handle_signals, raise_interrupted
+from ..training.signals import interruptible
 from .common import select_device
 from .option_file import format_error
 from .options import UsageError
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit status: 0 for success, 1 for a failure, 2 for invalid usage, and 128 plus the
     number of a signal, for example 130 for Ctrl-C.
     """
-    with safe_streams(), handle_signals(raise_interrupted):
+    with safe_streams():
         try:
             try:
                 return run(parse_arguments(arguments))
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run a command, and report its errors."""
     try:
-        with warnings.catch_warnings():  # training raises an error if the loss overflows
+        with interruptible(), warnings.catch_warnings():
+            # training raises an error if the loss overflows
             warnings.simplefilter("ignore", RuntimeWarning)
             if "device" in args:
                 select_device(args)

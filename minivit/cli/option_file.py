@@ -9,6 +9,7 @@ from ..files import FileError
 from ..terminal import escape
 
 MAX_BYTES = 20_000  # `argparse` takes minutes for 100,000 options
+MAX_MESSAGE = 400  # characters of an error message
 LONG = re.compile(r"\S{200,}")  # values in error messages
 SEPARATORS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")  # of tokens: spaces and comments
 Origins = dict[str, str]  # {option: the file and the line that contain it}
@@ -75,4 +76,7 @@ def format_error(program: str, message: str, origins: Origins) -> str:
     if name and name[0] in origins:
         message = f"{origins[name[0]]}: {message}"
     message = LONG.sub(lambda match: f"{match[0][:40]}...{match[0][-40:]}", message)
-    return f"{program}: error: {escape(message)}"
+    message = escape(message)
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[: MAX_MESSAGE - 80]}...{message[-80:]}"
+    return f"{program}: error: {message}"

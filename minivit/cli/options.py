@@ -45,9 +45,11 @@ def positive(text: str) -> int:
 def number(text: str) -> float:
     """Parse a number."""
     try:
-        return float(text)
+        if text.isascii() and "_" not in text:
+            return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, not '{text:.40}'") from None
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number, not '{text:.40}'")
 
 
 def parse_pixels(text: str) -> int:
@@ -61,7 +63,7 @@ def parse_pixels(text: str) -> int:
 def parse_path(text: str) -> Path:
     """Parse a path."""
     if not text.strip():
-        raise argparse.ArgumentTypeError(f"expected a path, not '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a path, not '{text:.40}'")
     try:
         os.lstat(text)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -28,7 +28,7 @@ from ..training import Recipe, get_preset, make_recipe
 from ..training.log import LOG, repair_log
 from ..training.presets import DIGITS
 from ..training.progress import CHECKPOINT
-from ..training.signals import Interrupted
+from ..training.signals import Interrupted, interruptible
 from ..tree import count_parameters
 from . import common, memory, options
 from .options import CLASS_NAMES, UsageError, integer, number, option_name, positive
@@ -197,7 +197,8 @@ def execute(
             training.resume(out, model, resized, threads=args.threads)
         elif recipe:
             training.train(model, resized, recipe, out, threads=args.threads)
-        report(model, dataset, resized, out, verify=recipe is None)
+        with interruptible():
+            report(model, dataset, resized, out, verify=recipe is None)
     except MemoryError as error:
         if recipe is None or not devices.is_gpu_out_of_memory(error):
             raise
@@ -236,17 +237,19 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def describe_interruption(args: argparse.Namespace) -> str:
-    """Return what an interrupted run has saved and how to continue it, or "" if nothing."""
+    """Return what an interrupted run has saved and how to continue it."""
     command = f"python -m minivit train --resume --out {shlex.quote(str(args.out))}"
     if progress := training.read_progress(args.out):
         saved = f"epoch {progress.epoch} of {progress.recipe.epochs}"
         if progress.batches:
             saved += f" and {progress.batches} steps of the next epoch"
-    elif (args.out / CHECKPOINT).is_file() and missing_files(args.out):
+    elif not missing_files(args.out):
+        return f"interrupted: the run in {args.out} is complete"
+    elif (args.out / CHECKPOINT).is_file():
         saved = "the trained model, but the figures are missing"
         command += f" --data {shlex.quote(options.format_value('data', args.data))}"
     else:
-        return ""
+        return ""  # nothing
     for name in ("device", "precision", "threads", "max_pixels"):
         if (value := getattr(args, name)) not in (None, "cpu", data.MAX_PIXELS):
             command += f" {option_name(name)} {value}"

@@ -4,11 +4,12 @@ A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
 https://www.cs.toronto.edu/~kriz/cifar.html (the "binary version" of the archives).
 """
 
+import gzip
 import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from .images import check_file
 URL = "https://www.cs.toronto.edu/~kriz/"
 TRAIN = 50_000
 SIDE, C = 32, 3
+MAX_UNPACKED = 300_000_000  # bytes of an archive; those of CIFAR have 186 MB
 MAX_NAME_CHARACTERS = 10_000  # in the file with the class names
 
 
@@ -133,17 +135,34 @@ def unpack(archive: Path, names: Iterable[str], folder: Path) -> None:
     """
     missing = set(names)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as file:
+            limited: Any = LimitedFile(file)
+            tar = tarfile.open(fileobj=limited, mode="r|")  # noqa: SIM115
             for entry in tar:
                 check_entry(entry, archive.name)
                 path = PurePosixPath(entry.name)  # without a leading ./
                 if str(path) in missing and (stream := tar.extractfile(entry)):
                     (folder / path.name).write_bytes(stream.read())
                     missing.remove(str(path))
-    except (tarfile.TarError, *DAMAGED_GZIP) as error:
+    except FileError:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError, *DAMAGED_GZIP) as error:
         raise FileError(f"{archive.name} is damaged or truncated: {error}") from None
     if missing:
         raise FileError(f"{archive.name} is incomplete: it lacks {', '.join(sorted(missing))}")
+
+
+class LimitedFile:
+    """A file that ends after MAX_UNPACKED bytes, because an archive may unpack to any size."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self.file, self.remaining = file, MAX_UNPACKED
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes."""
+        content = self.file.read(min(size, self.remaining))
+        self.remaining -= len(content)
+        return content
 
 
 def check_entry(entry: tarfile.TarInfo, archive: str) -> None:
@@ -153,7 +172,7 @@ def check_entry(entry: tarfile.TarInfo, archive: str) -> None:
         raise FileError(
             f"{archive} is unsafe: the path {entry.name!r} leaves the extraction folder"
         )
-    if not (entry.isfile() or entry.isdir()):
+    if not (entry.isdir() or (entry.isfile() and not entry.issparse())):
         raise FileError(f"{archive} is unsafe: {entry.name!r} is a link or a special file")
 
 

@@ -1,5 +1,7 @@
 """Read image files and files of class names."""
 
+import io
+import logging
 import re
 import warnings
 from contextlib import suppress
@@ -12,12 +14,15 @@ from ..arrays import Array
 from ..files import FileError, is_system_error
 from .preprocessing import Preprocessing, Size, get_preprocessing, preprocess
 
+# Pillow's log messages about damaged files appear only if the user configures logging.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
 # Raster formats that Pillow decodes itself. For EPS, it would start another program.
 FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
 MAX_PIXELS = 50_000_000  # per file; a file of 1 MB can decode to 1 GB
+MAX_BYTES = 500_000_000  # per file; 50 megapixels of 16-bit RGBA have 400 MB
 MAX_SIDE = 65_535  # pixels; the largest side that JPEG allows
 STRIP = 256  # rows composited onto white at a time, to save memory
 MAX_LABEL_BYTES = 10_000_000  # in a file with class names
@@ -68,7 +73,11 @@ def read_image(
         preprocessing = get_preprocessing(preprocessing, size)
     silence_pillow_warnings()
     try:
-        with Image.open(path, formats=available_formats()) as picture:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        # From memory: for a damaged length, Pillow would try to read gigabytes of the file.
+        file = io.BytesIO(Path(path).read_bytes())
+        with Image.open(file, formats=available_formats()) as picture:
             check_size(picture, max_pixels)
             picture.load()
             with suppress(Exception):  # damaged EXIF metadata; the parser raises many exceptions
@@ -133,6 +142,8 @@ def read_labels(path: str | Path, classes: int) -> list[str]:
         text = Path(path).read_text(encoding="utf-8-sig").rstrip()
     except UnicodeDecodeError:
         raise FileError(f"{path} is not a text file with one class name per line") from None
+    except OSError as error:  # reading gives no file name
+        raise OSError(error.errno, error.strerror, str(path)) from None
     names = [line.strip() for line in text.split("\n")] if text else []
     if len(names) != classes:
         lines = "1 line" if len(names) == 1 else f"{len(names)} lines"

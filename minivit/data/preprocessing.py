@@ -120,8 +120,11 @@ def preprocess(picture: Image.Image, size: Size, preprocessing: Preprocessing) -
                 f"resampling {picture.height} x {picture.width} pixels to {h} x {w} would need too "
                 "much memory"
             )
-        pixels = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1)
-        pixels = resample(pixels, (h, w), preprocessing.filter)
+        bands = [  # one at a time, to save memory
+            resample(np.asarray(band, np.float32)[..., None], (h, w), preprocessing.filter)
+            for band in picture.split()
+        ]
+        pixels = np.concatenate(bands, axis=-1)
         pixels = pixels.astype(np.uint8) if preprocessing.filter == "area" else pixels
         top, left = (h - H) // 2, (w - W) // 2
     pixels = pixels.reshape(h, w, -1)[top : top + H, left : left + W]

@@ -8,6 +8,7 @@ a debugging exercise, `incorrect` is the function that the reader has to correct
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -71,13 +72,13 @@ def find(chapter: str) -> Exercise:
 
     Raises ValueError if there is none.
     """
-    name = f"{int(chapter):02}" if chapter.isdecimal() else chapter.upper()
+    name = f"{int(chapter):02}" if re.fullmatch("[0-9]{1,3}", chapter) else chapter.upper()
     exercises = list_exercises()
     for exercise in exercises:
         if exercise.chapter == name:
             return exercise
     numbers = ", ".join(exercise.number for exercise in exercises)
-    raise ValueError(f"there is no exercise {chapter}; choose one of {numbers}")
+    raise ValueError(f"there is no exercise '{chapter:.40}'; choose one of {numbers}")
 
 
 def listing() -> str:

@@ -68,7 +68,8 @@ def restore_log(folder: Path, table: Array | None, epochs: int) -> list[dict[str
         rows, reason = [], "is damaged" if isinstance(error, FileError) else "is missing"
     if table is None or [row["epoch"] for row in rows] == list(range(1, epochs + 1)):
         return rows
-    if table.shape != (epochs, len(COLUMNS)) or not np.isfinite(table[:, :-1]).all():
+    valid = table.shape == (epochs, len(COLUMNS)) and table.dtype.kind == "f"
+    if not valid or not np.isfinite(table[:, :-1]).all():
         raise FileError(f"{folder / CHECKPOINT}: 'training/log' is not a log of {epochs} epochs")
     print_message(f"warning: {path} {reason}; it is rewritten from {CHECKPOINT}")
     types = COLUMNS.items()

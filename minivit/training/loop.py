@@ -140,8 +140,7 @@ def _train_epochs(run: TrainingRun) -> Score:
                 print_message(f"epoch {run.epoch}/{epochs}: {line}, {run.seconds:.0f} s")
     if run.ema is not None:
         run.optimiser.parameters.vector[:] = run.ema.parameters.vector
-    with run.signals.immediate():  # raises Interrupted if a signal arrived after the last step
-        pass
+    run.signals.check()  # for a signal after the last step
     assert score is not None  # `run.epoch` was less than `epochs`
     return score
 

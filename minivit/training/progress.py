@@ -1,5 +1,6 @@
 """The progress of an interrupted training run, as stored in its checkpoint."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,8 +54,11 @@ def read_progress(folder: str | Path) -> Progress | None:
         if not (0 <= progress.epoch < recipe.epochs and progress.t >= 0):
             raise ValueError(f"epoch {progress.epoch} of {recipe.epochs}")
         counts = progress.epoch, progress.t, progress.batches, progress.images
-        if not (all(isinstance(n, int) and n >= 0 for n in counts) and progress.seconds >= 0):
-            raise ValueError(f"{fields}")
+        numbers = *counts, progress.loss, progress.seconds
+        if not all(isinstance(n, int) for n in counts):
+            raise ValueError(f"{counts} must be integers")
+        if not all(isinstance(x, (int, float)) and 0 <= x < math.inf for x in numbers):
+            raise ValueError(f"{numbers} must be finite and not negative")
         return progress
     except (AttributeError, KeyError, TypeError, ValueError) as reason:
         raise weights.CheckpointError(f"{path}: invalid training progress: {reason!r}") from None

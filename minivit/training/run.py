@@ -21,7 +21,7 @@ from .ema import EMA
 from .log import restore_log, rows_to_table
 from .progress import CHECKPOINT, Progress
 from .recipe import OPTIMISERS, Recipe
-from .signals import DeferredSignals
+from .signals import SignalHandler
 from .step import StepOptions
 
 
@@ -47,7 +47,7 @@ class TrainingRun:
     images: int = 0  # in these batches
     loss: float = 0.0  # sum over these images
     started: float = dataclasses.field(default_factory=time.perf_counter)
-    signals: DeferredSignals = dataclasses.field(default_factory=DeferredSignals)
+    signals: SignalHandler = dataclasses.field(default_factory=SignalHandler)
 
     @property
     def result(self) -> ViT:
@@ -119,7 +119,7 @@ def restore_run(run: TrainingRun, progress: Progress) -> None:
     for name, vector in run.state.items():
         if name not in state or state[name].shape != vector.shape:
             raise weights.CheckpointError(f"{path}: training vector '{name}' is missing or invalid")
-        if not np.isfinite(state[name]).all():
+        if state[name].dtype.kind != "f" or not np.isfinite(state[name]).all():
             raise weights.CheckpointError(f"{path}: training vector '{name}' is not finite")
         vector[:] = array_module(vector).asarray(state[name])
     run.optimiser.t, run.epoch = progress.t, progress.epoch

@@ -85,10 +85,11 @@ class ModelFile:
         }
         self.arrays: dict[str, Array] = {}
         self.sources: dict[str, str] = {}  # name in the layout: name in the file
+        class_token = "cls" in names.values()
         for source, name in names.items():
             parts = [(name, arrays[source])]
             if self.layout is google:
-                parts = google.unpack(name, arrays[source], "cls" in names.values())
+                parts = google.unpack(name, arrays[source], class_token)
             for name, part in parts:
                 if name in self.arrays:
                     other = self.sources[name]

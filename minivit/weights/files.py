@@ -139,18 +139,17 @@ def _read_headers(archive: Any, file_size: int) -> dict[str, Array]:
         with archive.zip.open(entry) as file:
             try:
                 shape, _, dtype = NPY_HEADERS[npy.read_magic(file)](file)
-                size = math.prod(shape) * dtype.itemsize
-                header = np.broadcast_to(_to_native(np.zeros((), dtype)), shape)
+                needed, size = math.prod(shape) * dtype.itemsize, entry.file_size - file.tell()
+                if dtype.hasobject:
+                    raise ValueError("it contains pickled objects, which are never loaded")
+                if size != needed:  # before memory is allocated
+                    raise ValueError(
+                        f"it has {size:,} bytes, but shape {shape} and dtype {dtype} need "
+                        f"{needed:,}"
+                    )
+                headers[name] = np.broadcast_to(_to_native(np.zeros((), dtype)), shape)
             except (KeyError, ValueError) as reason:
-                raise ValueError(f"'{name}' is not an array: {reason}") from None
-            if dtype.hasobject:
-                raise ValueError(f"'{name}' contains pickled objects, which are never loaded")
-            if size != entry.file_size - file.tell():
-                raise ValueError(
-                    f"'{name}' has {entry.file_size - file.tell():,} bytes, but shape {shape} and "
-                    f"dtype {dtype} need {size:,}"
-                )
-        headers[name] = header
+                raise ValueError(f"'{name}' is not a valid array: {reason}") from None
     return headers
 
 

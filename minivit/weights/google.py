@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..models import ViTConfig
+from ..models.config import MAX_DEPTH
 from .layouts import UNIT, Entry, Names, Shapes, Spelling, parts_in_use
 
 DEFAULTS = {"gelu": "tanh", "norm_eps": 1e-6, "preprocessing": "google"}
@@ -62,7 +63,7 @@ def unpack(name: str, array: Array, class_token: bool) -> Iterator[tuple[str, Ar
     """Yield the arrays of the layout that an array of a big_vision or older file contains."""
     prefix, scanned, suffix = name.partition("encoderblock/")
     if scanned and array.ndim:  # (L, ...): one array for all blocks
-        for i, block in enumerate(array):
+        for i, block in enumerate(array[: MAX_DEPTH + 1]):
             yield f"{prefix}encoderblock_{i}/{suffix}", block
     elif name == "pos_embedding" and array.ndim == 3:
         # big_vision adds the positions before it prepends the class token

@@ -83,7 +83,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         "gelu": ACTIVATIONS[act],
         "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
         "heads": config.get("num_attention_heads", 12),
-        "image_size": config.get("image_size", 224),
+        "image_size": config.get("image_size") or 224,
     }
 
 

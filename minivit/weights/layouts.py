@@ -11,6 +11,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..models import ViTConfig, parameter_specs
+from ..models.config import MAX_STAGES
 from ..tree import flatten
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -165,7 +166,7 @@ class Names(NamedTuple):
             return sum(str(i) in indices for i in range(first, first + len(shapes)))
 
         unit, first = self.layers["stem/stages/{}/{}/conv1"], self.first
-        stages = range(first, first + count(unit, first))
+        stages = range(first, first + min(count(unit, first), MAX_STAGES + 1))
         stem = tuple(count(unit.replace("{}", str(stage), 1), first) for stage in stages)
         depth = count(self.layers["blocks/{}/norm1"], 0)
         patch = image = self.shape("patch_embedding/kernel", 4, shapes)

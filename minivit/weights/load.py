@@ -185,7 +185,7 @@ def _read_json(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         if file.is_file() and not (name == PROCESSOR and "preprocessing" in fields):
             try:
                 values |= read(json.loads(file.read_text(encoding="utf-8")))
-            except (AttributeError, TypeError, ValueError, RecursionError) as reason:
+            except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as reason:
                 raise CheckpointError(f"{file} is not valid: {reason}") from None
     return values
 
