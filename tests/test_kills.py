@@ -26,8 +26,8 @@ from minivit.training.signals import SIGNALS
 
 pytestmark = pytest.mark.slow
 
-KILLS, INTERRUPTS = 6, 4  # runs, and signals that end a process, at least, per configuration
-MAX_SIGNALS = 3  # in a row, for one run
+KILLS, INTERRUPTS = 6, 3  # runs, and signals that end a process, at least, per configuration
+MAX_SIGNALS = 2  # in a row, for one run
 TIMEOUT = 60  # seconds, after which a process is regarded as hanging
 IMAGES = "some images"  # a folder; the space requires quotes in a command
 SETTINGS = {
@@ -191,7 +191,8 @@ def send_signals(numbers, folder, reference, generator):
         elif result.locked:
             command = check_interrupt(result, number, folder, reference) or command
         else:  # before the lock was acquired, or after all files were written
-            assert result.status in (0, -number, 128 + number), result.err
+            assert result.status in (0, -number, 128 + number, 1), result.err  # 1: in an import
+            assert "Interrupted" not in result.err  # a traceback of minivit's exception
             assert is_complete(folder, reference) or read_files(folder, reference) == before
         stops += result.status != 0
         if result.status == 0:

@@ -51,7 +51,7 @@ def load_model(args: argparse.Namespace) -> ViT:
 
 
 def load_file(path: Path, args: argparse.Namespace, device: str = "cpu") -> ViT:
-    """Load a model with the fields of --image-size, --heads and the other options for its file."""
+    """Load a model, with the fields that --image-size, --heads and similar options set."""
     if "resize" in args and "image_size" not in args:
         raise UsageError("--resize requires --image-size")
     fields = {name: getattr(args, name) for name in (*FILE, "resize") if name in args}

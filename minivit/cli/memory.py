@@ -12,7 +12,7 @@ from ..training import Recipe
 from ..tree import flatten
 
 USABLE = 0.9  # fraction of the GPU memory; cuBLAS and fragmentation take the rest
-PARTS = {  # the options that reduce a part of a model
+PARTS = {  # options that determine the size of each part of a model
     "stem": "--stem or --stem-width",
     "patch_embedding": "--patch-size or --stem-width",
     "positions": "--image-size",
@@ -39,12 +39,12 @@ def check_parameters(config: ViTConfig) -> None:
     if 4 * n > available:
         raise ValueError(
             f"the model has {format_quantity(n)} parameters ({format_quantity(4 * n, 'B')}), but "
-            f"this machine has {format_quantity(available, 'B')} of memory. {reduce_model(config)}"
+            f"this machine has {format_quantity(available, 'B')} of memory. {size_advice(config)}"
         )
 
 
-def reduce_model(config: ViTConfig) -> str:
-    """Return the advice to reduce the part of a model with the most parameters."""
+def size_advice(config: ViTConfig) -> str:
+    """Return advice on which option reduces the part with the most parameters."""
     specs = parameter_specs(config)
     sizes = {n: sum(math.prod(p.shape) for p in flatten(specs[n]).values()) for n in specs}
     options = PARTS.get(max(sizes, key=sizes.__getitem__), "--width, --mlp-width or --depth")
@@ -82,7 +82,7 @@ def check_training(model: ViT, recipe: Recipe, images: int, threads: int | None)
     weights = 4 * model.dtype.itemsize * parameter_count(model.config)  # and gradients, two moments
     advice = "Pass a smaller --batch-size, or a larger --grad-accumulation or --shards"
     if weights > available:
-        needed, advice = weights, reduce_model(model.config)
+        needed, advice = weights, size_advice(model.config)
     elif (one := required(1, 1, 1)) > available:
         needed, advice = one, SMALLER_IMAGE
     raise ValueError(

@@ -11,7 +11,7 @@ from ..terminal import escape
 MAX_BYTES = 20_000  # `argparse` takes minutes for 100,000 options
 MAX_MESSAGE = 400  # characters of an error message
 LONG = re.compile(r"\S{200,}")  # values in error messages
-SEPARATORS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")  # of tokens: spaces and comments
+SEPARATORS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")  # white space and comments
 Origins = dict[str, str]  # {option: the file and the line that contain it}
 
 
@@ -52,7 +52,7 @@ def read_tokens(path: str) -> Iterator[tuple[int, str]]:
     while True:
         separators = SEPARATORS.match(text, end)
         assert separators  # it may be empty
-        start = separators.end()  # of the next token
+        start = separators.end()  # the start of the next token
         line += text.count("\n", end, start)
         try:
             token = lexer.get_token()

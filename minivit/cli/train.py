@@ -237,7 +237,7 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def describe_interruption(args: argparse.Namespace) -> str:
-    """Return what an interrupted run has saved and how to continue it."""
+    """Return a message: what an interrupted run has saved, and how to resume it."""
     command = f"python -m minivit train --resume --out {shlex.quote(str(args.out))}"
     if progress := training.read_progress(args.out):
         saved = f"epoch {progress.epoch} of {progress.recipe.epochs}"
@@ -249,7 +249,7 @@ def describe_interruption(args: argparse.Namespace) -> str:
         saved = "the trained model, but the figures are missing"
         command += f" --data {shlex.quote(options.format_value('data', args.data))}"
     else:
-        return ""  # nothing
+        return ""  # there is no checkpoint
     for name in ("device", "precision", "threads", "max_pixels"):
         if (value := getattr(args, name)) not in (None, "cpu", data.MAX_PIXELS):
             command += f" {option_name(name)} {value}"

@@ -22,7 +22,7 @@ from .images import check_file
 URL = "https://www.cs.toronto.edu/~kriz/"
 TRAIN = 50_000
 SIDE, C = 32, 3
-MAX_UNPACKED = 300_000_000  # bytes of an archive; those of CIFAR have 186 MB
+MAX_UNPACKED = 300_000_000  # bytes per archive; a CIFAR archive unpacks to 186 MB
 MAX_NAME_CHARACTERS = 10_000  # in the file with the class names
 
 

@@ -22,7 +22,7 @@ FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
 MAX_PIXELS = 50_000_000  # per file; a file of 1 MB can decode to 1 GB
-MAX_BYTES = 500_000_000  # per file; 50 megapixels of 16-bit RGBA have 400 MB
+MAX_BYTES = 500_000_000  # per file; 50 megapixels of 16-bit RGBA take 400 MB
 MAX_SIDE = 65_535  # pixels; the largest side that JPEG allows
 STRIP = 256  # rows composited onto white at a time, to save memory
 MAX_LABEL_BYTES = 10_000_000  # in a file with class names
@@ -75,7 +75,7 @@ def read_image(
     try:
         if Path(path).stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-        # From memory: for a damaged length, Pillow would try to read gigabytes of the file.
+        # Decode from memory: for a damaged length, Pillow tries to read gigabytes from a file.
         file = io.BytesIO(Path(path).read_bytes())
         with Image.open(file, formats=available_formats()) as picture:
             check_size(picture, max_pixels)
@@ -142,7 +142,7 @@ def read_labels(path: str | Path, classes: int) -> list[str]:
         text = Path(path).read_text(encoding="utf-8-sig").rstrip()
     except UnicodeDecodeError:
         raise FileError(f"{path} is not a text file with one class name per line") from None
-    except OSError as error:  # reading gives no file name
+    except OSError as error:  # errors during reading lack the file name
         raise OSError(error.errno, error.strerror, str(path)) from None
     names = [line.strip() for line in text.split("\n")] if text else []
     if len(names) != classes:

@@ -30,7 +30,7 @@ def handle_signals(handler: "SignalHandler") -> Iterator[None]:
     previous, hook = {}, sys.unraisablehook
 
     def report_unraisable(unraisable: Any) -> None:
-        if unraisable.exc_type is not Interrupted:  # which the handler has recorded
+        if unraisable.exc_type is not Interrupted:  # the handler has already recorded it
             hook(unraisable)
 
     if threading.current_thread() is threading.main_thread():
