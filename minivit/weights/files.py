@@ -191,6 +191,8 @@ def _find_damage(path: Path) -> str | None:
         size = path.stat().st_size - 8 - length
         for name in [name for name in header if name != "__metadata__"]:
             first, last = header[name]["data_offsets"]
+            if not all(isinstance(n, int) for n in header[name]["shape"]):
+                return None
             needed = (
                 math.prod(header[name]["shape"]) * np.dtype(DTYPES[header[name]["dtype"]]).itemsize
             )

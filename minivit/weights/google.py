@@ -65,7 +65,7 @@ def unpack(name: str, array: Array, class_token: bool) -> Iterator[tuple[str, Ar
     if scanned and array.ndim:  # (L, ...): one array for all blocks
         for i, block in enumerate(array[: MAX_DEPTH + 1]):
             yield f"{prefix}encoderblock_{i}/{suffix}", block
-    elif name == "pos_embedding" and array.ndim == 3:
+    elif name == "pos_embedding" and array.ndim == 3 and len(array) == 1:
         # big_vision adds the positions before it prepends the class token
         yield POSITIONS, np.pad(array, ((0, 0), (int(class_token), 0), (0, 0)))
     elif name.endswith(("/scale", "/bias")) and array.shape[:-1] == (1, 1, 1):
