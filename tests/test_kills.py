@@ -22,10 +22,10 @@ from PIL import Image
 
 from minivit.training import read_progress
 from minivit.training.lock import LOCK
-from minivit.training.signals import SIGNALS
 
 pytestmark = pytest.mark.slow
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 KILLS, INTERRUPTS = 6, 3  # runs, and signals that end a process, at least, per configuration
 MAX_SIGNALS = 2  # in a row, for one run
 TIMEOUT = 60  # seconds, after which a process is regarded as hanging

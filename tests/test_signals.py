@@ -20,8 +20,10 @@ from helpers.trainings import (
     make_recipe,
     new_model,
 )
+from matplotlib.figure import Figure
 
-from minivit import ViT
+from minivit import ViT, analysis
+from minivit.cli import common
 from minivit.training import Interrupted, loop, read_progress, resume, train
 from minivit.training.signals import SIGNALS, SignalHandler, handle_signals, interruptible
 
@@ -196,6 +198,37 @@ def test_the_command_to_resume_is_printed(tmp_path, monkeypatch, quick, number):
     assert run(*shlex.split(command)[3:]).status == 0
     models = [(tmp_path / name / "model.npz").read_bytes() for name in ("complete", "a run")]
     assert models[0] == models[1]
+
+
+def test_an_interruption_while_a_resumed_run_is_loaded_prints_the_command(
+    tmp_path, monkeypatch, quick
+):
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        send(patch, "batch_gradients", 7, signal.SIGINT)
+        assert run("train", *QUICK, "--out", "run").status == 128 + signal.SIGINT
+
+    def interrupt(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(common, "load_data", interrupt)
+    status, _, err = run("train", "--resume", "--out", "run")
+    assert status == 128 + signal.SIGTERM
+    assert err.endswith("Continue with `python -m minivit train --resume --out run`\n")
+
+
+def test_a_signal_while_a_figure_is_drawn_is_handled_after_the_figure(tmp_path, monkeypatch, quick):
+    monkeypatch.chdir(tmp_path)
+
+    def draw(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return Figure(figsize=(0.1, 0.1))
+
+    monkeypatch.setattr(analysis, "plot_curves", draw)
+    status, _, err = run("train", *QUICK, "--out", "run")
+    assert status == 128 + signal.SIGTERM
+    assert "the trained model, but the figures are missing. Continue with" in err
+    assert sorted(os.listdir("run")) == ["curves.png", "log.csv", "model.npz"]
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -11,10 +11,12 @@ examples:
 """
 
 import argparse
+import contextlib
 import math
 import shlex
 import signal
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from ..training import Recipe, get_preset, make_recipe
 from ..training.log import LOG, repair_log
 from ..training.presets import DIGITS
 from ..training.progress import CHECKPOINT
-from ..training.signals import Interrupted, interruptible
+from ..training.signals import Interrupted, SignalHandler, handle_signals
 from ..tree import count_parameters
 from . import common, memory, options
 from .options import CLASS_NAMES, UsageError, integer, number, option_name, positive
@@ -127,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(format_config(args, model, recipe, MODEL if config else FINE_TUNING))
         return 0
-    with training.lock_folder(args.out, OUTPUTS):
+    with training.lock_folder(args.out, OUTPUTS), describe_interruptions(args):
         if not args.overwrite and training.read_progress(args.out):
             raise ValueError(
                 f"{args.out} contains an interrupted run. Pass --resume to continue it, or "
@@ -155,7 +157,7 @@ def resume(args: argparse.Namespace) -> int:
     path = args.out / CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    with training.lock_folder(args.out, OUTPUTS):
+    with training.lock_folder(args.out, OUTPUTS), describe_interruptions(args):
         progress = training.read_progress(args.out)
         source = progress.source if progress else None
         if progress is None:
@@ -197,15 +199,14 @@ def execute(
             training.resume(out, model, resized, threads=args.threads)
         elif recipe:
             training.train(model, resized, recipe, out, threads=args.threads)
-        with interruptible():
-            report(model, dataset, resized, out, verify=recipe is None)
+        # Importing Matplotlib would crash if an exception were raised in its C++ modules.
+        with handle_signals(handler := SignalHandler()):
+            report(model, dataset, resized, out, handler.check, verify=recipe is None)
+        handler.check()
     except MemoryError as error:
         if recipe is None or not devices.is_gpu_out_of_memory(error):
             raise
         raise RuntimeError(memory.explain_gpu_memory(model, recipe, args.resume)) from None
-    except KeyboardInterrupt as interrupt:
-        number = getattr(interrupt, "number", signal.SIGINT)
-        raise Interrupted(number, describe_interruption(args)) from None
     return 0
 
 
@@ -236,6 +237,16 @@ def missing_files(folder: Path) -> list[str]:
         return [LOG, *names]
 
 
+@contextlib.contextmanager
+def describe_interruptions(args: argparse.Namespace) -> Iterator[None]:
+    """Add to an interruption inside the block what the run has saved, and how to resume it."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        number = getattr(interrupt, "number", signal.SIGINT)
+        raise Interrupted(number, describe_interruption(args)) from None
+
+
 def describe_interruption(args: argparse.Namespace) -> str:
     """Return a message: what an interrupted run has saved, and how to resume it."""
     command = f"python -m minivit train --resume --out {shlex.quote(str(args.out))}"
@@ -247,7 +258,7 @@ def describe_interruption(args: argparse.Namespace) -> str:
         return f"interrupted: the run in {args.out} is complete"
     elif (args.out / CHECKPOINT).is_file():
         saved = "the trained model, but the figures are missing"
-        command += f" --data {shlex.quote(options.format_value('data', args.data))}"
+        command += f" --data {shlex.quote(options.format_value('data', args.data or 'digits'))}"
     else:
         return ""  # there is no checkpoint
     for name in ("device", "precision", "threads", "max_pixels"):
@@ -257,10 +268,12 @@ def describe_interruption(args: argparse.Namespace) -> str:
 
 
 def report(
-    model: ViT, dataset: data.Dataset, resized: data.Dataset, folder: Path, verify: bool
-) -> None:
+    model: ViT, dataset: data.Dataset, resized: data.Dataset, folder: Path,
+    check: Callable[[], None], verify: bool,
+) -> None:  # fmt: skip
     """Save the figures of a complete run, and print its accuracy and that of a baseline.
 
+    check: called between the parts; raises Interrupted if there was a signal
     verify: raise ValueError if the accuracy differs from the log, as it does on another data set
     """
     log = repair_log(folder)
@@ -271,8 +284,11 @@ def report(
     if verify and abs(training.evaluate(model, *held_out).accuracy - accuracy) > 0.01:
         text = f"the accuracy on the {dataset.name} differs from {folder / LOG}"
         raise ValueError(f"{text}. {DATA_ADVICE}")
+    check()
     baseline = training.fit_logistic_regression(dataset)
+    check()
     analysis.save_figure(analysis.plot_curves(log, baseline), folder / FIGURES[0])
+    check()
     analysis.save_figure(analysis.plot_held_out(model, resized), folder / FIGURES[1])
     duration = f" after {seconds:.0f} s of training" if math.isfinite(seconds) else ""
     print(f"{accuracy:.2%} held-out accuracy{duration}")
