@@ -3,6 +3,7 @@
 A resumed run has the files of an uninterrupted one, with the same bytes, and no other files.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -126,7 +127,8 @@ def send_after(words, number, delay, folder):
 def stop(process):
     """Stop a process until it gets SIGCONT, so that its state can be examined."""
     process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ChildProcessError):  # it has ended and `send_signal` has noticed
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def holds_lock(process, folder):
