@@ -287,5 +287,5 @@ assert abs(results[0] - results[1]).max() < 1e-5 < abs(results[0]).max()
 # its gradients are right. `python -m minivit exercise 14 --start` puts it into `exercises/`;
 # `python -m minivit exercise 14` grades it; `--hint` helps.
 #
-# **Ablation.** In the check, take away the loop that moves the parameters from their first values
-# (and the two asserts). We saw no cross at all: the head starts at zero, and nothing passes it.
+# **Ablation.** In the check, remove the loop that perturbs the initial parameters (and the two
+# asserts). Then no check fails: the head is initialised to zero, so no gradient passes through it.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .terminal import escape
+from .terminal import escape, shorten
 
 DAY = 24 * 3600  # seconds
 SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not caused by the file
@@ -22,9 +22,7 @@ class FileError(ValueError):
     """A file is damaged or does not have the expected content. The message is one line."""
 
     def __init__(self, message: str) -> None:
-        if len(message) > MAX_MESSAGE:  # names in a file may have any length
-            message = f"{message[: MAX_MESSAGE - 200]}...{message[-200:]}"
-        super().__init__(escape(message))
+        super().__init__(escape(shorten(message, MAX_MESSAGE)))
 
 
 def is_system_error(error: Exception) -> bool:

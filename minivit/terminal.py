@@ -29,6 +29,11 @@ def escape(text: Any, kept: str = "") -> str:
     return UNSAFE.sub(replace, str(text))
 
 
+def shorten(text: str, length: int) -> str:
+    """Replace the middle of a longer text by dots. Values in a message may have any length."""
+    return text if len(text) <= length else f"{text[: length * 3 // 4]}...{text[-length // 4 :]}"
+
+
 class SafeStream:
     """A text stream that escapes unsafe characters and ignores errors of a closed terminal.
 

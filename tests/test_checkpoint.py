@@ -36,6 +36,19 @@ def path(tmp_path):
     return tmp_path / "model.npz"
 
 
+@pytest.fixture
+def unpacked(monkeypatch):
+    """Return a list to which the name of each array is appended when it is unpacked."""
+    read, names = np.lib.npyio.NpzFile.__getitem__, []
+
+    def read_and_record(file, name):
+        names.append(name)
+        return read(file, name)
+
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", read_and_record)
+    return names
+
+
 # --- version 0.1.0 ----------------------------------------------------------------------------
 def test_files_of_version_0_1_0(tmp_path):
     digits = data.load_digits(n=64)
@@ -110,15 +123,11 @@ def test_the_vectors_of_a_training_are_not_parameters(path):
     assert read_progress(path) is None
 
 
-def test_read_progress_reads_no_other_array(path, monkeypatch):
+def test_read_progress_reads_no_other_array(path, unpacked):
     model = tiny()
     save(path, model.config, model.params, {"progress": np.array("{}"), "m": np.zeros(3)})
-    read, names = np.lib.npyio.NpzFile.__getitem__, []
-    monkeypatch.setattr(
-        np.lib.npyio.NpzFile, "__getitem__", lambda file, n: (names.append(n), read(file, n))[1]
-    )
     assert read_progress(path) == {}
-    assert names == ["config", "training/progress"]
+    assert unpacked == ["config", "training/progress"]
 
 
 @pytest.mark.parametrize("text", ["", "[", "3", "null", "[1]", "[" * 100_000])
@@ -281,16 +290,12 @@ def npy(shape, dtype="<f4", size=None):
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_names_and_headers_are_checked_before_any_array_is_unpacked(
-    path, monkeypatch, entries, message
+    path, unpacked, entries, message
 ):
     entries = read_entries(path) | entries
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    read, unpacked = np.lib.npyio.NpzFile.__getitem__, []
-    monkeypatch.setattr(
-        np.lib.npyio.NpzFile, "__getitem__", lambda file, n: (unpacked.append(n), read(file, n))[1]
-    )
     pattern = re.escape(message).replace(r"\{\}", r"[\d,]+")
     assert re.search(pattern, refusal(path))
     assert unpacked in ([], ["config"])
@@ -322,12 +327,9 @@ def test_running_out_of_memory_is_not_reported_as_a_damaged_file(path, monkeypat
     assert error_of("predict", "--weights", path, "x.png") == f"out of memory. {advice}"
 
 
-def test_only_the_arrays_of_the_model_are_unpacked(path, monkeypatch):
+def test_only_the_arrays_of_the_model_are_unpacked(path, unpacked):
     model = tiny()
     save(path, model.config, model.params, {"progress": np.array("{}"), "m": np.zeros(3)})
-    read, names = np.lib.npyio.NpzFile.__getitem__, []
-    monkeypatch.setattr(
-        np.lib.npyio.NpzFile, "__getitem__", lambda file, n: (names.append(n), read(file, n))[1]
-    )
     load(path)
-    assert not [name for name in names if name.startswith("training/")]
+    assert unpacked
+    assert not [name for name in unpacked if name.startswith("training/")]

@@ -1,5 +1,7 @@
 """A training step: shards, gradient accumulation, dropout, errors, and BLAS's thread limit."""
 
+import weakref
+
 import numpy as np
 import pytest
 from helpers.models import (
@@ -12,7 +14,7 @@ from helpers.models import (
 
 from minivit import flatten
 from minivit.layers import cross_entropy
-from minivit.training import StepOptions, batch_gradients, loss_and_gradients
+from minivit.training import StepOptions, batch_gradients, loss_and_gradients, step
 from minivit.tree import pack
 
 
@@ -106,6 +108,21 @@ def test_each_part_and_each_shard_has_a_documented_random_stream():
         losses.append(cross_entropy(logits, labels[b : b + 1])[0])
     assert loss == pytest.approx(np.mean(losses), abs=1e-12)
     assert len(set(losses)) == 6
+
+
+def test_the_gradients_of_a_shard_are_freed_before_the_next_result(monkeypatch):
+    alive = []
+
+    def map_shards(function, shards, threads):
+        for shard in shards:
+            result = [function(shard)]
+            kernel = weakref.ref(result[0][1]["head"]["kernel"])
+            yield result.pop()
+            alive.append(kernel() is not None)
+
+    monkeypatch.setattr(step, "map_shards", map_shards)
+    loss_and_gradients(tiny_model(), *random_batch(), StepOptions(shards=4))
+    assert alive == [False] * 4
 
 
 def test_invalid_arguments_are_rejected():

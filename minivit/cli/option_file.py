@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from ..files import FileError
-from ..terminal import escape
+from ..terminal import escape, shorten
 
 MAX_BYTES = 20_000  # `argparse` takes minutes for 100,000 options
-MAX_MESSAGE = 400  # characters of an error message
-LONG = re.compile(r"\S{200,}")  # values in error messages
+MAX_VALUE, MAX_MESSAGE = 100, 400  # characters of a value in an error message, and of the message
+LONG = re.compile(r"\S{200,}")
 SEPARATORS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")  # white space and comments
 Origins = dict[str, str]  # {option: the file and the line that contain it}
 
@@ -75,8 +75,5 @@ def format_error(program: str, message: str, origins: Origins) -> str:
     name = re.search(r"--[^\s'=:,;/]+", message)
     if name and name[0] in origins:
         message = f"{origins[name[0]]}: {message}"
-    message = LONG.sub(lambda match: f"{match[0][:40]}...{match[0][-40:]}", message)
-    message = escape(message)
-    if len(message) > MAX_MESSAGE:
-        message = f"{message[: MAX_MESSAGE - 80]}...{message[-80:]}"
-    return f"{program}: error: {message}"
+    message = LONG.sub(lambda match: shorten(match[0], MAX_VALUE), message)
+    return f"{program}: error: {shorten(escape(message), MAX_MESSAGE)}"

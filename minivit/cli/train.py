@@ -12,33 +12,25 @@ examples:
 
 import argparse
 import contextlib
-import math
 import shlex
 import signal
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from .. import analysis, data, devices, training
+from .. import data, devices, training
 from ..api import ViT
-from ..files import write_atomically
 from ..models import ViTConfig
 from ..terminal import print_message
 from ..training import Recipe, get_preset, make_recipe
-from ..training.log import LOG, repair_log
 from ..training.presets import DIGITS
 from ..training.progress import CHECKPOINT
 from ..training.signals import Interrupted, SignalHandler, handle_signals
 from ..tree import count_parameters
 from . import common, memory, options
-from .options import CLASS_NAMES, UsageError, integer, number, option_name, positive
+from .options import UsageError, integer, number, option_name, positive
+from .outputs import DATA_ADVICE, OUTPUTS, missing_files, report, write_class_names
 from .print_config import format_config, unused_fields
-
-FIGURES = ("curves.png", "attention.png")
-OUTPUTS = (CHECKPOINT, CLASS_NAMES, LOG, *FIGURES)
-DATA_ADVICE = "Pass the data set of this run with --data"
 
 OUTPUT = {
     "data": (options.parse_data, "NAME|FOLDER", f"data set: {options.DATA_HELP} (default: digits; "
@@ -129,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(format_config(args, model, recipe, MODEL if config else FINE_TUNING))
         return 0
-    with training.lock_folder(args.out, OUTPUTS), describe_interruptions(args):
+    with training.lock_folder(args.out, OUTPUTS), explain_interruptions(args):
         if not args.overwrite and training.read_progress(args.out):
             raise ValueError(
                 f"{args.out} contains an interrupted run. Pass --resume to continue it, or "
@@ -157,7 +149,7 @@ def resume(args: argparse.Namespace) -> int:
     path = args.out / CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    with training.lock_folder(args.out, OUTPUTS), describe_interruptions(args):
+    with training.lock_folder(args.out, OUTPUTS), explain_interruptions(args):
         progress = training.read_progress(args.out)
         source = progress.source if progress else None
         if progress is None:
@@ -210,35 +202,8 @@ def execute(
     return 0
 
 
-def write_class_names(dataset: data.Dataset, folder: Path) -> None:
-    """Write the names of the classes for `predict`, unless they are just numbers."""
-    path = folder / CLASS_NAMES
-    if dataset.classes == tuple(map(str, range(len(dataset.classes)))):
-        path.unlink(missing_ok=True)
-        return
-    text = "".join(f"{name}\n" for name in dataset.classes)
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def missing_files(folder: Path) -> list[str]:
-    """Return the names of the files of a complete run that are missing, damaged or outdated."""
-    names = []
-    for name in FIGURES:
-        path = folder / name
-        try:
-            data.read_image(path, (1, 1), 3)
-            if path.stat().st_mtime < (folder / CHECKPOINT).stat().st_mtime:
-                names.append(name)  # of an earlier run
-        except (OSError, ValueError):
-            names.append(name)
-    try:
-        return names if training.read_log(folder / LOG) else [LOG, *names]
-    except (FileNotFoundError, ValueError):
-        return [LOG, *names]
-
-
 @contextlib.contextmanager
-def describe_interruptions(args: argparse.Namespace) -> Iterator[None]:
+def explain_interruptions(args: argparse.Namespace) -> Iterator[None]:
     """Add to an interruption inside the block what the run has saved, and how to resume it."""
     try:
         yield
@@ -265,42 +230,3 @@ def describe_interruption(args: argparse.Namespace) -> str:
         if (value := getattr(args, name)) not in (None, "cpu", data.MAX_PIXELS):
             command += f" {option_name(name)} {value}"
     return f"interrupted: {args.out / CHECKPOINT} contains {saved}. Continue with `{command}`"
-
-
-def report(
-    model: ViT, dataset: data.Dataset, resized: data.Dataset, folder: Path,
-    check: Callable[[], None], verify: bool,
-) -> None:  # fmt: skip
-    """Save the figures of a complete run, and print its accuracy and that of a baseline.
-
-    check: called between the parts; raises Interrupted if there was a signal
-    verify: raise ValueError if the accuracy differs from the log, as it does on another data set
-    """
-    log = repair_log(folder)
-    if not log:
-        raise ValueError(f"{folder / LOG} has no rows, although the run is complete")
-    accuracy, seconds = log[-1]["held_out_accuracy"], log[-1]["seconds"]
-    held_out = resized.held_out_images, resized.held_out_labels
-    if verify and abs(training.evaluate(model, *held_out).accuracy - accuracy) > 0.01:
-        text = f"the accuracy on the {dataset.name} differs from {folder / LOG}"
-        raise ValueError(f"{text}. {DATA_ADVICE}")
-    check()
-    baseline = training.fit_logistic_regression(dataset)
-    check()
-    analysis.save_figure(analysis.plot_curves(log, baseline), folder / FIGURES[0])
-    check()
-    analysis.save_figure(analysis.plot_held_out(model, resized), folder / FIGURES[1])
-    duration = f" after {seconds:.0f} s of training" if math.isfinite(seconds) else ""
-    print(f"{accuracy:.2%} held-out accuracy{duration}")
-    chance = np.bincount(resized.held_out_labels).max() / len(resized.held_out_labels)
-    if accuracy <= chance:
-        print_message(
-            f"warning: the model is no better than chance: always predicting the most frequent "
-            f"class gives an accuracy of {chance:.2%}. Check the labels, train longer, or try "
-            "another --lr"
-        )
-    if baseline is not None:
-        print(f"{baseline:.2%} for logistic regression on the raw pixels")
-    if unreadable := data.describe_unreadable(dataset):
-        print(unreadable)
-    print(f"saved in {folder}: {', '.join(n for n in OUTPUTS if (folder / n).exists())}")

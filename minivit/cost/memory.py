@@ -48,10 +48,11 @@ def memory(
     `optimiser` is "adamw" or "sgd"; `shards` and `threads` are those of `StepOptions`, 1 on a GPU.
     f = min(S, threads) of the S shards are processed in parallel. Each has retained arrays,
     temporary arrays and gradients. While the gradients of a shard are added to the sum of the
-    previous ones, up to min(f, S - 1) other shards are in progress:
+    previous ones, up to min(f, S - 1) other shards are in progress. With one thread, the gradients
+    of a shard are freed before the next shard starts:
 
         shard = retained + temporary + gradients
-        step  = max(f shard, min(f, S - 1) shard + 2 gradients)
+        step  = max(f shard, min(f, S - 1) shard + min(f, 2) gradients, 2 gradients)
 
     This is an upper bound, because the shards may reach their peaks at different times.
 
@@ -72,7 +73,7 @@ def memory(
         optimiser_state=STATE_VECTORS[optimiser] * gradients,
         retained=batch.retained, temporary=temporary_bytes(config, batch_size, dtype),
         shards=S, shard_size=shard_size, parallel_shards=f,
-        step=max(f * shard, min(f, S - 1) * shard + 2 * gradients),
+        step=max(f * shard, min(f, S - 1) * shard + min(f, 2) * gradients, 2 * gradients),
     )  # fmt: skip
 
 

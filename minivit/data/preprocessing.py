@@ -15,7 +15,7 @@ Size = tuple[int, int]  # height and width
 
 HALF = (0.5, 0.5, 0.5)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-MAX_PIXELS = 100_000_000  # of a picture that has been resized and not yet cropped
+MAX_RESIZED_PIXELS = 100_000_000  # of a picture that has been resized and not yet cropped
 MAX_WEIGHTS = 20_000_000  # entries of a resampling matrix; four such matrices are in memory at once
 
 
@@ -142,7 +142,7 @@ def size_before_crop(picture: Image.Image, size: Size, preprocessing: Preprocess
             f"cannot crop {H} x {W} pixels from a picture with a short side of {s} pixels"
         )
     scale = max(H / height, W / width) * s / m
-    if height * width * scale**2 > MAX_PIXELS:
+    if height * width * scale**2 > MAX_RESIZED_PIXELS:
         raise ValueError(
             f"the picture of {height} x {width} pixels would become too large with a short side "
             f"of {s} pixels. Pass a smaller --short-side"

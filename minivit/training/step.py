@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ..arrays import Array, Pullback, as_array, device_of, to_host
 from ..layers import cross_entropy, linear
 from ..models import forward_features, vit
 from ..parallel import batch_slices, map_shards
-from ..tree import ParameterVector, Tree, flatten, pack
+from ..tree import ParameterVector, Tree, map_tree, pack
 
 Seed = tuple[int, ...] | None  # None deactivates dropout
 
@@ -122,6 +123,7 @@ def batch_gradients(
     for part_loss, gradients in results:
         loss = loss + part_loss
         total.vector[:] += gradients.vector
+        del gradients  # before the next micro-batch
     return loss, total
 
 
@@ -155,11 +157,10 @@ def micro_batch_gradients(
     with contextlib.closing(results):
         loss, tree = next(results)
         total = pack(tree)
-        leaves = flatten(total.tree)
         for shard_loss, dparams in results:
             loss = loss + shard_loss
-            for name, gradient in flatten(dparams).items():
-                leaves[name] += gradient
+            map_tree(operator.iadd, total.tree, dparams)
+            del dparams  # before the next shards run, to save memory
     return loss if device_of(loss) == "gpu" else float(loss), total
 
 
