@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import QUICK, error_of, output_of, run, save_model
+from helpers.commands import BUFFERED, QUICK, error_of, output_of, run, save_model
 from PIL import Image
 
 import minivit
@@ -323,11 +323,12 @@ def test_a_process_ends_with_the_status_of_its_command(folder, line, status, err
     assert re.fullmatch(error, result.stderr)
 
 
-def test_closing_the_output_early_gives_no_traceback():
+@pytest.mark.parametrize("line", ["cost", "gradcheck linear"])
+def test_closing_the_output_early_gives_no_traceback(line):
     reader, writer = os.pipe()
     os.close(reader)  # as `| head -0` does
-    command = [*COMMAND, "gradcheck", "linear"]
-    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    options = {"stdout": writer, "stderr": subprocess.PIPE, "text": True, "env": BUFFERED}
+    result = subprocess.run([*COMMAND, *line.split()], **options)
     os.close(writer)
     assert (result.returncode, result.stderr) == (1, "")
 

@@ -12,7 +12,7 @@ import termios
 
 import numpy as np
 import pytest
-from helpers.commands import QUICK, error_of, run, save_model
+from helpers.commands import BUFFERED, QUICK, error_of, run, save_model
 from PIL import Image
 
 from minivit import ViT, data, terminal, weights
@@ -192,11 +192,11 @@ def test_closing_the_terminal_does_not_cause_an_error(folder, ignored, status):
 
 
 def test_unwritable_output_gives_a_one_line_error():
+    options = {"stderr": subprocess.PIPE, "text": True, "env": BUFFERED}
     with open("/dev/full", "w") as full:
-        result = subprocess.run([*COMMAND, "cost"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.endswith("No space left on device\n")
+        result = subprocess.run([*COMMAND, "cost"], stdout=full, **options)
+    message = "minivit: error: cannot write to stdout: No space left on device\n"
+    assert (result.returncode, result.stderr) == (1, message)
 
 
 def test_server_responses_are_escaped(monkeypatch, folder):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -17,6 +18,10 @@ from minivit.cli import train as train_command
 TINY = ["--depth", 1, "--width", 8, "--heads", 2, "--mlp-width", 8]
 QUICK = [*TINY, "--epochs", 1, "--batch-size", 100, "--warmup", 0]
 OUTPUTS = ["attention.png", "curves.png", "log.csv", "model.npz"]
+
+
+# Output is buffered, as by default: a write error then appears at the end of the process.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 class Run(NamedTuple):
