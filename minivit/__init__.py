@@ -9,7 +9,6 @@ from .tree import flatten, unflatten
 
 __version__ = "0.2.0"
 
-
 __all__ = [
     "ViT", "ViTConfig", "__version__", "analysis", "data", "devices", "flatten", "gradcheck",
     "layers", "list_retained", "models", "training", "unflatten", "weights",

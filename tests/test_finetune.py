@@ -18,12 +18,11 @@ from minivit.training import (
     StepOptions,
     evaluate,
     loss_and_gradients,
-    map_batches,
     replace_head,
     step,
     train,
 )
-from minivit.training.evaluate import BATCH_SIZE
+from minivit.training.evaluate import BATCH_SIZE, predict_batches
 
 DIGITS = few_digits()
 FREEZE = StepOptions(freeze=True)
@@ -212,7 +211,7 @@ def test_colour_images_are_not_converted_to_grey():
 def test_a_resized_data_set_is_never_entirely_in_memory():
     tracemalloc.start()
     d = resize_dataset(data.load_scattered(n=2000, held_out=600), (96, 96), 3)  # 288 MB in total
-    map_batches(lambda images: images.mean((1, 2, 3)), d.held_out_images)
+    predict_batches(lambda images: images.mean((1, 2, 3)), d.held_out_images, d.held_out_labels)
     d.images[np.arange(0, 2000, 20)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -222,7 +221,10 @@ def test_a_resized_data_set_is_never_entirely_in_memory():
 @pytest.mark.parametrize("n", [1, BATCH_SIZE, BATCH_SIZE + 1, 3 * BATCH_SIZE])
 def test_images_are_processed_in_batches_in_order(n):
     sizes, images = [], np.arange(n)
-    doubled = map_batches(lambda batch: (sizes.append(len(batch)), 2 * batch)[1], images)
+    doubled, labels = predict_batches(
+        lambda batch: (sizes.append(len(batch)), 2 * batch)[1], images, 3 * images
+    )
     assert np.array_equal(doubled, 2 * images)
+    assert np.array_equal(labels, 3 * images)
     assert max(sizes) <= BATCH_SIZE
     assert len(sizes) == -(-n // BATCH_SIZE)

@@ -24,19 +24,11 @@ from .options import UsageError
 OPTIONS = {
     "data": options.DATA,
     "kind": (tuple(analysis.KINDS), "KIND", "one of the figures above (default: maps)", "maps"),
-    "layer": (
-        options.integer,
-        "L",
-        "layer, counted from 1, or from the last if negative (default: -1)",
-        None,
-    ),
-    "out": (
-        options.parse_path,
-        "FILE",
-        "PNG file to write (default: attention.png)",
-        Path("attention.png"),
-    ),
-}
+    "layer": (options.integer, "L", "layer, counted from 1, or from the last if negative "
+        "(default: -1)", None),
+    "out": (options.parse_path, "FILE", "PNG file to write (default: attention.png)",
+        Path("attention.png")),
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

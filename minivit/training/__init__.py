@@ -4,7 +4,7 @@ from ..optim import SGD, AdamW, clip_by_global_norm
 from .baseline import fit_logistic_regression
 from .descent import train_sgd
 from .ema import EMA
-from .evaluate import Score, evaluate, map_batches
+from .evaluate import Score, evaluate
 from .fewshot import evaluate_few_shot
 from .finetune import FINE_TUNING, replace_head
 from .lock import LockedError, lock_folder
@@ -22,6 +22,6 @@ __all__ = [
     "EMA", "FINE_TUNING", "OPTIMISERS", "PRESETS", "SCHEDULES", "SGD", "AdamW", "Interrupted",
     "LockedError", "Progress", "Recipe", "ResumeError", "Score", "StepOptions", "batch_gradients",
     "clip_by_global_norm", "evaluate", "evaluate_few_shot", "fit_logistic_regression", "get_preset",
-    "lock_folder", "loss_and_gradients", "make_recipe", "map_batches", "read_log", "read_progress",
+    "lock_folder", "loss_and_gradients", "make_recipe", "read_log", "read_progress",
     "replace_head", "resume", "schedule_learning_rate", "train", "train_sgd",
 ]  # fmt: skip

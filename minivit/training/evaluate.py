@@ -73,9 +73,3 @@ def predict_batches(
     if not outputs:
         raise ValueError("none of the images could be read")
     return np.concatenate(outputs), np.concatenate(kept_labels)
-
-
-def map_batches(function: Callable[[Array], Array], images: Array) -> Array:
-    """Apply a function to images in batches. All of them must be readable."""
-    outputs, _ = predict_batches(function, images, np.arange(len(images)))
-    return outputs
