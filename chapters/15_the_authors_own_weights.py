@@ -256,11 +256,10 @@ if FILE:
 
 # %%
 if FILE:
-    A, dA = analysis.attention_gradients(pretrained, photos[:1])  # (L, 1, h, T, T) each
+    A = pretrained.attention(photos[:1])  # (L, 1, h, T, T)
     top = [f"{names[i]} {p[0, i]:.1%}" for i in p[0].argsort()[:-6:-1]]
     print("; ".join(top))
-    image = preprocessing.denormalise(photos[:1])
-    figure = analysis.plot_attention(image, A, r.grid, top[:1], gradients=dA, overlaid=True)
+    figure = analysis.plot_model(pretrained, "maps", photos[:1], top[:1])
     analysis.save_figure(figure, "figures/15_the_authors_own_weights.png")
     grey = pretrained.attention(np.zeros_like(photos[:1]))
     for name, attention in {"the portrait": A, "a uniform grey image": grey}.items():

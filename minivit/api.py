@@ -1,20 +1,19 @@
 """The class ViT: a configuration, its parameters, and the operations on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import weights
-from .arrays import Array, Pullback, Watch, array_module, as_array, device_of, to_host
+from .arrays import Array, Pullback, Watch, array_module, device_of, to_host
+from .data import check_images
 from .devices import resolve_device, to_device
+from .inference import collect, images_in_cache, map_images
 from .models import ViTConfig, forward_features, infer, initialise, vit
-from .parallel import batch_slices, choose_shard_count, map_parts, map_shards
-
-CACHE_BYTES = 3 << 20  # maximum size of the largest array of a shard
-GPU_BATCH_SIZE = 256  # images per call in inference on a GPU
-MIN_ROWS = 800  # tokens per shard in inference, because BLAS repacks the kernels for each product
+from .parallel import choose_shard_count
+from .tree import count_parameters
 
 
 class ViT:
@@ -28,6 +27,9 @@ class ViT:
         Tree of parameters, listed by `minivit.flatten(model.params)`. Changing an array in place
         changes the model.
 
+    class_names : sequence of str, optional
+        The names of the classes. `load` finds them, if they are known.
+
     Examples
     --------
     >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10, seed=0)
@@ -36,9 +38,19 @@ class ViT:
     (2, 10)
     """
 
-    def __init__(self, config: ViTConfig, params: dict[str, Any]) -> None:
+    def __init__(
+        self, config: ViTConfig, params: dict[str, Any], class_names: Sequence[str] | None = None
+    ) -> None:
         self.config = config
         self.params = params
+        self.class_names = class_names
+
+    def __repr__(self) -> str:
+        c, parameters = self.config, count_parameters(self.params)
+        image = " x ".join(map(str, (*c.image_size, c.channels)))
+        head = f"{c.classes:,} classes" if c.classes else "no classifier"
+        size = f"{parameters:,} parameters, {self.dtype} on {self.device}"
+        return f"<{c.name}: {image} pixels, {head}, {size}>"
 
     @classmethod
     def create(
@@ -69,8 +81,8 @@ class ViT:
 
         Examples
         --------
-        >>> ViT.create("ViT-Ti/4", image_size=32, classes=10).config.tokens
-        65
+        >>> ViT.create("ViT-Ti/4", image_size=32, classes=10)
+        <ViT-Ti/4: 32 x 32 x 3 pixels, 10 classes, 5,362,762 parameters, float32 on cpu>
         """
         if isinstance(config, str):
             config = ViTConfig.named(config, **fields)
@@ -88,7 +100,7 @@ class ViT:
         Parameters
         ----------
         path : str or Path
-            A .npz or .safetensors file, or a folder with config.json and model.safetensors. The
+            A .npz or .safetensors file, or a folder with model.npz or model.safetensors. The
             configuration is inferred from the names and shapes of the arrays.
         image_size : int or (int, int), optional
             New image size. The position embeddings are resized to it (section 3.2), unless the file
@@ -113,7 +125,9 @@ class ViT:
         >>> ViT.load(minivit.data.SCATTERED_MODEL).config.classes
         10
         """
-        return cls(*weights.load(path, image_size=image_size, resize=resize, **fields)).to(device)
+        config, params = weights.load(path, image_size=image_size, resize=resize, **fields)
+        names = weights.find_class_names(weights.find_weights(Path(path)), config.classes)
+        return cls(config, params, names).to(device)
 
     def to(self, device: str) -> "ViT":
         """Return a copy on another device ("cpu", "gpu" or "auto"), or self on the same device.
@@ -125,7 +139,7 @@ class ViT:
         device = resolve_device(device)
         if device == self.device:
             return self
-        return type(self)(self.config, to_device(self.params, device))
+        return type(self)(self.config, to_device(self.params, device), self.class_names)
 
     def save(self, path: str | Path, layout: str = "minivit") -> None:
         """Write the model atomically, in minivit's or another layout.
@@ -151,7 +165,7 @@ class ViT:
         >>> ViT.load(folder / "model.safetensors").config == model.config
         True
         """
-        weights.save_as(path, self.config, self.params, layout)
+        weights.save_as(path, self.config, self.params, layout, self.class_names)
 
     def forward(
         self, images: Array, generator: np.random.Generator | None = None,
@@ -199,16 +213,9 @@ class ViT:
     def features(self, images: Array) -> Array:
         """Compute the input of the classifier, on all cores.
 
-        Parameters
-        ----------
-        images : (B, H, W, C) array of floats
+        images (B, H, W, C)  ->  (B, D), or (B, R) if there is a hidden layer of width R, a NumPy
+        array. `tokens` returns all tokens instead of one vector per image.
 
-        Returns
-        -------
-        (B, D) NumPy array, or (B, R) if there is a hidden layer of width R
-
-        Examples
-        --------
         >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
         >>> model.features(np.zeros((2, 32, 32, 3), dtype=np.float32)).shape
         (2, 192)
@@ -218,49 +225,57 @@ class ViT:
     def attention(self, images: Array) -> Array:
         """Compute the attention weights A of Equation 6 in every layer, on all cores.
 
-        Parameters
-        ----------
-        images : (B, H, W, C) array of floats
+        images (B, H, W, C)  ->  (L, B, h, T, T), a NumPy array
+        Entry [l, b, n, i, j] is the weight with which token i attends to token j in head n.
 
-        Returns
-        -------
-        (L, B, h, T, T) NumPy array
-            Entry [l, b, n, i, j] is the weight with which token i attends to token j in head n.
-
-        Examples
-        --------
         >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
         >>> model.attention(np.zeros((2, 32, 32, 3), dtype=np.float32)).shape
         (12, 2, 3, 65, 65)
         """
-        return self._map(self._attention, images, axis=1)
+        names = [f"blocks/{i}/attention/probabilities" for i in range(self.config.depth)]
+        return self._collect(images, names)
+
+    def tokens(self, images: Array) -> Array:
+        """Compute all tokens after the final layer norm, on all cores.
+
+        images (B, H, W, C)  ->  (B, T, D), a NumPy array
+        """
+        return self._collect(images, ["tokens"])[0]
+
+    def intermediate(self, images: Array, layers: Sequence[int]) -> Array:
+        """Compute the tokens z_l after chosen blocks (Equation 3), on all cores.
+
+        Parameters
+        ----------
+        images : (B, H, W, C) array of floats
+        layers : sequence of int
+            Indices of the blocks, counted from 0. Negative indices count from the end.
+
+        Returns
+        -------
+        (len(layers), B, T, D) NumPy array
+            All other intermediate arrays are available from `forward(images, watch=...)`.
+
+        Raises
+        ------
+        IndexError
+            If there is no such block.
+
+        Examples
+        --------
+        >>> model = ViT.create("ViT-Ti/4", image_size=32, classes=10)
+        >>> model.intermediate(np.zeros((2, 32, 32, 3), dtype=np.float32), [0, -1]).shape
+        (2, 2, 65, 192)
+        """
+        blocks = range(self.config.depth)
+        return self._collect(images, [f"blocks/{blocks[i]}/output" for i in layers])
 
     def prepare_images(self, images: Array) -> Array:
         """Check images and convert them to the model's dtype and device.
 
         images (B, H, W, C)  ->  the same shape. Raises TypeError and ValueError as `forward` does.
         """
-        H, W, C = *self.config.image_size, self.config.channels
-        images = as_array(images)
-        if not hasattr(images, "dtype") or images.dtype.kind not in "fc":
-            dtype = getattr(images, "dtype", type(images).__name__)
-            raise TypeError(
-                f"images must be arrays of floats, not {dtype}: scale them first, "
-                "for example by images / np.float32(127.5) - 1"
-            )
-        if images.ndim != 4 or images.shape[1:] != (H, W, C):
-            raise ValueError(
-                f"images of shape {images.shape}: this model expects (B, {H}, {W}, {C}), "
-                "that is batch, height, width, channels"
-            )
-        if len(images) == 0:
-            raise ValueError("the batch is empty")
-        if images.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # infinite values are reported below
-                images = images.astype(self.dtype, copy=False)
-        if isinstance(images, np.ndarray) and not np.isfinite(images).all():
-            bad = int(np.argmax(~np.isfinite(images).all(axis=(1, 2, 3))))
-            raise ValueError(f"image {bad} of the batch has pixels that are NaN or infinite")
+        images = check_images(images, self.config.image_size, self.config.channels, self.dtype)
         return to_host(images) if self.device == "cpu" else self.xp.asarray(images)
 
     @property
@@ -282,27 +297,13 @@ class ViT:
         """Return the number of shards that fit the CPU cache, or 1 on a GPU."""
         if self.device == "gpu":
             return 1
-        return choose_shard_count(batch_size, self._images_in_cache(), threads)
-
-    def _images_in_cache(self) -> int:
-        """Return the number of images such that no array of the encoder exceeds CACHE_BYTES."""
-        c = self.config
-        widest = max(c.mlp_width, 3 * c.width, c.heads * c.tokens)  # MLP, q k v, scores
-        return max(1, CACHE_BYTES // (c.tokens * widest * self.dtype.itemsize))
+        return choose_shard_count(
+            batch_size, images_in_cache(self.config, self.dtype.itemsize), threads
+        )
 
     def _map(self, function: Callable[[Array], Array], images: Array, axis: int = 0) -> Array:
-        """Concatenate function(part) over parts of the batch, on the host."""
-        images = self.prepare_images(images)
-        if self.device == "gpu":
-            parts = map_parts(lambda part: to_host(function(part)), images, GPU_BATCH_SIZE)
-        else:
-            size = max(self._images_in_cache(), MIN_ROWS // self.config.tokens)
-            shards = batch_slices(len(images), choose_shard_count(len(images), size))
-            parts = map_shards(function, [images[shard] for shard in shards])
-        return np.concatenate(list(parts), axis=axis)
+        return map_images(function, self.prepare_images(images), self.config, axis)
 
-    def _attention(self, images: Array) -> Array:
-        maps: dict[str, Array] = {}
-        infer(images, self.params, self.config, watch=maps.__setitem__)
-        names = [f"blocks/{i}/attention/probabilities" for i in range(self.config.depth)]
-        return np.stack([to_host(maps[name]) for name in names])  # (L, B, h, T, T)
+    def _collect(self, images: Array, names: Sequence[str]) -> Array:
+        """Return the intermediate arrays with these names.  ->  (len(names), B, ...)"""
+        return self._map(lambda part: collect(part, self.params, self.config, names), images, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.models import random_batch, tiny_model
 
-from minivit import ViT, ViTConfig, arrays, flatten, layers, parallel
+from minivit import ViT, ViTConfig, arrays, data, flatten, layers, parallel, training
 from minivit.tree import pack
 
 TINY = {
@@ -74,13 +74,57 @@ def test_a_model_has_the_configuration_it_is_created_from():
     "name",
     [
         "ViT-B", "ViT-X/16", "vit-b/16", "ViT-B/16x", "ViT-B/", "", "ViT-B/16\n", "B/16",
-        "R50+ViT-B/32", "R+ViT-B/16", "R26+ViT-S/32\n", "R50+B/16",
+        "R50+ViT-B/32", "R+ViT-B/16", "R26+ViT-S/32\n", "R50+B/16", "vit_base_patch16",
+        "vit_giant_patch14_224", "vit_base_r50_s32_224", "deit_base_patch16_224",
     ],
 )  # fmt: skip
 def test_an_unknown_name_is_rejected(name):
-    message = r"unknown model .* choose ViT-\{Ti,S,B,L,H\}/PATCH or one of R\+ViT-Ti/16, R26"
+    message = r"unknown model .* choose ViT-\{Ti,S,B,L,H\}/PATCH, one of R\+ViT-Ti/16, R26"
     with pytest.raises(ValueError, match=message):
         ViT.create(name)
+
+
+@pytest.mark.parametrize(
+    ("timm", "name", "size"),
+    [
+        ("vit_tiny_patch16_224", "ViT-Ti/16", 224),
+        ("vit_small_patch32_384.augreg_in21k_ft_in1k", "ViT-S/32", 384),
+        ("vit_base_patch8_224", "ViT-B/8", 224),
+        ("vit_large_patch14_224", "ViT-L/14", 224),
+        ("vit_huge_patch14_224", "ViT-H/14", 224),
+        ("vit_tiny_r_s16_p8_224", "R+ViT-Ti/16", 224),
+        ("vit_small_r26_s32_384", "R26+ViT-S/32", 384),
+        ("vit_base_r26_s32_224", "R26+ViT-B/32", 224),
+        ("vit_base_r50_s16_384", "R50+ViT-B/16", 384),
+        ("vit_large_r50_s32_224", "R50+ViT-L/32", 224),
+    ],
+)
+def test_the_names_of_timm_have_the_same_sizes(timm, name, size):
+    config = ViTConfig.named(timm, classes=10)
+    assert config == ViTConfig.named(name, image_size=size, classes=10)
+    assert config.name == name
+
+
+def test_objects_print_compactly():
+    model = tiny(channels=3)
+    text = "<ViT with D=8, L=2, h=2, M=6, P=2: 4 x 6 x 3 pixels, 5 classes, "
+    parameters = sum(leaf.size for leaf in flatten(model.params).values())
+    assert repr(model) == f"{text}{parameters:,} parameters, float64 on cpu>"
+    config = dataclasses.replace(model.config, classes=None, stem=(1,), stem_width=32, patch_size=1)
+    assert config.name == "hybrid ViT with D=8, L=2, h=2, M=6, P=1"
+    assert eval(repr(config)) == config
+    assert repr(ViTConfig()) == (
+        "ViTConfig(image_size=(224, 224), patch_size=16, channels=3, classes=1000, width=768, "
+        "depth=12, heads=12, mlp_width=3072)"
+    )
+    recipe = training.Recipe(epochs=3, mixup=0.2)
+    assert repr(recipe) == (
+        "Recipe(epochs=3, batch_size=128, optimiser='adamw', learning_rate=0.002, seed=0, "
+        "mixup=0.2)"
+    )
+    assert repr(data.load_digits(n=50)) == (
+        "<Dataset digits: 50 training and 360 held-out images of 8 x 8 x 1, 10 classes>"
+    )
 
 
 COUNTS = ("patch_size", "channels", "classes", "width", "depth", "heads", "mlp_width")
@@ -181,11 +225,30 @@ def test_a_call_gives_the_logits_of_forward_for_any_number_of_shards(monkeypatch
     logits, _ = model.forward(images, watch=seen.__setitem__)
     maps = [seen[f"blocks/{i}/attention/probabilities"] for i in (0, 1)]
     if shards:
-        monkeypatch.setattr("minivit.api.choose_shard_count", lambda *args: min(batch, shards))
+        monkeypatch.setattr(
+            "minivit.inference.choose_shard_count", lambda *args: min(batch, shards)
+        )
     np.testing.assert_allclose(model(images), logits, rtol=0, atol=1e-13)
     np.testing.assert_allclose(model.attention(images), maps, rtol=0, atol=1e-13)
     head, features = model.params["head"], model.features(images)
     np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, 0, 1e-13)
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean"])
+def test_tokens_and_intermediate_tokens_are_those_of_forward(pooling):
+    model, images, seen = tiny(pooling=pooling), random_images(5), {}
+    model.forward(images, watch=seen.__setitem__)
+    outputs = [seen[f"blocks/{i}/output"] for i in (0, 1)]
+    np.testing.assert_allclose(model.intermediate(images, [1, 0, -1]), [*outputs[::-1], outputs[1]])
+    norm = model.params["norm"]
+    expected = layers.layer_norm(outputs[1], norm["scale"], norm["bias"])[0]
+    tokens = model.tokens(images)
+    np.testing.assert_allclose(tokens, expected, rtol=1e-12)
+    pooled = tokens[:, 0] if pooling == "class" else tokens.mean(1)
+    np.testing.assert_allclose(model.features(images), pooled, rtol=1e-12)
+    for layer in (2, -3):
+        with pytest.raises(IndexError):
+            model.intermediate(images, [layer])
 
 
 def test_dropout_is_active_only_with_a_generator():

@@ -33,6 +33,7 @@ LAYERS = (
     {"data"},
     {"checking"},
     {"weights"},
+    {"inference"},
     {"api"},
     {"analysis"},
     {"training"},
@@ -231,8 +232,8 @@ def line_count(*prefixes: str) -> int:
 
 def test_the_package_stays_small() -> None:
     total = line_count("") - line_count("exercises/")
-    assert total <= 11_640
-    assert total - line_count("cuda/") <= 10_960
+    assert total <= 12_600
+    assert total - line_count("cuda/") <= 11_900
 
 
 def test_the_files_of_a_plain_vit_stay_small() -> None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_help_describes_every_option_and_gives_valid_examples(command, tmp_path,
     Path("flowers").mkdir()
     Path("flowers.txt").write_text("--data flowers  # a comment\n")
     for line in lines:
-        assert parse_arguments(line.split()).command == command
+        assert parse_arguments(shlex.split(line)).command == command
 
 
 def test_help_shows_the_defaults_of_the_digits():
@@ -75,7 +76,6 @@ def test_help_shows_the_defaults_of_the_digits():
 
 POSITIVE = "expected a positive integer, not"
 INVALID = [
-    ("", "the following arguments are required: COMMAND"),
     ("trian", "unknown command 'trian'; did you mean 'train'?"),
     ("xyz", "unknown command 'xyz'; see `minivit --help`"),
     ("train --lrr 9", "unknown option '--lrr'; did you mean '--lr'?"),
@@ -83,8 +83,11 @@ INVALID = [
     ("gradcheck --xyz", "unknown option '--xyz'; see `minivit gradcheck --help`"),
     ("train digits", "unexpected argument 'digits'; see `minivit train --help`"),
     ("train @none.txt", "@none.txt: No such file or directory"),
-    ("train --positions 3d", "invalid choice: '3d'"),
-    ("train --data cats", "there is no folder 'cats'; choose digits, scattered, mnist,"),
+    ("train --positions 3d", "--positions: unknown value '3d'; choose none, 1d, 2d"),
+    (
+        "train --data cats",
+        "there is no data set or folder 'cats'; choose digits, scattered, mnist,",
+    ),
     ("train --width 30 --heads 4", "width 30 is not a multiple of 4 heads"),
     ("train --patch-size 3", "--image-size 8 x 8 cannot be cut into patches of 3 x 3"),
     ("train --positions=2d --width=9 --heads=3", "a multiple of 2, not 9"),
@@ -103,8 +106,11 @@ INVALID = [
     ("train --image-size 8x8x8", "expected N or HxW, not '8x8x8'"),
     ("predict --image-size 31x", "expected N or HxW, not '31x'"),
     ("predict --image-size 0x8", f"--image-size: {POSITIVE} '0'"),
-    ("predict --preprocess mine", "invalid choice: 'mine'"),
-    ("attention --resize area", "invalid choice: 'area'"),
+    ("predict --preprocess mine", "--preprocess: unknown value 'mine'; choose minivit, google"),
+    (
+        "attention --resize area",
+        "--resize: unknown value 'area'; choose aligned, bilinear, bicubic, anti",
+    ),
     ("train --stem 3,", f"--stem: {POSITIVE} ''"),
     ("train --resume --overwrite", "not allowed with argument --resume"),
     ("train --resume --from x.npz", "--resume uses the model and the recipe of"),
@@ -121,7 +127,10 @@ INVALID = [
     ("attention --data digits --kind filters", "--data do not apply to --kind filters"),
     ("attention --kind positions x.png", "images and --data do not apply to --kind positions"),
     ("attention --kind distance --layer 1", "--layer does not apply to --kind distance"),
-    ("attention --kind rollout", "invalid choice: 'rollout'"),
+    (
+        "attention --kind rollout",
+        "--kind: unknown value 'rollout'; choose maps, distance, positions, ",
+    ),
     ("attention --invert", "--invert can only be used with image files"),
     (
         "attention --kind filters --short-side 9 --labels x.txt",
@@ -145,7 +154,7 @@ def test_invalid_usage_is_one_line(line, message, folder):
 @pytest.mark.parametrize("layer", [0, 3, -3])
 def test_a_layer_out_of_range_is_invalid_usage(folder, layer):
     message = error_of("attention", "--weights", "model.npz", f"--layer={layer}", status=2)
-    assert message == f"--layer must be 1 to 2 or -1 to -2, not {layer}"
+    assert message == f"--layer must be all, 1 to 2 or -1 to -2, not {layer}"
 
 
 # --- failures: status 1 -----------------------------------------------------------------------
@@ -217,12 +226,15 @@ def test_the_error_names_a_checkpoint_that_cannot_be_written(folder):
     assert ".tmp" not in message
 
 
-@pytest.mark.parametrize("out", ["none/figure.png", "."])
-def test_the_error_names_a_figure_that_cannot_be_written(folder, out, monkeypatch):
-    if out != ".":  # detected before anything is computed
-        monkeypatch.setattr(ViT, "load", None)
-    words = ["attention", "--weights", "model.npz", "digit.png", "--out", out]
-    assert error_of(*words).removeprefix("cannot write ").startswith(f"{out}: ")
+def test_the_error_names_a_figure_that_cannot_be_written(folder, monkeypatch):
+    monkeypatch.setattr(ViT, "load", None)  # the error is detected before anything is computed
+    words = ["attention", "--weights", "model.npz", "digit.png", "--out"]
+    assert error_of(*words, "none/a.png").startswith(
+        "cannot write none/a.png: the folder none does"
+    )
+    message = "cannot save a figure as {}: the suffix must be .png, .svg, .pdf, .jpg, .jpeg"
+    for out in (".", "figure", "figure.gif"):
+        assert error_of(*words, out, status=2) == f"--out: {message.format(repr(out))}"
 
 
 @pytest.mark.parametrize("rate", ["1e9", "1e39"])
@@ -336,29 +348,36 @@ def test_closing_the_output_early_gives_no_traceback(line):
 # --- gradcheck --------------------------------------------------------------------------------
 
 
-def test_gradcheck_prints_a_line_per_argument():
-    head, *rows, last = output_of("gradcheck", "layer_norm").splitlines()
-    assert head.split() == ["function", "argument", "error"]
-    names = [["layer_norm", "x"], ["layer_norm", "scale"], ["layer_norm", "bias"]]
-    assert [row.split()[:2] for row in rows] == names
-    errors = [float(row.split()[2]) for row in rows]
-    assert last == f"largest relative error {max(errors):.1e} (tolerance 1e-12)"
+def test_gradcheck_prints_a_line_per_function_and_a_total():
+    *rows, last = output_of("gradcheck", "attend").splitlines()
+    errors = []
+    for row, name in zip(rows, ["attend", "attend, bias"], strict=True):
+        mark, rest = row.split(maxsplit=1)
+        assert mark == "✓"
+        assert rest.startswith(name)
+        errors.append(float(rest.removeprefix(name)))
+    assert last == (
+        "correct: 2 of 2 functions, with 7 arguments in total; largest relative error "
+        f"{max(errors):.1e} (tolerance 1e-12)"
+    )
     assert max(errors) < 1e-12
 
 
 def test_gradcheck_selects_the_names_with_all_words():
-    rows = output_of("gradcheck", "cross_entropy", "soft").splitlines()[1:-1]
-    assert {row[:34].strip() for row in rows} == {"cross_entropy, soft targets"}
+    rows = output_of("gradcheck", "cross_entropy", "soft").splitlines()[:-1]
+    assert [row[2:].rpartition("  ")[0] for row in rows] == ["cross_entropy, soft targets"]
 
 
-def test_gradcheck_prints_a_line_per_part_of_a_model_or_per_array():
+def test_gradcheck_prints_a_line_per_argument_on_request():
     words = ["gradcheck", "ViT", "none", "mean", "linear", "erf"]
-    parts, arrays = (output_of(*words, *more).splitlines()[1:-1] for more in ([], ["--all"]))
-    arguments = [row[35:73].strip() for row in parts]
-    assert arguments.count("params/blocks") == 1
-    assert not any("/0/" in argument for argument in arguments)
-    assert len(arrays) > 20
-    assert any("params/blocks/1/attention/qkv/kernel" in row for row in arrays)
+    head, *arguments, last = output_of(*words, "--all").splitlines()
+    assert output_of(*words).splitlines() == [head, last]
+    assert f"with {len(arguments)} arguments in total" in last
+    assert len(arguments) > 20
+    assert all(line.startswith("  ✓ ") for line in arguments)
+    names = [line.split()[1] for line in arguments]
+    assert "params/blocks/1/attention/qkv/kernel" in names
+    assert max(float(line.split()[-1]) for line in arguments) == float(head.split()[-1])
 
 
 def test_gradcheck_fails_and_explains_a_wrong_gradient(monkeypatch):
@@ -372,9 +391,11 @@ def test_gradcheck_fails_and_explains_a_wrong_gradient(monkeypatch):
     monkeypatch.setattr(cases, "layer_cases", lambda: [wrong, right])
     monkeypatch.setattr(cases, "model_cases", lambda: [])
     status, out, _ = run("gradcheck")
-    *_, summary, explanation = out.splitlines()
+    softmax, explanation, linear, summary = out.splitlines()
     assert status == 1
-    assert summary.endswith("(tolerance 1e-12)")
-    assert explanation.startswith("softmax: x: ")
+    assert softmax.startswith("✗ softmax  ")
+    assert explanation.startswith("  x: ")
     assert " 2 times" in explanation
+    assert linear.startswith("✓ linear ")
+    assert summary.startswith("correct: 1 of 2 functions, with 3 arguments in total; ")
     assert run("gradcheck", "linear").status == 0

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.commands import error_of, output_of, save_model, use_few_scattered
+from helpers.commands import error_of, output_of, run, save_model, use_few_scattered
 from PIL import Image
 
 from minivit import ViT, analysis, data, layers, training
@@ -84,11 +84,33 @@ def test_predict_prints_the_most_likely_classes(top):
 
 
 def test_invert_reads_dark_digits_on_a_bright_background():
-    light, inverted, dark = (
+    light, inverted = (
         output_of("predict", "--weights", "model.npz", *words).partition(":")[2]
-        for words in (["light0.png"], ["--invert", "dark0.png"], ["dark0.png"])
+        for words in (["light0.png"], ["--invert", "dark0.png"])
     )
-    assert light == inverted != dark
+    status, out, err = run("predict", "--weights", "model.npz", "dark0.png")
+    assert light == inverted != out.partition(":")[2]
+    assert (status, err) == (
+        0,
+        "warning: dark0.png has a bright background, but model.npz expects a dark one. "
+        "Pass --invert\n",
+    )
+
+
+def test_a_warning_is_printed_if_an_image_does_not_fit_the_model():
+    photograph = data.sample_photograph()
+    status, out, err = run("predict", "--weights", "model.npz", photograph, "light0.png")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    assert err == (
+        f"warning: {photograph} is a colour image of 600 x 512 pixels, but model.npz expects grey "
+        "images of 8 x 8 pixels\n"
+    )
+    save_model("wide.npz", **COLOUR | {"image_size": (48, 64)})
+    assert run("predict", "--weights", "wide.npz", "light0.png", photograph).err == (
+        "warning: light0.png is a grey image of 8 x 8 pixels, but wide.npz expects colour images "
+        "of 48 x 64 pixels\n"
+    )
 
 
 def test_predict_prints_the_names_of_the_classes():
@@ -162,10 +184,10 @@ def plots(monkeypatch):
     """Replace the plotting functions by functions that append their arguments to this list."""
     calls = []
 
-    def plot_model(model, kind, images=None, titles=(), layer=-1, boxes=None):
+    def plot_model(model, kind, images=None, titles=(), layer=-1, boxes=None, **options):
         calls.append(SimpleNamespace(**locals()))
 
-    def plot_held_out(model, dataset, kind="maps", layer=-1):
+    def plot_held_out(model, dataset, kind="maps", layer=-1, **options):
         calls.append(SimpleNamespace(**locals()))
 
     monkeypatch.setattr(analysis, "plot_model", plot_model)
@@ -181,7 +203,7 @@ def test_attention_writes_every_kind_of_figure(kind):
     figure = Path("figure.png").read_bytes()
     assert figure.startswith(b"\x89PNG")
     if kind in analysis.IMAGE_KINDS:
-        assert output_of(*words, "light0.png") == "figure.png\n"
+        assert output_of(*words, "light0.png").splitlines()[-1] == "figure.png"
         assert Path("figure.png").read_bytes() != figure
 
 
@@ -194,13 +216,94 @@ def test_attention_draws_the_requested_layer(plots, words, layer):
 
 
 def test_attention_draws_image_files_with_their_predictions(plots):
-    output_of("attention", "--weights", "model.npz", "light0.png", "dark1.png")
-    output_of("attention", "--weights", "model.npz", "dark1.png", "--invert")
-    plot, inverted = plots
-    assert plot.titles == ["light0.png", "dark1.png"]
-    expected = [data.read_image(file, (8, 8), 1) for file in plot.titles]
-    assert np.array_equal(plot.images, expected)
+    words = ["attention", "--weights", "model.npz"]
+    light, dark, last = run(*words, "light0.png", "dark1.png").out.splitlines()
+    output_of(*words, "dark1.png", "--invert")
+    output_of(*words, "light0.png", "--kind", "distance")
+    plot, inverted, distance = plots
+    images = [data.read_image(file, (8, 8), 1) for file in ("light0.png", "dark1.png")]
+    assert np.array_equal(plot.images, images)
+    p = layers.softmax(ViT.load("model.npz")(np.stack(images)))[0]
+    best, probability = p.argmax(-1), p.max(-1)
+    assert light.startswith(f"light0.png: {best[0]} ({probability[0]:.1%}), ")
+    assert dark.startswith(f"dark1.png: {best[1]} ({probability[1]:.1%}), ")
+    assert last == "attention.png"
+    assert plot.titles == [
+        f"light0.png\nclass {best[0]} ({probability[0]:.1%})",
+        f"dark1.png\nclass {best[1]} ({probability[1]:.1%})",
+    ]
+    assert distance.titles == ["light0.png"]
     assert np.array_equal(inverted.images, -plot.images[1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"layer": -1}),
+        (["--layer", "all"], {"layer": None}),
+        (["--method", "mean", "--layer", 1], {"layer": 0, "methods": ["mean"]}),
+        (["--method", "rollout", "--fusion", "max", "--discard", 0.9],
+         {"layer": -1, "methods": ["rollout"], "fusion": "max", "discard": 0.9}),
+        (["--head", 2, "--query", "1,2"], {"layer": -1, "head": 1, "query": (0, 1)}),
+        (["--target", "OX", "--target", 0], {"layer": -1, "targets": [4, 0]}),
+        (["--target", "crane", "--method", "max"],
+         {"layer": -1, "targets": [2], "methods": ["max", "relevance"]}),
+        (["--target", "tench", "--kind", "gradients"], {"layer": -1, "targets": [0]}),
+    ],
+)  # fmt: skip
+def test_options_select_the_maps(plots, words, expected):
+    words = ["--weights", "colour.npz", "--labels", "labels.txt", *words]
+    output_of("attention", *words, "photo.png")
+    (plot,) = plots
+    assert {"layer": plot.layer, **plot.options} == expected
+
+
+def test_options_select_the_maps_of_held_out_images(plots):
+    output_of("attention", "--weights", "model.npz", "--target", 3, "--query", "2,1")
+    (plot,) = plots
+    assert plot.options == {"targets": [3], "query": (1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kind", "filters", "--method", "raw"], "--method cannot be used with --kind filters"),
+        (["--kind", "gradients", "--query", "1,1", "--head", 1],
+         "--head, --query cannot be used with --kind gradients"),
+        (["--kind", "distance", "--target", 1], "--target cannot be used with --kind distance"),
+        (["--kind", "gradients", "--target", 1, "--target", 2],
+         "--kind gradients plots a single --target"),
+        (["--kind", "gradients", "--layer", "all"], "--layer all requires --kind maps"),
+        (["--method", "raw", "--fusion", "max"], "--fusion requires --method rollout"),
+        (["--method", "mean", "--discard", 0.5], "--discard requires --method rollout"),
+        (["--discard", 1], "--discard must be at least 0 and below 1, not 1.0"),
+        (["--discard", "nan"], "--discard must be at least 0 and below 1, not nan"),
+        (["--head", 0], "--head must be 1 to 2, not 0"),
+        (["--head", 3], "--head must be 1 to 2, not 3"),
+        (["--query", "5,1"], "--query must be a patch from 1,1 to 4,4, not 5,1"),
+        (["--query", "0,1"], "argument --query: expected a positive integer, not '0'"),
+        (["--query", "1"], "argument --query: expected ROW,COL, not '1'"),
+        (["--layer", "both"], "argument --layer: expected an integer or all, not 'both'"),
+        (["--target", 10], "--target: there is no class '10': choose 0 to 9"),
+        (["--target", "seven"], "--target: there is no class 'seven': choose 0 to 9"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("image", [[], ["light0.png"]])
+def test_contradictory_options_are_invalid_usage(words, message, image):
+    if image and words[1] == "filters":
+        message = "images and --data do not apply to --kind filters"
+    words = ["attention", "--weights", "model.npz", *words, *image]
+    assert error_of(*words, status=2).replace("a name or an index from 0 to 9", "0 to 9") == message
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "jpg", "PNG"])
+def test_the_suffix_determines_the_format(suffix):
+    path = Path(f"figure.{suffix}")
+    output_of("attention", "--weights", "model.npz", "light0.png", "--out", path)
+    start = path.read_bytes()[:5]
+    assert start.startswith(
+        {"svg": b"<?xml", "pdf": b"%PDF", "jpg": b"\xff\xd8"}.get(suffix, b"\x89PNG")
+    )
 
 
 def test_attention_draws_a_data_set_resized_for_the_model(plots):
@@ -226,7 +329,8 @@ def test_a_model_of_photographs_has_a_default_image(plots):
     plain, named = plots
     expected = data.read_image(portrait, (16, 24), 3, "dino")
     assert np.array_equal(plain.images, expected[None])
-    assert plain.titles == ["grace_hopper.jpg"]
+    index = NAMES.index(prediction.split(maxsplit=1)[1])
+    assert plain.titles[0].startswith(f"grace_hopper.jpg\nclass {index} (")
     probability, name = prediction.split(maxsplit=1)
     assert named.titles == [f"grace_hopper.jpg\n{name} ({probability})"]
 
@@ -237,7 +341,9 @@ def test_a_file_name_that_is_not_valid_text_is_drawn():
         path.write_bytes(Path("light0.png").read_bytes())
     except OSError:
         pytest.skip("this file system does not allow such names")
-    assert output_of("attention", "--weights", "model.npz", path) == "attention.png\n"
+    lines = output_of("attention", "--weights", "model.npz", path).splitlines()
+    assert lines[0].startswith("\\udcff.png: ")
+    assert lines[1] == "attention.png"
 
 
 @pytest.mark.parametrize("kind", ["maps", "gradients", "distance", "filters"])

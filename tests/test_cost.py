@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import re
 import tracemalloc
 
 import numpy as np
 import pytest
 from helpers.commands import error_of, output_of, run
 from helpers.flop_counter import BATCH_SIZE, count_flop
+from helpers.models import tiny_model
 
 import minivit
 from minivit import ViT, ViTConfig, cost
@@ -260,3 +262,47 @@ def test_options_of_the_command_change_its_result(words):
     base += "--width 48 --heads 3 --mlp-width 40"
     before, after = output_of(*base.split()), output_of(*f"{base} {words}".split())
     assert after.splitlines()[1:] != before.splitlines()[1:]
+
+
+# --- the summary of a model -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"positions": "relative", "hidden_head": 5, "classes": None, "pooling": "mean"},
+     {"stem": (1, 2), "stem_width": 32, "image_size": (16, 24), "patch_size": 1},
+     {"dropout": 0.1, "positions": "none"}],
+)  # fmt: skip
+def test_the_summary_has_the_shapes_and_parameters_of_the_layers(fields):
+    model = tiny_model(**fields)
+    c, seen = model.config, {}
+    H, W = c.image_size
+    model.forward(np.zeros((1, H, W, c.channels)), watch=seen.__setitem__)
+    title, head, *lines = str(minivit.summary(model)).splitlines()
+    assert repr(minivit.summary(c)) == str(minivit.summary(model))
+    assert title == c.name
+    assert head.split() == ["layer", "output", "parameters", "FLOP"]
+    names = [line[:30].partition(" x ")[0].strip() for line in lines]
+    numbers = [tuple(map(int, re.findall(r"\d+", line[30:47]))) for line in lines]
+    shapes = dict(zip(names, numbers, strict=True))
+    assert shapes["image"] == (H, W, c.channels)
+    attention = "blocks/0/attention/probabilities"
+    assert shapes["attention: softmax"] == seen[attention].shape[1:]
+    assert shapes["MLP: out"] == seen["blocks/0/output"].shape[1:] == (c.tokens, c.width)
+    assert shapes["MLP: hidden"] == (c.tokens, c.mlp_width)
+    assert shapes["attention: qkv"] == (c.tokens, 3 * c.width)
+    if c.classes:
+        assert shapes["head"] == (c.classes,)
+    if c.stem:
+        stem = [shape for name, shape in shapes.items() if name.startswith("stem")]
+        assert stem[-1] == (*c.feature_map, c.feature_channels)
+        assert set(stem[:-1]) == {()}
+    parameters = [int(line[47:60].replace(",", "").replace("-", "0")) for line in lines]
+    assert sum(parameters[:-1]) == parameters[-1]
+    assert parameters[-1] == sum(leaf.size for leaf in minivit.flatten(model.params).values())
+
+
+def test_the_flop_of_the_summary_are_those_of_the_formulas():
+    config = ViTConfig.named("ViT-B/16")
+    total = str(minivit.summary(config)).splitlines()[-1]
+    assert total.split() == ["total", "86,567,656", "35.1", "G"]

@@ -181,7 +181,7 @@ def test_a_model_is_created_saved_and_loaded_on_either_device(tmp_path):
 def test_results_are_on_the_host_and_equal_those_of_the_cpu(monkeypatch):
     model, on_gpu = tiny(), tiny("gpu")
     images, _ = random_batch(7, "float32")
-    monkeypatch.setattr("minivit.api.GPU_BATCH_SIZE", 3)
+    monkeypatch.setattr("minivit.inference.GPU_BATCH_SIZE", 3)
     for method in (ViT.__call__, ViT.features, ViT.attention):
         actual = method(on_gpu, images)
         assert type(actual) is np.ndarray

@@ -5,6 +5,7 @@ import math
 import re
 import textwrap
 from functools import wraps
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,10 +52,11 @@ def test_there_is_one_exercise_per_chapter():
     assert [e.chapter for e in EXERCISES] == [*(f"{n:02}" for n in range(19)), "A"]
     assert catalog.find("4") == catalog.find("04") == catalog.find("004") == EXERCISES[4]
     assert catalog.find("a") == catalog.find("A") == EXERCISES[-1]
-    lines = catalog.listing().splitlines()
+    *lines, total = grader.listing(Path("none")).splitlines()
     assert len(lines) == 20
-    assert lines[4].startswith(" 4  RMS norm")
+    assert lines[4].startswith("   4  RMS norm")
     assert all(len(line) <= 100 and line.endswith(".") for line in lines)
+    assert total == "0 of 20 solved"
 
 
 @pytest.mark.parametrize("chapter", ["19", "", "b", "-1", "rms_norm", "4.0"])
@@ -502,8 +504,35 @@ def test_the_command_starts_grades_and_solves_an_exercise(write, capfd):
     assert err == "".join(capfd.readouterr()) == ""
 
 
+def test_the_list_marks_the_exercises_whose_files_are_correct(write, monkeypatch):
+    def marks():
+        return [line[:4] for line in run("exercise").out.splitlines() if line[0] == "✓"]
+
+    verdicts = {"right": Verdict(["it runs"]), "wrong": Verdict([], "it runs", "an error")}
+    exercise = EXERCISES[4]
+    path = grader.FOLDER / exercise.file_name
+    monkeypatch.setattr(
+        grader, "grade_in_subprocess", lambda exercise: verdicts[path.read_text().strip()]
+    )
+    assert run("exercise", "4", "--start").status == 0
+    assert marks() == []
+    for content, expected in (("right", ["✓  4"]), ("wrong", []), ("right", ["✓  4"])):
+        path.write_text(content)
+        assert run("exercise", "4").status == (content == "wrong")
+        assert marks() == expected
+    path.write_text("right ")  # changed after it was graded
+    assert marks() == []
+    path.write_text("right")
+    assert marks() == ["✓  4"]
+    for damage in ("{", "[]", ""):
+        (grader.FOLDER / grader.SOLVED).write_text(damage)
+        assert marks() == []
+    assert run("exercise", "4").status == 0
+    assert marks() == ["✓  4"]
+
+
 def test_the_command_lists_exercises_and_prints_hints():
-    assert run("exercise") == (0, catalog.listing() + "\n", "")
+    assert run("exercise") == (0, grader.listing() + "\n", "")
     for options, level in (([], 1), (["1"], 1), (["2"], 2), (["3"], 3)):
         hint = catalog.hint(EXERCISES[-1], level)
         assert run("exercise", "a", "--hint", *options) == (0, f"{hint}\n", "")

@@ -287,7 +287,9 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f"^there is no file {path}$"):
         ViT.load(path)
     path.mkdir()
-    with pytest.raises(FileNotFoundError, match=rf"^there is no model\.safetensors in {path}$"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"^there is no model\.safetensors or model\.npz in {path}$"
+    ):
         ViT.load(path)
     with pytest.raises((OSError, ValueError), match=rf"{path}|{path.suffix} is for pickled"):
         tiny().save(path)

@@ -83,13 +83,22 @@ def test_the_report_is_a_mapping_that_prints_as_a_table():
     report = gradcheck(affine, *AFFINE)
     assert list(report) == ["x", "kernel", "bias"]
     assert report.worst == max(report.values())
-    lines = [line.split() for line in str(report).splitlines()]
-    assert [name for name, _ in lines] == ["x", "kernel", "bias"]
+    assert repr(report) == str(report)
+    head, *rows, verdict = [line.split() for line in str(report).splitlines()]
+    assert head == ["argument", "error"]
+    assert [name for name, _, _ in rows] == ["x", "kernel", "bias"]
     errors = [pytest.approx(error, rel=0.1) for error in report.values()]
-    assert [float(error) for _, error in lines] == errors
+    assert [float(error) for _, error, _ in rows] == errors
+    assert {word for _, _, word in rows} == {"ok"}
+    assert " ".join(verdict) == "passed (tolerance 1e-12)"
     report = gradcheck(wrong_cube(lambda correct, dy: -correct), draw(3))
     assert not report.passed
-    assert str(report).splitlines() == ["x  2.0e+00", report.explanation]
+    assert str(report).splitlines() == [
+        "argument  error",
+        "x         2.0e+00  wrong",
+        "failed: 1 of 1 gradients wrong (tolerance 1e-12)",
+        report.explanation,
+    ]
 
 
 def test_the_tolerance_decides_what_passes():

@@ -362,8 +362,8 @@ def test_evaluate_prints_a_note_if_the_class_names_differ(pets, quick):
     status, _, err = run(*words)
     assert status == 0
     assert err == (
-        "note: the class names of the images in my pets differ from those in "
-        "runs/my pets/classes.txt\n"
+        "note: the class names of the images in my pets differ from those of "
+        "runs/my pets/model.npz\n"
     )
 
 

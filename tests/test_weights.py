@@ -628,7 +628,9 @@ def test_a_folder_without_weights(tmp_path):
     converted = f"save_file(t.get('model', t), '{folder}/model.safetensors')"
     refusal(lambda: ViT.load(folder), "pytorch_model.bin", "python -c", converted)
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=f"^there is no model.safetensors in {folder}$"):
+    with pytest.raises(
+        FileNotFoundError, match=f"^there is no model.safetensors or model.npz in {folder}$"
+    ):
         ViT.load(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"split: merge the files into model\.safetensors"):

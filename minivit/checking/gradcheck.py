@@ -40,7 +40,7 @@ NOT_REUSABLE = (
 
 
 class GradientReport(dict[str, float]):
-    """{argument: worst relative error}. Printing it lists the errors and explains the failures."""
+    """{argument: worst relative error}. Its text is a table with a verdict and explanations."""
 
     def __init__(self, errors: dict[str, float], explanation: str, tolerance: float) -> None:
         super().__init__(errors)
@@ -58,9 +58,18 @@ class GradientReport(dict[str, float]):
         return self.worst <= self.tolerance
 
     def __str__(self) -> str:
-        width = max(map(len, self))
-        lines = [f"{name:{width}}  {error:.1e}" for name, error in self.items()]
+        names = ["argument", *self]
+        width, wrong = max(map(len, names)), 0
+        lines = [f"{'argument':{width}}  error"]
+        for name, error in self.items():
+            correct = error <= self.tolerance
+            wrong += not correct
+            lines.append(f"{name:{width}}  {error:.1e}  {'ok' if correct else 'wrong'}")
+        verdict = f"failed: {wrong} of {len(self)} gradients wrong" if wrong else "passed"
+        lines.append(f"{verdict} (tolerance {self.tolerance:.0e})")
         return "\n".join([*lines, *self.explanation.splitlines()])
+
+    __repr__ = __str__
 
 
 def gradcheck(

@@ -10,12 +10,14 @@ import numpy as np
 
 from .. import data, devices
 from ..api import ViT
+from ..layers import softmax
 from ..models import ViTConfig
-from ..terminal import print_message
+from ..terminal import escape, print_message
 from ..training import PRESETS, get_preset
 from .memory import check_attention
-from .options import CLASS_NAMES, FILE, Data, UsageError, format_value, option_name
+from .options import FILE, Data, UsageError, format_value, option_name
 
+DARK = ("digits", "scattered", "mnist", "fashion-mnist")  # data sets with a dark background
 NEW_HEAD = "Add a new head with `train --from`"
 
 
@@ -119,10 +121,12 @@ def load_held_out(model: ViT, args: argparse.Namespace, n: int | None = None) ->
     dataset = resize_data(load_data(source, model, n or 1, args.max_pixels), model)
     if n is None:
         check_classes(model, dataset, args.weights, NEW_HEAD)
-        path, names = find_class_names(args.weights), [name.strip() for name in dataset.classes]
-        if path and data.read_labels(path, len(names)) != names:
-            note = f"note: the class names of the {dataset.name} differ from those in {path}"
-            print_message(note)
+        names = [name.strip() for name in dataset.classes]
+        if model.class_names and list(model.class_names) != names:
+            text = (
+                f"note: the class names of the {dataset.name} differ from those of {args.weights}"
+            )
+            print_message(text)
     return dataset
 
 
@@ -151,16 +155,39 @@ def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
         data.read_image(path, size, channels, preprocessing, args.max_pixels)
         for path in args.images
     ]
+    for path, image in zip(args.images, images, strict=True):
+        edge = np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()])
+        if mismatch := data.describe_mismatch(path, size, channels):
+            (H, W), kind = size, "grey" if channels == 1 else "colour"
+            print_message(
+                f"warning: {escape(path)} {mismatch}, but {args.weights} expects {kind} images of "
+                f"{H} x {W} pixels"
+            )
+        elif not args.invert and find_matching_data(model.config) in DARK and edge.mean() > 0:
+            print_message(
+                f"warning: {escape(path)} has a bright background, but {args.weights} expects a "
+                "dark one. Pass --invert"
+            )
     return preprocessing.invert(np.stack(images)) if args.invert else np.stack(images)
 
 
-def read_class_names(model: ViT, args: argparse.Namespace) -> list[str] | None:
-    """Read the names of the classes from --labels or from the file next to the model."""
-    path = args.labels or find_class_names(args.weights)
-    return None if path is None else data.read_labels(path, check_classifier(model, args.weights))
+def read_class_names(model: ViT, args: argparse.Namespace) -> None:
+    """Replace the names of the model's classes by those of --labels."""
+    if args.labels:
+        classes = check_classifier(model, args.weights)
+        model.class_names = data.read_labels(args.labels, classes)
 
 
-def find_class_names(weights: Path) -> Path | None:
-    """Return the file with class names that `train` wrote next to a model, or None."""
-    path = weights.with_name(CLASS_NAMES)
-    return path if weights.name == "model.npz" and path.is_file() else None
+def print_predictions(
+    model: ViT, images: np.ndarray, args: argparse.Namespace, top: int = 3
+) -> np.ndarray:
+    """Print the most likely classes of each image file. Return the probabilities (B, K)."""
+    names = model.class_names
+    probabilities, _ = softmax(model(images))
+    for path, p in zip(args.images, probabilities, strict=True):
+        best = np.argsort(-p)[:top]
+        if names is None:
+            print(f"{escape(path)}: " + ", ".join(f"{c} ({p[c]:.1%})" for c in best))
+        else:
+            print("\n".join([escape(path), *(f"{p[c]:8.1%}  {names[c]}" for c in best)]))
+    return probabilities

@@ -7,6 +7,7 @@ examples:
 """
 
 import argparse
+from functools import partial
 
 from .. import cost
 from ..models import ViTConfig
@@ -19,13 +20,9 @@ MODEL = {name: option for name, option in options.FIELDS.items() if name not in 
 OUTPUT = {
     "batch_size": (options.positive, "N", "images per step (default: 64)", 64),
     "dtype": (DTYPES, None, "dtype of all arrays (default: float32)", "float32"),
-    "csv": (
-        options.parse_path,
-        "FILE",
-        "also write the table to this CSV file, with exact values",
-        None,
-    ),
-}
+    "csv": (options.parse_path, "FILE", "also write the table to this CSV file, with exact values "
+        "(default: no file)", None),
+}  # fmt: skip
 STEP = {
     "optimiser": (tuple(OPTIMISERS), None, "optimiser (default: adamw)", "adamw"),
     "shards": options.SHARDS,
@@ -35,7 +32,8 @@ STEP = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cost`."""
-    text = "model: ViT-{Ti,S,B,L,H}/PATCH, or a hybrid such as R50+ViT-B/16 (default: ViT-B/16)"
+    text = "model: ViT-{Ti,S,B,L,H}/PATCH, a hybrid such as R50+ViT-B/16, or timm's name of one of "
+    text += "them (default: ViT-B/16)"
     parser.add_argument("model", nargs="?", default="ViT-B/16", metavar="NAME", help=text)
     options.add_options(parser, OUTPUT)
     text = "The defaults are those of NAME, for images of 224 x 224 x 3 and 1,000 classes."
@@ -43,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training step")
     options.add_options(group, STEP)
     text = "device; on a GPU, a batch is not split into shards (default: cpu)"
-    group.add_argument("--device", dest="target", choices=("cpu", "gpu"), help=text)
+    parse = partial(options.parse_choice, choices=("cpu", "gpu"))
+    group.add_argument("--device", dest="target", type=parse, metavar="{cpu,gpu}", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,9 +22,10 @@ MAX_IMAGES = 10_000  # training images from which the few-shot evaluation draws
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
-    options.add_options(parser, {"data": options.DATA} | options.MAX_PIXELS)
+    group = parser.add_argument_group("data")
+    options.add_options(group, {"data": options.DATA} | options.MAX_PIXELS)
     text = "fit a linear classifier to the features of N training images per class, and print the "
-    text += "mean accuracy over 3 random draws"
+    text += "mean accuracy over 3 random draws (default: evaluate the classifier of the model)"
     parser.add_argument("--shots", type=options.positive, nargs="+", metavar="N", help=text)
     options.add_weights(parser, None, "the result of `train --data`, such as runs/digits/model.npz")
 

@@ -7,9 +7,10 @@ examples:
 """
 
 import argparse
+from functools import partial
 
 from ..exercises import catalog, grader
-from .options import UsageError
+from .options import UsageError, parse_choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "create the file to complete, with the task and the signature, in exercises/"
     add("--start", action="store_true", help=text)
     text = "print a hint; hint 3 is the most detailed (default: 1)"
-    add("--hint", type=int, choices=(1, 2, 3), nargs="?", const=1, help=text)
+    parse = partial(parse_choice, choices=("1", "2", "3"))
+    add("--hint", type=parse, metavar="{1,2,3}", nargs="?", const="1", help=text)
     add("--solution", action="store_true", help="print the book's solution")
 
 
@@ -29,14 +31,14 @@ def run(args: argparse.Namespace) -> int:
     if args.chapter is None:
         if args.start or args.hint or args.solution:
             raise UsageError("--start, --hint and --solution require a chapter")
-        print(catalog.listing())
+        print(grader.listing())
         return 0
     try:
         exercise = catalog.find(args.chapter)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if args.hint:
-        print(catalog.hint(exercise, args.hint))
+        print(catalog.hint(exercise, int(args.hint)))
     elif args.solution:
         print(catalog.solution(exercise))
     elif args.start:
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"created {path}. Complete it, then grade it with `{exercise.command}`")
     else:
         verdict = grader.grade_in_subprocess(exercise)
+        grader.record(exercise, verdict)
         print(grader.report(exercise, verdict))
         return int(bool(verdict.failed))
     return 0

@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from ..models import PREPROCESSINGS
 from ..models.config import GELUS, POOLINGS, POSITIONS
 from ..training import PRESETS
 
-CLASS_NAMES = "classes.txt"  # next to a model: the names of its classes, one per line
 DATA_HELP = f"{', '.join(PRESETS)}, or a folder with one subfolder of images per class"
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow refuses to read images with more pixels
 MODEL_FILE = "a file or folder in the format of minivit, Google, timm or Hugging Face"
@@ -83,6 +84,19 @@ def parse_size(text: str) -> int | tuple[int, int]:
     return height if len(sides) == 1 else (height, width)
 
 
+def parse_layer(text: str) -> int | str:
+    """Parse a layer, or "all"."""
+    return text if text == "all" else integer(text, "an integer or all")
+
+
+def parse_patch(text: str) -> tuple[int, int]:
+    """Parse the row and the column of a patch."""
+    numbers = text.split(",")
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(f"expected ROW,COL, not '{text:.40}'")
+    return positive(numbers[0]), positive(numbers[1])
+
+
 def parse_classes(text: str) -> int | None:
     """Parse a number of classes; 0 means no classifier."""
     return None if text == "0" else positive(text)
@@ -100,8 +114,23 @@ def parse_data(text: str) -> Data:
     if text in PRESETS:
         return text
     if not parse_path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder '{text}'; choose {DATA_HELP}")
+        hint = suggestion(text, PRESETS) or f"choose {DATA_HELP}"
+        raise argparse.ArgumentTypeError(f"there is no data set or folder '{text}'; {hint}")
     return Path(text)
+
+
+def parse_choice(text: str, choices: Collection[str]) -> str:
+    """Parse one of several words."""
+    if text not in choices:
+        hint = suggestion(text, choices) or f"choose {', '.join(choices)}"
+        raise argparse.ArgumentTypeError(f"unknown value '{text:.40}'; {hint}")
+    return text
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return "did you mean ...?" with the most similar choice, or "" if none is similar."""
+    similar = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean '{similar[0]}'?" if similar else ""
 
 
 def format_value(name: str, value: Any) -> str:
@@ -186,8 +215,8 @@ MAX_PIXELS = {
         f"(default: {DEFAULT_MAX_PIXELS:,})", DEFAULT_MAX_PIXELS),
 }  # fmt: skip
 IMAGE_FILES = {
-    "labels": (parse_path, "FILE", "names of the classes, one per line (default: classes.txt next "
-        "to the model)", None),
+    "labels": (parse_path, "FILE", "names of the classes, one per line (default: classes.txt or "
+        "config.json next to the model; of ImageNet for 1,000 classes)", None),
     "short_side": (positive, "N", "resize the short side to N pixels before cropping (default: "
         "according to --preprocess)", None),
     "invert": (bool, None, "invert the brightness, for dark digits on white paper", False),
@@ -206,14 +235,15 @@ def add_options(group: Any, options: Options, defaults: Any = None) -> None:
         if values is bool:
             settings = {"action": "store_true" if default else argparse.BooleanOptionalAction}
         elif not callable(values):
-            settings = {"choices": values, "metavar": metavar}
+            settings["type"] = partial(parse_choice, choices=values)
+            settings["metavar"] = metavar or f"{{{','.join(values)}}}"
         action = group.add_argument(option_name(name), dest=name, help=text, **settings)
         action.default = default[0] if default else argparse.SUPPRESS
 
 
 def add_weights(parser: argparse.ArgumentParser, default: Path | None, text: str) -> None:
     """Add --weights, the options for its file, and those for the device."""
-    weights = (parse_path, "FILE", f"model: {MODEL_FILE} (default: {text})", default)
+    weights = (parse_path, "PATH", f"model: {MODEL_FILE} (default: {text})", default)
     group = parser.add_argument_group("model")
     add_options(group, {"weights": weights} | FILE | {"resize": RESIZE})
-    add_options(parser, DEVICE)
+    add_options(parser.add_argument_group("device"), DEVICE)

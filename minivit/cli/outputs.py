@@ -11,8 +11,7 @@ from ..api import ViT
 from ..files import write_atomically
 from ..terminal import print_message
 from ..training.log import LOG, repair_log
-from ..training.progress import CHECKPOINT
-from .options import CLASS_NAMES
+from ..weights import CHECKPOINT, CLASS_NAMES
 
 FIGURES = ("curves.png", "attention.png")
 OUTPUTS = (CHECKPOINT, CLASS_NAMES, LOG, *FIGURES)

@@ -4,17 +4,16 @@ The docstring of a module is the help of its command: a summary and examples.
 """
 
 import argparse
-import difflib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
 from ..training.progress import RENAMED_FIELDS
 from . import attention, cost, evaluate, exercise, gradcheck, predict, train
 from .option_file import Origins, expand, format_error
-from .options import option_name
+from .options import option_name, suggestion
 
 COMMANDS = {
     "train": train,
@@ -25,6 +24,11 @@ COMMANDS = {
     "cost": cost,
     "exercise": exercise,
 }
+ALIASES = {  # other common spellings
+    "--optimizer": "--optimiser", "--opt": "--optimiser", "--learning-rate": "--lr",
+    "--img-size": "--image-size", "--warmup-epochs": "--warmup", "--clip-grad": "--grad-clip",
+    "--drop-path-rate": "--drop-path",
+}  # fmt: skip
 
 
 class ParserError(Exception):
@@ -47,14 +51,17 @@ class Parser(argparse.ArgumentParser):
         name = word.partition("=")[0]
         field = RENAMED_FIELDS.get(name.removeprefix("--"))  # an option of version 0.1.0
         options = re.findall(r"--[a-z-]+", self.format_usage())
-        hint = suggestion(option_name(field) if field else name, options, self.prog)
-        self.error(f"unknown option '{name}'{hint}")
+        hint = suggestion(option_name(field) if field else name, options)
+        self.error(f"unknown option '{name}'; {hint or f'see `{self.prog} --help`'}")
 
 
-def suggestion(word: str, choices: Iterable[str], prog: str) -> str:
-    """Return the end of an error message: the most similar choice or, without one, --help."""
-    similar = difflib.get_close_matches(word, choices, n=1)
-    return f"; did you mean '{similar[0]}'?" if similar else f"; see `{prog} --help`"
+def normalise(word: str) -> str:
+    """Replace underscores in the name of an option by dashes, and other spellings of the name."""
+    if not word.startswith("--"):
+        return word
+    name, separator, value = word.partition("=")
+    name = name.replace("_", "-")
+    return ALIASES.get(name, name) + separator + value
 
 
 def build_parser() -> Parser:
@@ -84,12 +91,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Parse the arguments, by default those of the process. Exit with status 2 on an error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser, origins = build_parser(), {}
+    if not arguments:
+        parser.print_help()
+        parser.exit(2)
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             word = arguments[0]
-            parser.error(f"unknown command '{word}'{suggestion(word, COMMANDS, parser.prog)}")
+            hint = suggestion(word, COMMANDS) or "see `minivit --help`"
+            parser.error(f"unknown command '{word}'; {hint}")
         if arguments[:1] == ["train"]:
             arguments, origins = expand_files(arguments)
+        end = [*arguments, "--"].index("--")  # the words after it are not options
+        arguments = [*map(normalise, arguments[:end]), *arguments[end:]]
+        origins = {normalise(name): origin for name, origin in origins.items()}
         if dashes := [word for word in arguments if word.endswith("=--")]:  # argparse drops the --
             parser.error(f"argument {dashes[0][:-3]}: expected a value, not '--'")
         args, unknown = parser.parse_known_args(arguments)

@@ -21,51 +21,47 @@ from pathlib import Path
 from .. import data, devices, training
 from ..api import ViT
 from ..models import ViTConfig
+from ..models.config import named_fields
 from ..terminal import print_message
 from ..training import Recipe, get_preset, make_recipe
 from ..training.presets import DIGITS
-from ..training.progress import CHECKPOINT
 from ..training.signals import Interrupted, SignalHandler, handle_signals
 from ..tree import count_parameters
+from ..weights import CHECKPOINT
 from . import common, memory, options
 from .options import UsageError, integer, number, option_name, positive
 from .outputs import DATA_ADVICE, OUTPUTS, missing_files, report, write_class_names
 from .print_config import format_config, unused_fields
 
-OUTPUT = {
+DATA = {
     "data": (options.parse_data, "NAME|FOLDER", f"data set: {options.DATA_HELP} (default: digits; "
         "with --resume, that of the run)", None),
-    "out": (options.parse_path, "FOLDER", "output folder (default: runs/NAME or, with --from, "
-        "runs/NAME-tuned)", None),
-    "origin": (options.parse_path, "FILE", "fine-tune this model with a new head: "
-        f"{options.MODEL_FILE}", None),
 }  # fmt: skip
-EXCLUSIVE = {
-    "resume": (bool, None, "continue the interrupted run in --out", False),
-    "overwrite": (bool, None, "replace the interrupted run in --out", False),
-    "print_config": (bool, None, "print all options in effect, as input for `train @FILE`", False),
-}
+SOURCE = {
+    "origin": (options.parse_path, "PATH", "fine-tune this model with a new head: "
+        f"{options.MODEL_FILE} (default: train a new model)", None),
+    "model": (str, "NAME", "sizes of a model of the paper, such as ViT-Ti/4, or of timm, such as "
+        "vit_tiny_patch16_224 (default: the sizes below)", None),
+}  # fmt: skip
 NO_OPTION = ("channels", "classes", "qkv_bias", "patch_bias")
-MODEL = {name: option for name, option in options.FIELDS.items() if name not in NO_OPTION}
 FINE_TUNING = (*options.FILE, "dropout", "drop_path")  # fields that --from accepts
+MODEL = {name: option for name, option in options.FIELDS.items() if name not in NO_OPTION}
 OPTIMISATION = {
     "epochs": (positive, "N", "passes over the training images"),
     "batch_size": (positive, "N", "images per step"),
+    "grad_accumulation": (positive, "N", "micro-batches per batch; more of them save memory"),
     "optimiser": (tuple(training.OPTIMISERS), None, "AdamW, or SGD with momentum"),
     "learning_rate": (number, "LR", "peak learning rate"),
     "warmup": (number, "EPOCHS", "epochs of linear warm-up"),
     "schedule": (training.SCHEDULES, None, "decay of the learning rate after the warm-up"),
-    "weight_decay": (number, "W", "decoupled weight decay, applied to kernels only"),
     "grad_clip": (number, "NORM", "maximum global gradient norm; 0 disables clipping"),
-    "label_smoothing": (number, "S", "probability spread evenly over all classes, 0 to 1"),
-    "ema": (number, "DECAY", "decay of the moving average of the weights, 0 to 1; 0 disables it"),
     "freeze": (bool, None, "train only the head"),
     "seed": (integer, "N", "seed of all random numbers"),
-    "grad_accumulation": (positive, "N", "micro-batches per batch; more of them save memory"),
-    "shards": options.SHARDS,
-    "threads": options.THREADS,
 }
-AUGMENTATION = {
+REGULARISATION = {
+    "weight_decay": (number, "W", "decoupled weight decay, applied to kernels only"),
+    "label_smoothing": (number, "S", "probability spread evenly over all classes, 0 to 1"),
+    "ema": (number, "DECAY", "decay of the moving average of the weights, 0 to 1; 0 disables it"),
     "shift": (integer, "PIXELS", "maximum translation in pixels"),
     "flip": (bool, None, "mirror an image horizontally with probability 1/2"),
     "randaugment": (integer, "N", "RandAugment operations per image; 0 disables it"),
@@ -74,20 +70,37 @@ AUGMENTATION = {
     "mixup": (number, "ALPHA", "parameter of mixup's Beta distribution; 0 disables mixup"),
     "cutmix": (number, "ALPHA", "parameter of CutMix's Beta distribution; 0 disables CutMix"),
 }
+DROPOUT = {name: MODEL.pop(name) for name in ("dropout", "drop_path")}
+OUTPUT = {
+    "out": (options.parse_path, "FOLDER", "output folder (default: runs/NAME or, with --from, "
+        "runs/NAME-tuned)", None),
+}  # fmt: skip
+EXCLUSIVE = {
+    "resume": (bool, None, "continue the interrupted run in --out", False),
+    "overwrite": (bool, None, "replace the interrupted run in --out", False),
+    "print_config": (bool, None, "print all options in effect, as input for `train @FILE`", False),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     parser.description = f"{parser.description}\nThe defaults are for the digits. "
     parser.description += "--print-config prints those for another data set."
-    options.add_options(parser, OUTPUT)
-    options.add_options(parser.add_mutually_exclusive_group(), EXCLUSIVE)
-    options.add_options(parser, options.DEVICE | options.MAX_PIXELS)
+    options.add_options(parser.add_argument_group("data"), DATA | options.MAX_PIXELS)
     text = f"--from accepts only --resize, {', '.join(map(option_name, FINE_TUNING))}."
     group = parser.add_argument_group("model", textwrap.fill(text, 90))
-    options.add_options(group, MODEL | {"resize": options.RESIZE}, ViTConfig(**DIGITS))
+    model = ViTConfig(**DIGITS)
+    options.add_options(group, SOURCE | MODEL | {"resize": options.RESIZE}, model)
     options.add_options(parser.add_argument_group("optimisation"), OPTIMISATION, Recipe())
-    options.add_options(parser.add_argument_group("augmentation"), AUGMENTATION, Recipe())
+    group = parser.add_argument_group("regularisation")
+    options.add_options(group, REGULARISATION, Recipe())
+    options.add_options(group, DROPOUT, model)
+    group = parser.add_argument_group("device")
+    options.add_options(group, options.DEVICE | {"threads": options.THREADS})
+    options.add_options(group, {"shards": options.SHARDS}, Recipe())
+    group = parser.add_argument_group("output")
+    options.add_options(group, OUTPUT)
+    options.add_options(group.add_mutually_exclusive_group(), EXCLUSIVE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +113,11 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         return resume(args)
     args.data = args.data or "digits"
-    fields = get_preset(args.data).model | fields
+    try:
+        sizes = named_fields(args.model) if args.model else {}
+    except ValueError as error:
+        raise UsageError(f"--model: {error}") from None
+    fields = get_preset(args.data).model | sizes | fields
     if "classes" not in fields:
         fields["classes"] = len(data.load_folder(args.data, (1, 1)).classes)
     try:
@@ -119,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         if name in args:
             print_message(f"note: {option_name(name)} has no effect without {required}")
     if args.print_config:
-        print(format_config(args, model, recipe, MODEL if config else FINE_TUNING))
+        print(format_config(args, model, recipe, MODEL | DROPOUT if config else FINE_TUNING))
         return 0
     with training.lock_folder(args.out, OUTPUTS), explain_interruptions(args):
         if not args.overwrite and training.read_progress(args.out):
@@ -135,11 +152,13 @@ def run(args: argparse.Namespace) -> int:
 
 def check_usage(args: argparse.Namespace, fields: dict, settings: dict) -> None:
     """Raise UsageError if options contradict each other."""
-    if args.resume and (fields or settings or args.origin or "resize" in args):
+    if args.resume and (fields or settings or args.origin or args.model or "resize" in args):
         raise UsageError("--resume uses the model and the recipe of the interrupted run")
     fixed = [option_name(name) for name in fields if name not in FINE_TUNING]
     if args.origin and fixed:
         raise UsageError(f"{', '.join(fixed)}: with --from, {args.origin} determines the model")
+    if args.origin and args.model:
+        raise UsageError(f"--model: with --from, {args.origin} determines the model")
     if "resize" in args and not args.origin:
         raise UsageError("--resize requires --from")
 

@@ -5,9 +5,9 @@ from .cifar import load_cifar10, load_cifar100
 from .dataset import ByteImages, Dataset, take
 from .digits import load_digits
 from .folder import FolderImages, describe_unreadable, load_folder
-from .images import MAX_PIXELS, read_image, read_labels, sample_photograph
+from .images import MAX_PIXELS, describe_mismatch, read_image, read_labels, sample_photograph
 from .mnist import load_fashion_mnist, load_mnist
-from .preprocessing import Preprocessing, get_preprocessing
+from .preprocessing import Preprocessing, check_images, get_preprocessing
 from .resize import ResizedImages, resize_dataset
 from .scattered import SCATTERED_MODEL, load_scattered
 
@@ -22,8 +22,8 @@ DATASETS = {
 
 __all__ = [
     "DATASETS", "MAX_PIXELS", "SCATTERED_MODEL", "ByteImages", "Dataset", "FolderImages",
-    "Preprocessing", "ResizedImages", "augment", "describe_unreadable", "get_preprocessing",
-    "load_cifar10", "load_cifar100", "load_digits", "load_fashion_mnist", "load_folder",
-    "load_mnist", "load_scattered", "mix", "read_image", "read_labels", "resize_dataset",
-    "sample_photograph", "take",
+    "Preprocessing", "ResizedImages", "augment", "check_images", "describe_mismatch",
+    "describe_unreadable", "get_preprocessing", "load_cifar10", "load_cifar100", "load_digits",
+    "load_fashion_mnist", "load_folder", "load_mnist", "load_scattered", "mix", "read_image",
+    "read_labels", "resize_dataset", "sample_photograph", "take",
 ]  # fmt: skip

@@ -29,6 +29,11 @@ class Dataset(NamedTuple):
     held_out_boxes: Array | None = None
     source: str | None = None
 
+    def __repr__(self) -> str:
+        n, H, W, C = self.images.shape
+        counts = f"{n:,} training and {len(self.held_out_images):,} held-out images"
+        return f"<Dataset {self.name}: {counts} of {H} x {W} x {C}, {len(self.classes)} classes>"
+
 
 class ByteImages:
     """Images (n, H, W, C) stored as uint8. Indexing converts them to float32 in [-1, 1].

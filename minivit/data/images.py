@@ -25,6 +25,7 @@ MAX_PIXELS = 50_000_000  # per file; a file of 1 MB can decode to 1 GB
 MAX_BYTES = 500_000_000  # per file; 50 megapixels of 16-bit RGBA take 400 MB
 MAX_SIDE = 65_535  # pixels; the largest side that JPEG allows
 STRIP = 256  # rows composited onto white at a time, to save memory
+COLOURFUL = 10  # of 255: mean difference between the largest and the smallest of red, green, blue
 MAX_LABEL_BYTES = 10_000_000  # in a file with class names
 
 
@@ -149,6 +150,22 @@ def read_labels(path: str | Path, classes: int) -> list[str]:
         lines = "1 line" if len(names) == 1 else f"{len(names)} lines"
         raise FileError(f"{path} has {lines}, but the model has {classes} classes")
     return names
+
+
+def describe_mismatch(path: str | Path, size: Size, channels: int) -> str:
+    """Return "is a colour image of 256 x 256 pixels" if a readable file is unusual input, else "".
+
+    That is a colour image for a grey model, or less than a quarter of the model's rows and columns.
+    """
+    with Image.open(path, formats=available_formats()) as picture:
+        width, height = picture.size
+        reduced = picture.convert("RGB").resize((32, 32), Image.Resampling.BOX)
+    colours = np.asarray(reduced, dtype=np.int64)  # (32, 32, 3)
+    is_colour = np.ptp(colours, axis=-1).mean() > COLOURFUL
+    if (channels == 1 and is_colour) or (4 * height < size[0] and 4 * width < size[1]):
+        kind = "colour" if is_colour else "grey"
+        return f"is a {kind} image of {height} x {width} pixels"
+    return ""
 
 
 def sample_photograph() -> Path:

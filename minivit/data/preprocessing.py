@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from ..arrays import Array
+from ..arrays import Array, as_array
 from .resampling import resample
 
 Size = tuple[int, int]  # height and width
@@ -153,3 +153,34 @@ def size_before_crop(picture: Image.Image, size: Size, preprocessing: Preprocess
         h, w = H * s / m, H * width * s / (height * m)
     # torchvision truncates, big_vision rounds
     return (int(h), int(w)) if preprocessing.uses_pillow else (round(h), round(w))
+
+
+def check_images(images: Array, size: Size, channels: int, dtype: np.dtype) -> Array:
+    """Return a batch of floating-point images in a model's dtype.
+
+    images (B, H, W, C)  ->  the same shape; complex images keep their dtype
+    Raises TypeError if the images are not floats; ValueError if they have another shape, the batch
+    is empty, or a pixel is NaN or infinite.
+    """
+    (H, W), C = size, channels
+    images = as_array(images)
+    if not hasattr(images, "dtype") or images.dtype.kind not in "fc":
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(
+            f"images must be arrays of floats, not {kind}: scale them first, "
+            "for example by images / np.float32(127.5) - 1"
+        )
+    if images.ndim != 4 or images.shape[1:] != (H, W, C):
+        raise ValueError(
+            f"images of shape {images.shape}: this model expects (B, {H}, {W}, {C}), "
+            "that is batch, height, width, channels"
+        )
+    if len(images) == 0:
+        raise ValueError("the batch is empty")
+    if images.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # infinite values are reported below
+            images = images.astype(dtype, copy=False)
+    if isinstance(images, np.ndarray) and not np.isfinite(images).all():
+        bad = int(np.argmax(~np.isfinite(images).all(axis=(1, 2, 3))))
+        raise ValueError(f"image {bad} of the batch has pixels that are NaN or infinite")
+    return images

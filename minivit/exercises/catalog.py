@@ -81,14 +81,6 @@ def find(chapter: str) -> Exercise:
     raise ValueError(f"there is no exercise '{chapter:.40}'; choose one of {numbers}")
 
 
-def listing() -> str:
-    """Return a table of all exercises, one line each."""
-    return "\n".join(
-        f"{exercise.number:>2}  {(exercise.module.__doc__ or '').splitlines()[0]}"
-        for exercise in list_exercises()
-    )
-
-
 def hint(exercise: Exercise, level: int) -> str:
     """Return hint 1, 2 or 3 and the command for the next hint or the solution."""
     hints = exercise.module.HINTS

@@ -17,13 +17,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
-from .catalog import Exercise, find, template
+from ..files import write_atomically
+from .catalog import Exercise, find, list_exercises, template
 from .trial import CheckFailed, Trial, describe_argument, source_file
 
 FOLDER = Path("exercises")
+SOLVED = "solved.json"  # in the folder: {name of a correct file: checksum of its content}
 TIME_LIMIT = 20.0  # seconds
 
 STEPS = {
@@ -162,6 +165,46 @@ def report(exercise: Exercise, verdict: Verdict) -> str:
     if not verdict.failed:
         advice = f"Correct. `{exercise.command} --solution` shows the book's solution."
     return f"{exercise.file_name}\n{verdict}\n{advice}"
+
+
+def listing(folder: Path = FOLDER) -> str:
+    """Return a table of all exercises, one line each. A check mark precedes the solved ones."""
+    solved, lines = read_solved(folder), []
+    for exercise in list_exercises():
+        checksum = solved.get(exercise.file_name)
+        is_solved = checksum is not None and checksum == file_checksum(folder / exercise.file_name)
+        title = (exercise.module.__doc__ or "").splitlines()[0]
+        lines.append(f"{'✓' if is_solved else ' '} {exercise.number:>2}  {title}")
+    count = sum(line.startswith("✓") for line in lines)
+    return "\n".join([*lines, f"{count} of {len(lines)} solved"])
+
+
+def record(exercise: Exercise, verdict: Verdict, folder: Path = FOLDER) -> None:
+    """Record whether the reader's file, with its present content, is correct."""
+    solved = read_solved(folder)
+    solved.pop(exercise.file_name, None)
+    if not verdict.failed:
+        solved[exercise.file_name] = file_checksum(folder / exercise.file_name)
+    if folder.is_dir():
+        content = json.dumps(solved, indent=2).encode()
+        write_atomically(folder / SOLVED, lambda file: file.write(content))
+
+
+def read_solved(folder: Path) -> dict[str, int | None]:
+    """Return {name of a correct file: checksum}. A missing or damaged record is empty."""
+    try:
+        solved = json.loads((folder / SOLVED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return solved if isinstance(solved, dict) else {}
+
+
+def file_checksum(path: Path) -> int | None:
+    """Return the checksum of a file, or None if it cannot be read."""
+    try:
+        return crc32(path.read_bytes())
+    except OSError:
+        return None
 
 
 def start(exercise: Exercise, folder: Path = FOLDER) -> Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 POSITIONS = ("none", "1d", "2d", "relative", "sincos2d")
@@ -34,8 +35,15 @@ HYBRIDS = {
     "R50+ViT-L/32": ("L", (3, 4, 6, 3), 1),
 }
 
+TIMM_SIZES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H"}
+TIMM_HYBRIDS = {
+    "vit_tiny_r_s16_p8": "R+ViT-Ti/16", "vit_small_r26_s32": "R26+ViT-S/32",
+    "vit_base_r26_s32": "R26+ViT-B/32", "vit_base_r50_s16": "R50+ViT-B/16",
+    "vit_large_r50_s32": "R50+ViT-L/32",
+}  # fmt: skip
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class ViTConfig:
     """Configuration of a Vision Transformer.
 
@@ -216,6 +224,24 @@ class ViTConfig:
         """The number of tokens T: N patches and, if the model has one, the class token."""
         return self.grid[0] * self.grid[1] + (self.pooling == "class")
 
+    @property
+    def name(self) -> str:
+        """The name of the model in the paper, such as "ViT-B/16", or "ViT" and its sizes."""
+        sizes = self.depth, self.width, self.mlp_width, self.heads
+        size = next((name for name, values in SIZES.items() if values == sizes), None)
+        hybrids = {(s, stem, P): name for name, (s, stem, P) in HYBRIDS.items()}
+        if name := hybrids.get((size, self.stem, self.patch_size)):
+            return name
+        kind = "ViT" if self.stem is None else "hybrid ViT"
+        if size and self.stem is None:
+            return f"ViT-{size}/{self.patch_size}"
+        D, L, h, M = self.width, self.depth, self.heads, self.mlp_width
+        return f"{kind} with D={D}, L={L}, h={h}, M={M}, P={self.patch_size}"
+
+    def __repr__(self) -> str:
+        shown = "image_size", "patch_size", "channels", "classes", "width", "depth", "heads"
+        return format_fields(self, (*shown, "mlp_width"))
+
     def drop_path_of_block(self, i: int) -> float:
         """Return the drop-path rate of block i, counted from 0."""
         return self.drop_path * (i / max(self.depth - 1, 1))
@@ -224,20 +250,40 @@ class ViTConfig:
     def named(cls, name: str, **fields: Any) -> "ViTConfig":
         """Return the configuration named, for example, "ViT-B/16" or "R50+ViT-B/16".
 
+        timm's names of these sizes, such as "vit_base_patch16_224", also set the image size.
         Keyword arguments replace fields. Raises ValueError for an unknown name.
         """
-        match = re.fullmatch(r"ViT-(\w+)/(\d{1,9})", name)
-        if name in HYBRIDS:
-            size, stem, patch_size = HYBRIDS[name]
-        elif match and match[1] in SIZES:
-            size, stem, patch_size = match[1], None, int(match[2])
-        else:
-            raise ValueError(
-                f"unknown model {name!r}: choose ViT-{{{','.join(SIZES)}}}/PATCH "
-                f"or one of {', '.join(HYBRIDS)}"
-            )
-        sizes = dict(zip(("depth", "width", "mlp_width", "heads"), SIZES[size], strict=True))
-        return cls(**{"patch_size": patch_size, "stem": stem, **sizes, **fields})
+        return cls(**named_fields(name) | fields)
+
+
+def named_fields(name: str) -> dict[str, Any]:
+    """Return the fields that the name of a model determines, see `ViTConfig.named`."""
+    timm = re.fullmatch(r"(vit_(?:([a-z]+)_patch(\d{1,9})|\w+?))_(\d{1,9})(?:\..*)?", name)
+    if timm and (timm[1] in TIMM_HYBRIDS or timm[2] in TIMM_SIZES):
+        known = TIMM_HYBRIDS.get(timm[1]) or f"ViT-{TIMM_SIZES[timm[2]]}/{timm[3]}"
+        return named_fields(known) | {"image_size": int(timm[4])}
+    match = re.fullmatch(r"ViT-(\w+)/(\d{1,9})", name)
+    if name in HYBRIDS:
+        size, stem, patch_size = HYBRIDS[name]
+    elif match and match[1] in SIZES:
+        size, stem, patch_size = match[1], None, int(match[2])
+    else:
+        raise ValueError(
+            f"unknown model {name!r}: choose ViT-{{{','.join(SIZES)}}}/PATCH, one of "
+            f"{', '.join(HYBRIDS)}, or timm's name of such a model"
+        )
+    sizes = dict(zip(("depth", "width", "mlp_width", "heads"), SIZES[size], strict=True))
+    return {"patch_size": patch_size, "stem": stem, **sizes}
+
+
+def format_fields(config: Any, shown: Collection[str]) -> str:
+    """Format a dataclass with the fields in `shown` and those that differ from their default."""
+    fields = [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name in shown or getattr(config, field.name) != field.default
+    ]
+    return f"{type(config).__name__}({', '.join(fields)})"
 
 
 def to_python(value: Any) -> Any:

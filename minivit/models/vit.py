@@ -36,8 +36,8 @@ def vit(
 
     images (B, H, W, C)  ->  logits (B, K), or features as in `forward_features` without classes
     Dropout and drop path are active if a generator is given. `watch` receives "embedding",
-    "blocks/0/attention/probabilities", "blocks/0/output", ... and, in the pullback,
-    "blocks/0/attention/dprobabilities". For a hybrid it also receives "stem/root",
+    "blocks/0/attention/probabilities", "blocks/0/output", ..., "tokens" (after the final norm) and,
+    in the pullback, "blocks/0/attention/dprobabilities". For a hybrid it also receives "stem/root",
     "stem/stages/0/0/output", ...
     """
     z, embed_back = embed(images, params, config, generator, watch)
@@ -46,7 +46,7 @@ def vit(
         rate, watch_block = config.drop_path_of_block(i), add_prefix(watch, f"blocks/{i}")
         z, block_back = encoder_block(z, block, config, rate, generator, watch_block)
         blocks_back.append(block_back)
-    logits, classify_back = classify(z, params, config)
+    logits, classify_back = classify(z, params, config, watch)
 
     def pullback(dlogits: Array) -> tuple[Array, Params]:
         dz, dparams = classify_back(dlogits)
@@ -68,7 +68,7 @@ def infer(images: Array, params: Params, config: ViTConfig, watch: Watch | None 
     z, _ = embed(images, params, config, watch=watch, retain=False)
     for i, block in enumerate(params["blocks"]):
         z, _ = encoder_block(z, block, config, watch=add_prefix(watch, f"blocks/{i}"))
-    return classify(z, params, config)[0]
+    return classify(z, params, config, watch)[0]
 
 
 def forward_features(images: Array, params: Params, config: ViTConfig) -> Array:
@@ -183,9 +183,13 @@ def encoder_block(
     return out, pullback
 
 
-def classify(z: Array, params: Params, config: ViTConfig) -> tuple[Array, Pullback]:
+def classify(
+    z: Array, params: Params, config: ViTConfig, watch: Watch | None = None
+) -> tuple[Array, Pullback]:
     """Equation 4 and the head.  z_L (B, T, D)  ->  logits (B, K), or features as in `apply_head`"""
     normed, norm_back = layer_norm(z, **params["norm"], eps=config.norm_eps)
+    if watch:
+        watch("tokens", normed)
     pool = class_pool if config.pooling == "class" else mean_pool
     y, pool_back = pool(normed)  # (4)  (B, D)
     logits, head_back = apply_head(y, params, config)

@@ -6,6 +6,7 @@ from .descent import train_sgd
 from .ema import EMA
 from .evaluate import Score, evaluate
 from .fewshot import evaluate_few_shot
+from .figure import plot_training
 from .finetune import FINE_TUNING, replace_head
 from .lock import LockedError, lock_folder
 from .log import read_log
@@ -22,6 +23,6 @@ __all__ = [
     "EMA", "FINE_TUNING", "OPTIMISERS", "PRESETS", "SCHEDULES", "SGD", "AdamW", "Interrupted",
     "LockedError", "Progress", "Recipe", "ResumeError", "Score", "StepOptions", "batch_gradients",
     "clip_by_global_norm", "evaluate", "evaluate_few_shot", "fit_logistic_regression", "get_preset",
-    "lock_folder", "loss_and_gradients", "make_recipe", "read_log", "read_progress",
-    "replace_head", "resume", "schedule_learning_rate", "train", "train_sgd",
+    "lock_folder", "loss_and_gradients", "make_recipe", "plot_training", "read_log",
+    "read_progress", "replace_head", "resume", "schedule_learning_rate", "train", "train_sgd",
 ]  # fmt: skip

@@ -11,7 +11,8 @@ from .. import weights
 from ..arrays import Array
 from ..files import FileError, write_atomically
 from ..terminal import print_message
-from .progress import CHECKPOINT, rename_fields
+from ..weights import CHECKPOINT
+from .progress import rename_fields
 
 LOG = "log.csv"
 COLUMNS = {

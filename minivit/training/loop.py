@@ -10,11 +10,12 @@ from ..arrays import Array, device_of, to_host
 from ..data import Dataset
 from ..optim import clip_by_global_norm
 from ..terminal import print_message, progress_bar
+from ..weights import CHECKPOINT
 from .batches import check_augmentation, count_batches, iterate_batches, prefetch, upload_batches
 from .evaluate import Score, evaluate
 from .lock import lock_folder
 from .log import COLUMNS, LOG, write_log
-from .progress import CHECKPOINT, read_progress
+from .progress import read_progress
 from .recipe import Recipe
 from .run import ResumeError, TrainingRun, create_run, restore_run, save_checkpoint
 from .schedules import schedule_learning_rate

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import weights
+from ..weights import CHECKPOINT
 from .recipe import Recipe
 
-CHECKPOINT = "model.npz"
 RENAMED_FIELDS = {  # version 0.1.0 -> the current names
     "batch": "batch_size", "rate": "learning_rate", "decay": "schedule", "clip": "grad_clip",
     "smoothing": "label_smoothing", "average": "ema", "accumulate": "grad_accumulation",

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from ..models.config import to_python
+from ..models.config import format_fields, to_python
 from ..optim import SGD, AdamW
 from .schedules import SCHEDULES
 from .step import StepOptions
@@ -30,7 +30,7 @@ RANGES = {  # description, in error messages -> test, names of the fields
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Recipe:
     """The options of a training run. The defaults are for the handwritten digits.
 
@@ -116,6 +116,9 @@ class Recipe:
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"unknown {name} {value!r}: choose {', '.join(choices)}")
         self.step_options()  # raises ValueError for invalid shards and grad_accumulation
+
+    def __repr__(self) -> str:
+        return format_fields(self, ("epochs", "batch_size", "optimiser", "learning_rate", "seed"))
 
     def step_options(self, threads: int | None = None) -> StepOptions:
         """Return the options of a training step."""

@@ -17,9 +17,10 @@ from ..optim import SGD, AdamW
 from ..parallel import cpu_count
 from ..terminal import print_message
 from ..tree import pack
+from ..weights import CHECKPOINT
 from .ema import EMA
 from .log import restore_log, rows_to_table
-from .progress import CHECKPOINT, Progress
+from .progress import Progress
 from .recipe import OPTIMISERS, Recipe
 from .signals import SignalHandler
 from .step import StepOptions

@@ -102,7 +102,7 @@ def _read_npz(path: Path, select: Select | None) -> tuple[dict[str, Array], str 
     """Check the names and headers, then unpack the selected arrays."""
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
-            hint = "" if path.suffix == ".npz" else f" (the other format ends in {SAFETENSORS})"
+            hint = "" if path.suffix == ".npz" else f". Weights are .npz or {SAFETENSORS} files"
             raise CheckpointError(f"{path} is not a complete .npz file{hint}")
         file.seek(0)
         try:

@@ -4,12 +4,13 @@ Kernels are (out, in). In a model with a classifier, all names except those of t
 with `vit.`. A model without one may have a pooler, which is the hidden layer of the paper's head.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..models import ViTConfig
+from .class_names import placeholder_names
 from .layouts import Names, Spelling, parts_in_use, torch_units
 
 DEFAULTS = {"gelu": "erf", "norm_eps": 1e-12, "preprocessing": "huggingface"}
@@ -101,7 +102,7 @@ def read_processor(processor: dict[str, Any]) -> dict[str, Any]:
     raise ValueError(f"{actual} matches no preprocessing of minivit: pass preprocessing=")
 
 
-def make_config(config: ViTConfig) -> dict[str, Any]:
+def make_config(config: ViTConfig, class_names: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the config.json with which Hugging Face loads the model.
 
     Hugging Face's ViT has a class token, a patch embedding with bias, no stem, and no hidden
@@ -124,8 +125,9 @@ def make_config(config: ViTConfig) -> dict[str, Any]:
     if c.hidden_head is not None:
         content |= {"pooler_output_size": c.hidden_head, "pooler_act": "tanh"}
     if c.classes is not None:
-        content["id2label"] = {str(i): f"LABEL_{i}" for i in range(c.classes)}
-        content["label2id"] = {f"LABEL_{i}": i for i in range(c.classes)}
+        names = class_names or placeholder_names(c.classes).values()
+        content["id2label"] = {str(i): name for i, name in enumerate(names)}
+        content["label2id"] = {name: i for i, name in enumerate(names)}
     return content
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .files import PICKLES, CheckpointError, read_arrays, write_arrays
 from .layouts import ArrayError, Names
 from .positions import resize_model
 
+CHECKPOINT = "model.npz"  # in the output folder of a training run
 MODEL, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 UNLEARNED = ("sincos2d", "none")  # positions without parameters; other programs need a table
 HEADS = {width: heads for _, width, _, heads in SIZES.values()}
@@ -38,7 +40,8 @@ def load(
     Parameters
     ----------
     path : str or Path
-        A .npz or .safetensors file, or a folder with config.json and model.safetensors.
+        A .npz or .safetensors file, or a folder with model.npz or with config.json and
+        model.safetensors.
     image_size : int or (int, int), optional
         New image size. The position embeddings are resized to it (section 3.2). If the file does
         not contain its image size, but has as many positions as this size has patches, they are
@@ -75,8 +78,7 @@ def load(
         raise TypeError(f"unknown field {sorted(unknown)[0]!r}: ViTConfig has no such field")
     if resize not in RESAMPLING_METHODS:
         raise ValueError(f"unknown resize {resize!r}: choose {', '.join(RESAMPLING_METHODS)}")
-    path = Path(path)
-    path = _find_weights(path) if path.is_dir() else path
+    path = find_weights(Path(path))
 
     def select(headers: dict[str, Array], json_config: str | None) -> set[str]:
         file = ModelFile(path, headers)
@@ -190,18 +192,28 @@ def _read_json(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _find_weights(folder: Path) -> Path:
-    """Return the weight file in a folder, or a pickled file, which `read_arrays` rejects."""
-    if (folder / MODEL).exists():
-        return folder / MODEL
+def find_weights(path: Path) -> Path:
+    """Return the weight file in a folder, or a pickled file, which `read_arrays` rejects.
+
+    If the path is not a folder, it is returned.
+    """
+    if not path.is_dir():
+        return path
+    folder = path
+    for name in (MODEL, CHECKPOINT):
+        if (folder / name).exists():
+            return folder / name
     if pickled := [path for path in folder.iterdir() if path.suffix in PICKLES]:
         return pickled[0]
     if (folder / f"{MODEL}.index.json").exists():
         raise FileNotFoundError(f"the weights in {folder} are split: merge the files into {MODEL}")
-    raise FileNotFoundError(f"there is no {MODEL} in {folder}")
+    raise FileNotFoundError(f"there is no {MODEL} or {CHECKPOINT} in {folder}")
 
 
-def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "minivit") -> None:
+def save_as(
+    path: str | Path, config: ViTConfig, params: Tree, layout: str = "minivit",
+    class_names: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """Write a model atomically in a layout.
 
     Parameters
@@ -214,6 +226,8 @@ def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "mi
         Tree of parameters.
     layout : str
         "minivit", "google", "timm" or "huggingface".
+    class_names : sequence of str, optional
+        Written to Hugging Face's config.json; the other layouts do not store them.
 
     Raises
     ------
@@ -242,7 +256,7 @@ def save_as(path: str | Path, config: ViTConfig, params: Tree, layout: str = "mi
     arrays = export(params, stored, layout)
     if layout == "huggingface" and path.suffix not in (".npz", ".safetensors"):
         path.mkdir(parents=True, exist_ok=True)
-        _write_json(path / CONFIG, huggingface.make_config(config))
+        _write_json(path / CONFIG, huggingface.make_config(config, class_names))
         if config.channels == 3:
             _write_json(path / PROCESSOR, huggingface.make_processor(config))
         path = path / MODEL

@@ -47,7 +47,7 @@ FUNCTIONS |= parse_table("""
 """)
 METHODS = REDUCTIONS | parse_table("""
     astype: copy
-    clip copy fill ravel repeat reshape squeeze swapaxes transpose:
+    argsort clip copy fill ravel repeat reshape squeeze swapaxes transpose:
 """)
 METADATA = ("shape", "dtype", "ndim", "size", "itemsize", "nbytes", "strides")
 VIEWS = ("T", "real", "imag")

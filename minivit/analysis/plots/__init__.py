@@ -1,13 +1,14 @@
-"""Functions that draw a figure and return it, without pyplot."""
+"""Functions that draw a figure and return it."""
 
-from .attention import plot_attention, plot_gradients
+from .attention import plot_gradients, plot_map, plot_maps
 from .distance import plot_distances
 from .embeddings import plot_filters, plot_similarity
-from .figure import save_figure
-from .model import plot_held_out, plot_model
+from .figure import ATTENTION_COLOURS, SIGNED_COLOURS, figure_format, save_figure
+from .model import plot_attention, plot_held_out, plot_model
 from .training import plot_curves
 
 __all__ = [
-    "plot_attention", "plot_curves", "plot_distances", "plot_filters", "plot_gradients",
-    "plot_held_out", "plot_model", "plot_similarity", "save_figure",
+    "ATTENTION_COLOURS", "SIGNED_COLOURS", "figure_format", "plot_attention", "plot_curves",
+    "plot_distances", "plot_filters", "plot_gradients", "plot_held_out", "plot_map", "plot_maps",
+    "plot_model", "plot_similarity", "save_figure",
 ]  # fmt: skip

@@ -1,80 +1,101 @@
-"""Attention maps next to or over their images (Figures 6 and 14), and their gradients."""
+"""Attention maps over their images (Figures 6 and 14), and the gradients of attention."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...arrays import Array
 from ...data.resampling import resample
-from ..attention import attention_rollout, patch_maps
-from ..relevance import gradient_weighted_rollout
-from .figure import create_panels, outline_box, show_image, show_map
+from ..attention import patch_maps
+from .figure import (
+    ATTENTION_COLOURS,
+    SIGNED_COLOURS,
+    add_colour_bar,
+    create_axes,
+    create_panels,
+    outline_box,
+    show_image,
+    show_map,
+)
 
 QUANTILE = 0.97  # drawn brightest; with the maximum, an outlier would darken the other patches
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 OPACITY = (0.3, 0.8)  # of the lowest and the highest values of the map
-OVERLAY_CAPTION = "each map from its minimum (dark) to its 97th percentile (bright)"
-GRADIENT_CAPTION = "A: 0 is dark. dA: more attention raises (purple) or lowers (orange) the logit."
+RANGE = {0.0: "minimum", 1.0: f"{100 * QUANTILE:.0f}th percentile"}
+RANGE_LABEL = "attention, relative to the range of each map"
+GRADIENT_CAPTION = "A: attention. dA: more attention raises (purple) or lowers (orange) the logit."
 
 
-def plot_attention(
-    images: Array,
-    attention: Array,
-    grid: tuple[int, int],
-    titles: Sequence[str] = (),
-    layer: int = -1,
-    gradients: Array | None = None,
-    boxes: Array | None = None,
-    overlaid: bool = False,
-) -> Figure:
-    """Plot each image, its attention rollout and the attention map of each head of one layer.
+def plot_map(image: Array, values: Array, ax: Axes | None = None, title: str = "") -> Figure:
+    """Plot one map over its image, with a colour bar in the units of the map.
 
-    images (B, H, W, C) in [-1, 1], attention (L, B, h, T, T), grid (gh, gw)
-    Gradients (L, B, h, T, T) from `attention_gradients` add the gradient-weighted rollout. Boxes
-    (B, 4) are outlined: top, left, bottom, right in pixels. `overlaid` draws the maps over the
-    images, which must have C = 3. Raises ValueError if T does not fit the grid. (Figures 6 and 14)
+    image (H, W, C) in [-1, 1], map (gh, gw). The map is drawn into `ax` if it is given.
 
-    >>> model = minivit.ViT.load(minivit.data.SCATTERED_MODEL)
-    >>> images = minivit.data.load_scattered(n=1, held_out=2).held_out_images
-    >>> figure = plot_attention(images, model.attention(images), model.config.grid)
-    >>> len(figure.axes)  # per image: the image, the rollout and four heads
-    12
+    >>> plot_map(np.zeros((8, 8, 1)), np.arange(16.0).reshape(4, 4)).axes[-1].get_ylabel()
+    'attention'
     """
-    maps = {"rollout": patch_maps(attention_rollout(attention), grid)}  # (B, gh, gw) each
-    if gradients is not None:
-        weighted = gradient_weighted_rollout(attention, gradients)
-        maps["gradient-weighted"] = patch_maps(weighted, grid)
-    heads = patch_maps(attention[layer], grid).swapaxes(0, 1)  # (h, B, gh, gw)
-    maps |= dict(zip(head_titles(attention, layer), heads, strict=True))
-    count = len(maps) + 1
-    columns = count if count <= 7 else 5
-    caption = OVERLAY_CAPTION if overlaid else "each map from 0 (dark) to its maximum (bright)"
-    figure, blocks = create_panels(images, titles, -(-count // columns), columns, caption)
-    for b, block in enumerate(blocks):
-        panels = block.ravel()[:count]
-        for axis, (title, M) in zip(panels[1:], maps.items(), strict=True):
-            if overlaid:
-                show_image(axis, overlay(images[b], M[b]), title)
-            else:
-                show_map(axis, M[b], images.shape[1:3], title, cmap="viridis", vmin=0)
-        if boxes is not None:
-            outline_box(panels, boxes[b])
+    figure, axis = create_axes(ax, figsize=(4.2, 3.5))
+    low, high = value_range(values)
+    axis.set(xticks=[], yticks=[])
+    show_image(axis, overlay(image, values), title)
+    scale = axis.imshow(values, cmap=ATTENTION_COLOURS, vmin=low, vmax=high, visible=False)
+    axis.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
+    figure.colorbar(scale, ax=axis, label="attention", extend="max", fraction=0.046)
     return figure
 
 
-def overlay(image: Array, values: Array) -> Array:
-    """Draw a map, interpolated between the centres of the patches, over a photograph in grey.
+def plot_maps(
+    images: Array,
+    rows: Sequence[Mapping[str, Array]],
+    titles: Sequence[str] = (),
+    boxes: Array | None = None,
+    note: str = "",
+) -> Figure:
+    """Plot maps over their images, beside the images themselves.
 
-    image (H, W, 3) in [-1, 1], map (gh, gw)  ->  (H, W, 3) in [-1, 1]
+    images (B, H, W, C) in [-1, 1]; each row {title: map (B, gh, gw)}; boxes (B, 4) to outline: top,
+    left, bottom, right in pixels. The note is drawn below the maps. (Figures 6 and 14)
+
+    >>> model = minivit.ViT.load(minivit.data.SCATTERED_MODEL)
+    >>> images = minivit.data.load_scattered(n=1, held_out=2).held_out_images
+    >>> maps = minivit.analysis.attention_maps(model, images, ["rollout", "raw"])
+    >>> len(plot_maps(images, [maps]).axes)  # per image: itself, rollout, 4 heads; the colour bar
+    13
     """
-    shifted = values.astype(np.float64) - values.min()
-    top = np.quantile(shifted, QUANTILE) or shifted.max() or 1
-    level = (shifted / top).clip(0, 1)[..., None]  # (gh, gw, 1)
+    figure, blocks = create_panels(images, titles, [list(maps) for maps in rows], note)
+    for b, block in enumerate(blocks):
+        used = [block[0, 0]]
+        for panels, maps in zip(block, rows, strict=True):
+            for axis, (title, M) in zip(panels[1:], maps.items(), strict=False):
+                show_image(axis, overlay(images[b], M[b]), title)
+                used.append(axis)
+        if boxes is not None:
+            outline_box(used, boxes[b])
+    add_colour_bar(blocks, ATTENTION_COLOURS, RANGE, RANGE_LABEL)
+    return figure
+
+
+def value_range(values: Array) -> tuple[float, float]:
+    """Return the lowest value of a map and the value that is drawn brightest."""
+    low = float(values.min())
+    return low, low + float(np.quantile(values, QUANTILE) - low or values.max() - low or 1)
+
+
+def overlay(image: Array, values: Array) -> Array:
+    """Draw a map, interpolated between the centres of the patches, over an image in grey.
+
+    image (H, W, C) in [-1, 1], map (gh, gw)  ->  (H, W, 3) in [-1, 1]
+    """
+    low, high = value_range(values.astype(np.float64))
+    level = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)[..., None]  # (gh, gw, 1)
     level = resample(level, image.shape[:2], "bilinear")  # (H, W, 1)
-    colour = 2 * colormaps["inferno"](level[..., 0])[..., :3] - 1
-    grey = image.astype(np.float64) @ np.array(LUMINANCE)  # (H, W)
+    colour = 2 * colormaps[ATTENTION_COLOURS](level[..., 0])[..., :3] - 1
+    C = image.shape[-1]
+    weights = np.array(LUMINANCE if C == 3 else [1 / C] * C)
+    grey = image.astype(np.float64) @ weights  # (H, W)
     opacity = OPACITY[0] + (OPACITY[1] - OPACITY[0]) * level
     return grey[..., None] * (1 - opacity) + colour * opacity
 
@@ -91,22 +112,22 @@ def plot_gradients(
     """Plot the attention of each head of one layer and, below it, the gradient of a logit.
 
     images (B, H, W, C) in [-1, 1]; attention A and gradients dA, both (L, B, h, T, T), from
-    `attention_gradients`; grid (gh, gw); boxes (B, 4) to outline, as in `plot_attention`
+    `attention_gradients`; grid (gh, gw); boxes (B, 4) to outline, as in `plot_maps`
     """
     A, dA = patch_maps(attention[layer], grid), patch_maps(gradients[layer], grid)  # (B, h, gh, gw)
-    size, names = images.shape[1:3], head_titles(attention, layer)
-    figure, blocks = create_panels(images, titles, 2, len(names) + 1, GRADIENT_CAPTION)
+    number, heads = range(len(attention))[layer] + 1, range(A.shape[1])
+    names = [f"layer {number}, head {i + 1}" for i in heads]
+    rows = [[f"{symbol}, {name}" for name in names] for symbol in ("A", "dA")]
+    figure, blocks = create_panels(images, titles, rows, GRADIENT_CAPTION, bars=2)
     for b, (upper, lower) in enumerate(blocks):
-        for i, name in enumerate(names):
+        for i in heads:
+            show_image(upper[i + 1], overlay(images[b], A[b, i]), rows[0][i])
             top = abs(dA[b, i]).max() or 1
-            show_map(upper[i + 1], A[b, i], size, f"A, {name}", cmap="viridis", vmin=0)
-            show_map(lower[i + 1], dA[b, i], size, f"dA, {name}", cmap="PuOr", vmin=-top, vmax=top)
+            style = {"cmap": SIGNED_COLOURS, "vmin": -top, "vmax": top}
+            show_map(lower[i + 1], dA[b, i], images.shape[1:3], rows[1][i], **style)
         if boxes is not None:
             outline_box([*upper, *lower[1:]], boxes[b])
+    label = "dA, relative to its largest magnitude in each map"
+    add_colour_bar(blocks, SIGNED_COLOURS, {0: "-maximum", 0.5: "0", 1: "maximum"}, label)
+    add_colour_bar(blocks, ATTENTION_COLOURS, RANGE, "A, relative to the range of each map")
     return figure
-
-
-def head_titles(attention: Array, layer: int) -> list[str]:
-    """Return a title for each head of a layer of attention (L, B, h, T, T), counted from 1."""
-    number = range(len(attention))[layer] + 1
-    return [f"layer {number}, head {i + 1}" for i in range(attention.shape[2])]
