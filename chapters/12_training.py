@@ -130,7 +130,7 @@ options = training.StepOptions(label_smoothing=0.1, shards=2)
 for t in range(1, 47):
     batch = generator.choice(1437, 64, replace=False)
     images = minivit.data.augment(digits.images[batch], generator, shift=1)  # explained below
-    _, gradients = training.batch_gradients(model, images, digits.labels[batch], options)
+    gradients = training.batch_gradients(model, images, digits.labels[batch], options).gradients
     norm = training.clip_by_global_norm(gradients.vector, 1.0)
     optimiser.update(gradients.vector, training.schedule_learning_rate(t - 1, S, peak, warmup=w))
     if t in (1, 10, 46):

@@ -158,11 +158,11 @@ config = minivit.ViTConfig(
 model, batch = minivit.ViT.create(config, seed=0), (digits.images[:256], digits.labels[:256])
 train_sgd(lambda images, params: vit(images, params, config), model.params, digits, epochs=2)
 options = StepOptions(shards=2)
-loss, (correct, *_) = batch_gradients(model, *batch, options)
+loss, _, (correct, *_) = batch_gradients(model, *batch, options)
 cosines = {}
 for name, replacement in MODELS.items():
     with patch.object(*replacement):
-        modified_loss, (gradient, *_) = batch_gradients(model, *batch, options)
+        modified_loss, _, (gradient, *_) = batch_gradients(model, *batch, options)
     cosines[name] = correct @ gradient / math.sqrt((correct @ correct) * (gradient @ gradient))
     assert abs(modified_loss - loss) < 1e-5
 print(*(f"{name}: {cosine:.2f}" for name, cosine in cosines.items()))

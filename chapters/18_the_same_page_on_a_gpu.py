@@ -117,10 +117,10 @@ plain = {name: measure(name, *case) for name, case in cases.items()}
 def step(B=B):  # one training step
     model, batch = minivit.ViT(config, params), (images[:B], labels[:B])
     options = training.StepOptions()
-    _, expected = training.batch_gradients(model, *batch, options)  # with NumPy
+    expected = training.batch_gradients(model, *batch, options).gradients  # with NumPy
     model.params = as_tally(params)
     adamw, _ = training.AdamW(minivit.tree.pack(model.params)), log.clear()
-    _, gradients = training.batch_gradients(model, *batch, options)
+    gradients = training.batch_gradients(model, *batch, options).gradients
     adamw.update(gradients.vector, 1e-3)
     print(f"training step, batch size {B}: {len(log)} launches, {sum(map(sum, log)) / 1e6:.0f} MB")
     assert abs(as_numpy(gradients.vector) - expected.vector).max() < 1e-5

@@ -138,7 +138,7 @@ def test_unreadable_images_are_skipped_with_their_labels():
 def test_the_loss_of_an_epoch_is_the_mean_over_the_readable_images(tmp_path, monkeypatch):
     order = np.random.default_rng([3, 1, batches.SHUFFLE]).permutation(97)
     dataset = DIGITS._replace(images=Unreadable(DIGITS.images, order[19:50]))  # all of batch 2
-    steps = record_steps(tmp_path, monkeypatch, dataset, epochs=1)
+    steps = record_steps(tmp_path, monkeypatch, dataset, epochs=1, validation=0)
     assert sum(len(step.labels) for step in steps) == 97 - 31
     (row,) = read_log(tmp_path / "log.csv")
     mean = sum(step.loss * len(step.labels) for step in steps) / (97 - 31)
@@ -148,7 +148,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_the_readable_images(tmp_path, mon
 
 def test_training_without_any_readable_image_is_an_error(tmp_path):
     dataset = DIGITS._replace(images=Unreadable(DIGITS.images, np.arange(97)))
-    with pytest.raises(ValueError, match="none of the 97 training images could be read"):
+    with pytest.raises(ValueError, match="none of the 87 training images could be read"):
         train(new_model(), dataset, make_recipe(), tmp_path)
 
 

@@ -70,7 +70,16 @@ def test_files_of_version_0_1_0(tmp_path):
     assert 0 < progress.epoch < progress.recipe.epochs
     training.resume(folder, ViT.load(folder / "model.npz"), few, threads=1)
     assert same_bits(ViT.load(folder / "model.npz").params, finished.params)
-    assert training.read_progress(folder) is None
+    progress = training.read_progress(folder)
+    assert progress.complete
+    assert progress.recipe.validation == 0  # all images were used for training
+    score = training.evaluate(finished, few.held_out_images, few.held_out_labels)
+    assert (progress.test_loss, progress.test_accuracy) == pytest.approx(score, rel=1e-5)
+    before, *after = training.read_log(folder / "log.csv")
+    assert 0 <= before["validation_accuracy"] <= 1  # version 0.1.0 evaluated the held-out images
+    assert math.isnan(before["accuracy"])
+    assert all(math.isnan(row["validation_accuracy"]) for row in after)
+    assert all(0 <= row["accuracy"] <= 1 for row in after)
 
 
 # --- round trips ------------------------------------------------------------------------------

@@ -282,7 +282,7 @@ TOO_LARGE = [  # command line, bytes of memory, error
         + SMALLER_MODEL),
     ("train --image-size 128 --patch-size 1", 5e9, "training needs 30.4 GB of memory, but this "
         f"machine has 5.00 GB. {SMALLER_IMAGE}"),
-    ("train --batch-size 1437 --shards 1", 50e6, "training needs 539 MB of memory, but this "
+    ("train --batch-size 1437 --shards 1", 50e6, "training needs 485 MB of memory, but this "
         "machine has 50.0 MB. Pass a smaller --batch-size, or a larger --grad-accumulation or "
         "--shards"),
     ("attention --image-size 120", 1e6, "an image of 120 x 120 pixels has 901 tokens, and the "

@@ -44,18 +44,19 @@ def test_train_writes_four_files_that_the_other_commands_use():
     (row,) = read_log("runs/digits/log.csv")
     size = count_parameters(ViT.load("runs/digits/model.npz").params)
     first_line, second, third, last = out.splitlines()
-    images = "1,437 training images of 8 x 8 pixels, 360 held-out images"
+    images = "1,294 training images of 8 x 8 pixels, 143 validation images, 360 held-out images"
     assert first_line == f"{size:,} parameters; {images}"
-    accuracy = f"{row['held_out_accuracy']:.2%} held-out accuracy"
+    progress = training.read_progress("runs/digits")
+    accuracy = f"{progress.test_accuracy:.2%} held-out accuracy"
     assert second == f"{accuracy} after {row['seconds']:.0f} s of training"
     baseline = re.fullmatch(r"(\d\d\.\d\d)% for logistic regression on the raw pixels", third)
     assert float(baseline[1]) > 96
-    assert last == "saved in runs/digits: model.npz, log.csv, curves.png, attention.png"
+    assert last == "saved in runs/digits: model.npz, log.csv, steps.csv, curves.png, attention.png"
     assert re.fullmatch(r"epoch 1/1: loss .*\n(warning: .* no better than chance: .*\n)?", err)
-    correct = round(row["held_out_accuracy"] * 360)
+    correct = round(progress.test_accuracy * 360)
     assert output_of("evaluate").splitlines() == [
         f"{accuracy} ({correct} of 360 images)",
-        f"cross-entropy {row['held_out_loss']:.4f} nats",
+        f"cross-entropy {progress.test_loss:.4f} nats",
     ]
     words = ["attention", "--weights", "runs/digits/model.npz"]
     assert output_of(*words) == "attention.png\n"
@@ -70,10 +71,15 @@ def test_the_figures_show_the_log_the_baseline_and_the_trained_model(monkeypatch
         analysis, "save_figure", lambda figure, path: figures.update({path: figure})
     )
     assert run(*TRAIN, "--out", "run").status == 0
-    assert figures[Path("run/curves.png")] == (read_log("run/log.csv"), 0.97)
     model, dataset = figures[Path("run/attention.png")]
     score = training.evaluate(model, dataset.held_out_images, dataset.held_out_labels)
-    assert score.accuracy == read_log("run/log.csv")[0]["held_out_accuracy"]
+    log, title, note, baseline, test, bound = figures[Path("run/curves.png")]
+    assert log == read_log("run/log.csv")
+    assert title == "ViT with D=8, L=1, h=2, M=8, P=2 on the digits, seed 0"
+    assert "measured with label smoothing and augmentation" in note
+    assert (baseline, test) == (0.97, score.accuracy)
+    targets = np.array([0.91, *[0.01] * 9])
+    assert bound == pytest.approx(-(targets * np.log(targets)).sum())
 
 
 OPTIONS = {  # every option of a model or a recipe, with a value that differs from the default
@@ -85,7 +91,7 @@ OPTIONS = {  # every option of a model or a recipe, with a value that differs fr
     "weight_decay": 0.234375, "grad_clip": 0.765625, "label_smoothing": 0.296875, "shift": 3,
     "seed": 91, "shards": 5, "drop_path": 0.171875, "flip": True, "randaugment": 2,
     "randaugment_magnitude": 4.25, "random_erasing": 0.328125, "mixup": 0.203125,
-    "cutmix": 0.90625, "ema": 0.984375, "grad_accumulation": 2,
+    "cutmix": 0.90625, "ema": 0.984375, "grad_accumulation": 2, "validation": 0.21875,
 }  # fmt: skip
 
 
@@ -171,7 +177,7 @@ def test_resume_draws_the_figures_of_a_training_interrupted_before_them(
         # Drawn in this order. Those of the first training are older than the model.
         missing = "curves.png, attention.png" if function == "plot_curves" else "attention.png"
         assert lines[0] == f"{path} is fully trained; missing or incomplete: {missing}"
-        assert lines[-1] == "saved in run: model.npz, log.csv, curves.png, attention.png"
+        assert lines[-1] == "saved in run: model.npz, log.csv, steps.csv, curves.png, attention.png"
         assert names_in(Path("run")) == OUTPUTS
         assert before == (path.read_bytes(), Path("run/log.csv").read_bytes())
 
@@ -221,7 +227,7 @@ def test_missing_figures_are_not_drawn_for_another_data_set(monkeypatch, quick):
     assert run(*TRAIN, "--epochs", 4, "--lr", 0.01, "--out", "run").status == 0
     Path("run/curves.png").unlink()
     message = error_of("train", "--resume", "--data", "scattered", "--out", "run")
-    assert "the accuracy on the scattered digits differs from run/log.csv" in message
+    assert "the accuracy on the scattered digits differs from that in run/model.npz" in message
     assert not Path("run/curves.png").exists()
 
 
@@ -257,7 +263,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_can_be_resumed():
     )
     epoch, steps = re.fullmatch(pattern + r"next epoch)?\. Continue with .*", last_line).groups()
     assert process.returncode == 130
-    assert names_in(Path("run")) == ["log.csv", "model.npz"]
+    assert names_in(Path("run")) == ["log.csv", "model.npz", "steps.csv"]
     progress = training.read_progress("run")
     assert (progress.epoch, progress.batches) == (int(epoch), int(steps or 0))
 
@@ -297,7 +303,7 @@ def test_options_of_fine_tuning_reach_the_model_and_the_recipe(calls, origin):
     assert call.recipe == dataclasses.replace(training.FINE_TUNING, **fields)
     assert out == (
         f"{count_parameters(call.model.params):,} parameters (90 of them trained); "
-        "1,437 training images of 12 x 16 pixels, 360 held-out images\n"
+        "1,294 training images of 12 x 16 pixels, 143 validation images, 360 held-out images\n"
     )
 
 
@@ -329,9 +335,9 @@ def test_digits_are_enlarged_and_normalised_for_a_model_of_colour_images(quick, 
     c = model.config
     assert (c.image_size, c.channels, c.preprocessing) == ((12, 12), 3, "dino")
     d = data.resize_dataset(data.load_digits(), (12, 12), 3, "dino")
-    (row,) = read_log("run/log.csv")
+    progress = training.read_progress("run")
     score = training.evaluate(model, d.held_out_images, d.held_out_labels)
-    assert (row["held_out_loss"], row["held_out_accuracy"]) == score
+    assert (progress.test_loss, progress.test_accuracy) == score
     words = ["evaluate", "--data", "digits", "--weights", "run/model.npz"]
     assert f"cross-entropy {score.loss:.4f} nats" in output_of(*words)
     assert output_of(*words) != output_of(*words, "--preprocess", "timm")

@@ -8,8 +8,10 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from helpers.models import Unreadable
 from PIL import Image
 
+from minivit import data
 from minivit.data import ByteImages, load_digits, read_image, read_labels, sample_photograph
 from minivit.data.dataset import fingerprint, read, take
 from minivit.files import FileError
@@ -379,3 +381,63 @@ def test_invalid_files_of_labels_are_rejected(tmp_path, classes, content, messag
         read_labels(tmp_path / "labels.txt", classes)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.txt"):
         read_labels(tmp_path / "none.txt", classes)
+
+
+# --- validation images ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.99])
+def test_a_share_of_each_class_is_set_aside_for_validation(share):
+    d = load_digits()
+    rest, images, labels = data.split_validation(d, share)
+    assert len(rest.images) + len(images) == 1437
+    for c in range(10):
+        n = (d.labels == c).sum()
+        assert (labels == c).sum() == min(n - 1, max(1, round(share * n)))
+    both = np.concatenate([rest.images[:], images[:]])
+    assert {x.tobytes() for x in both} == {x.tobytes() for x in d.images}
+    for part, part_labels in ((rest.images, rest.labels), (images, labels)):
+        found = [np.flatnonzero((d.images == image).all((1, 2, 3)))[0] for image in part[:20]]
+        assert found == sorted(found)
+        assert np.array_equal(d.labels[found], part_labels[:20])
+    assert rest.held_out_images is d.held_out_images
+    again = data.split_validation(d, share)[2]
+    assert np.array_equal(again, labels)
+
+
+def test_the_boxes_and_the_preprocessing_belong_to_the_images():
+    d = data.load_scattered(n=60, held_out=5)
+    rest, images, _ = data.split_validation(d, 0.2)
+    for box, image in zip(rest.boxes, rest.images[:], strict=True):
+        (i,) = np.flatnonzero((d.images == image).all((1, 2, 3)))
+        assert np.array_equal(d.boxes[i], box)
+    resized = data.resize_dataset(d, (32, 32), 3, "imagenet")
+    rest, images, _ = data.split_validation(resized, 0.2)
+    assert rest.images.shape == (len(rest.labels), 32, 32, 3)
+    assert rest.images.preprocessing is resized.images.preprocessing
+    assert images[np.array([0, 2])].shape == (2, 32, 32, 3)
+    assert images[3].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
+def test_an_invalid_share_of_validation_images_is_rejected(share):
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
+        data.split_validation(load_digits(), share)
+
+
+def test_a_class_with_one_image_keeps_it():
+    d = load_digits()._replace(images=load_digits().images[:3], labels=np.array([0, 1, 2]))
+    rest, images, labels = data.split_validation(d, 0.5)
+    assert (len(rest.images), len(images), len(labels)) == (3, 0, 0)
+
+
+def test_unreadable_images_of_a_part_are_skipped():
+    d = load_digits()
+    rest, *_ = data.split_validation(
+        d._replace(images=Unreadable(d.images, np.arange(0, 1437, 2))), 0.1
+    )
+    batch, batch_labels = data.take(rest.images, rest.labels, np.arange(40))
+    assert 5 < len(batch) == len(batch_labels) < 35
+    expected, _, _ = data.split_validation(d, 0.1)
+    kept = expected.images.indices[:40] % 2 == 1
+    np.testing.assert_array_equal(batch, expected.images[np.arange(40)][kept])

@@ -296,11 +296,12 @@ def test_a_step_does_not_wait_for_the_gpu():
     images, labels = map(cupy.asarray, random_batch(6, "float32"))
     options = StepOptions(label_smoothing=0.1)
     with cupyx.allow_synchronize(False):  # raises an error instead of waiting
-        loss, gradients = batch_gradients(model, images, labels, options, seed=(1,))
+        loss, correct, gradients = batch_gradients(model, images, labels, options, seed=(1,))
         training.clip_by_global_norm(gradients.vector, 1.0)
         optimiser.update(gradients.vector, 0.01)
         average.update(optimiser.parameters.vector, optimiser.t)
         assert (type(loss), loss.shape) == (cupy.ndarray, ())
+        assert (type(correct), correct.shape) == (cupy.ndarray, ())
         with pytest.raises(cupyx.DeviceSynchronized):
             training.loss_and_gradients(model, images, labels)  # returns the loss as a float
     assert type(training.loss_and_gradients(model, images, labels)[0]) is float
@@ -316,9 +317,9 @@ def test_the_loss_is_read_at_intervals(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "LOSS_INTERVAL", 4)
     monkeypatch.setattr(loop, "batch_gradients", count_downloads)
-    recipe = Recipe(epochs=1, batch_size=10, warmup=0, shards=1)
+    recipe = Recipe(epochs=1, batch_size=10, warmup=0, shards=1, validation=0)
     training.train(tiny("gpu"), few_digits(), recipe, tmp_path)
-    assert np.diff(downloads).tolist() == [0, 0, 0, 4, 0, 0, 0, 4, 0]
+    assert np.diff(downloads).tolist() == [0, 0, 0, 8, 0, 0, 0, 8, 0]  # losses, correct images
 
 
 @needs_gpu
@@ -383,7 +384,7 @@ def test_only_one_thread_uses_the_gpu(optimiser, monkeypatch):
     optimiser = training.OPTIMISERS[optimiser](pack(model.params), 0.1)
     average = training.EMA(optimiser.parameters, 0.9)
     options = StepOptions(shards=4, threads=2)
-    _, gradients = batch_gradients(model, *random_batch(8, "float32"), options)
+    gradients = batch_gradients(model, *random_batch(8, "float32"), options).gradients
     optimiser.update(gradients.vector, 0.1, threads=2)
     average.update(optimiser.parameters.vector, 1, threads=2)
     assert threads == {threading.get_ident()}

@@ -17,7 +17,8 @@ matplotlib.use("svg")
 filters = list(warnings.filters)
 import minivit
 if len(sys.argv) > 1:
-    log = [{"epoch": 1, "loss": 2.0, "held_out_loss": 1.5, "held_out_accuracy": 0.5}]
+    names = "epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate"
+    log = [dict.fromkeys(names, 1)]
     minivit.analysis.save_figure(minivit.analysis.plot_curves(log), sys.argv[1])
 modules = [name in sys.modules for name in ("matplotlib.figure", "matplotlib.pyplot")]
 print(json.dumps([matplotlib.get_backend(), warnings.filters == filters, *modules]))

@@ -171,7 +171,7 @@ def next_command(folder, options):
     if not (folder / "model.npz").exists():
         return ["train", *options, "--out", folder]
     command = ["train", "--resume", "--out", folder]
-    if "--data" in options and read_progress(folder) is None:  # only the figures are missing
+    if "--data" in options and read_progress(folder).complete:  # only the figures are missing
         command += ["--data", options[options.index("--data") + 1]]
     return command
 

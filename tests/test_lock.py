@@ -119,7 +119,7 @@ def test_a_new_run_deletes_the_temporary_files_of_a_killed_one(tmp_path):
     for name in left + kept:
         (tmp_path / name).touch()
     assert run("train", *QUICK, "--out", tmp_path).status == 0
-    outputs = ["attention.png", "curves.png", "log.csv", "model.npz"]
+    outputs = ["attention.png", "curves.png", "log.csv", "model.npz", "steps.csv"]
     assert names_in(tmp_path) == sorted([*outputs, *kept])
 
 

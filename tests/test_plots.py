@@ -47,10 +47,11 @@ from minivit.analysis.plots import model as plots_model
 from minivit.analysis.plots.attention import overlay
 
 LOG = [
-    {"epoch": 1, "loss": 2.0, "held_out_loss": 1.5, "held_out_accuracy": 0.50},
-    {"epoch": 2, "loss": 1.0, "held_out_loss": 0.8, "held_out_accuracy": 0.75},
-    {"epoch": 3, "loss": 0.5, "held_out_loss": 0.6, "held_out_accuracy": 0.98},
+    {"epoch": 1, "loss": 2.0, "validation_loss": 1.5, "accuracy": 0.4, "validation_accuracy": 0.50},
+    {"epoch": 2, "loss": 1.0, "validation_loss": 0.8, "accuracy": 0.7, "validation_accuracy": 0.75},
+    {"epoch": 3, "loss": 0.5, "validation_loss": 0.6, "accuracy": 0.9, "validation_accuracy": 0.98},
 ]
+LOG = [row | {"learning_rate": rate} for row, rate in zip(LOG, (0.1, 0.2, 0.05), strict=True)]
 BOXES = np.array([[0, 1, 2, 5], [1, 2, 4, 6]])
 
 
@@ -300,29 +301,55 @@ def test_figures_with_one_panel_are_drawn_into_given_axes(plot):
     assert not left.has_data()
 
 
-def test_curves_show_losses_and_error_rates():
-    left, right = plot_curves(LOG, baseline=0.96).axes
-    assert (left.get_xlabel(), right.get_xlabel()) == ("epoch", "epoch")
-    assert left.get_ylabel() == "cross-entropy (nats)"
-    assert right.get_ylabel() == "error rate (%)"
-    training, held_out = left.get_lines()
+def test_curves_show_losses_error_rates_and_the_learning_rate():
+    title, note = "ViT-Ti/4 on the $digits$, seed 3", "Why the training loss is higher. " * 9
+    figure = plot_curves(LOG, title, note, baseline=0.96, test=0.97, bound=0.4)
+    losses, errors, rates = figure.axes
+    assert figure.get_suptitle() == title
+    assert figure.get_supxlabel().replace("\n", " ").strip() == note.strip()
+    assert [axis.get_xlabel() for axis in figure.axes] == ["epoch"] * 3
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels == ["cross-entropy (nats)", "error rate (%)", "learning rate"]
+    training, validation, bound = losses.get_lines()
     assert training.get_xdata() == pytest.approx([1, 2, 3])
     assert training.get_ydata() == pytest.approx([2.0, 1.0, 0.5])
-    assert held_out.get_ydata() == pytest.approx([1.5, 0.8, 0.6])
-    errors, baseline = right.get_lines()
-    assert errors.get_ydata() == pytest.approx([50, 25, 2])
+    assert validation.get_ydata() == pytest.approx([1.5, 0.8, 0.6])
+    assert bound.get_ydata() == pytest.approx([0.4, 0.4])
+    training, validation, held_out, baseline = errors.get_lines()
+    assert training.get_ydata() == pytest.approx([60, 30, 10])
+    assert validation.get_ydata() == pytest.approx([50, 25, 2])
+    assert (*held_out.get_xdata(), *held_out.get_ydata()) == pytest.approx((3, 3))
+    assert held_out.get_label() == "held out, after training: 3.00%"
     assert baseline.get_ydata() == pytest.approx([4, 4])
-    for axis in (left, right):
+    (rate,) = rates.get_lines()
+    assert rate.get_ydata() == pytest.approx([0.1, 0.2, 0.05])
+    for axis in figure.axes:
         labels = [line.get_label() for line in axis.get_lines()]
         assert [text.get_text() for text in axis.get_legend().get_texts()] == labels
-    (errors,) = plot_curves(LOG).axes[1].get_lines()
-    assert errors.get_label() == "ViT, held out"
+    figure.draw_without_rendering()
+    for text in (figure._suptitle, figure._supxlabel):
+        extent = text.get_window_extent()
+        assert 0 < extent.x0 < extent.x1 < figure.bbox.x1
+        assert not any(extent.overlaps(axis.get_tightbbox()) for axis in figure.axes)
+
+
+@pytest.mark.parametrize("empty", ["validation", "accuracy"])
+def test_columns_without_values_are_not_drawn(empty):
+    log = [
+        {name: math.nan if name.startswith(empty) else x for name, x in row.items()} for row in LOG
+    ]
+    losses, errors, _ = plot_curves(log).axes
+    both = ["training", "validation"]
+    labels = [[line.get_label() for line in axis.get_lines()] for axis in (losses, errors)]
+    assert labels == ([both, both[1:]] if empty == "accuracy" else [both[:1], both[:1]])
 
 
 @pytest.mark.parametrize("worst", [1.0, 0.85, 0.1, 0.0])
 @pytest.mark.parametrize("ratio", [0.98, 0.6, 0.02])
 def test_error_rates_have_several_ticks_with_plain_numbers(worst, ratio):
-    log = [LOG[0] | {"epoch": e + 1, "held_out_accuracy": 1 - worst * ratio**e} for e in (0, 1)]
+    accuracies = [1 - worst * ratio**e for e in (0, 1)]
+    names = "accuracy", "validation_accuracy"
+    log = [LOG[0] | {"epoch": e + 1, **dict.fromkeys(names, accuracies[e])} for e in (0, 1)]
     figure = plot_curves(log)
     figure.draw_without_rendering()
     axis = figure.axes[1].yaxis
@@ -340,12 +367,13 @@ def test_error_rates_have_several_ticks_with_plain_numbers(worst, ratio):
 @pytest.mark.parametrize("n", [1, 3, 10, 11, 40])
 def test_epochs_and_layers_are_integers_and_few_epochs_have_markers(n):
     log = [LOG[0] | {"epoch": 1 + e, "loss": 2.0 - e / 40} for e in range(n)]
-    left, right = plot_curves(log, 0.96).axes
-    for line in (*left.get_lines(), right.get_lines()[0]):
-        assert line.get_marker() == ("o" if n <= 10 else "None")
+    left, right, rates = plot_curves(log).axes
+    for axis in (left, right, rates):
+        for line in axis.get_lines():
+            assert line.get_marker() == ("o" if n <= 10 else "None")
     assert left.get_ylim()[0] == 0
     assert left.get_ylim()[1] > 1.02 * 2.0  # the highest marker is not cut
-    for axis in (left, right, *plot_distances(np.ones((n, 2)), 2.0).axes):
+    for axis in (left, right, rates, *plot_distances(np.ones((n, 2)), 2.0).axes):
         low, high = axis.get_xlim()
         ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
         assert ticks == [round(tick) for tick in ticks]

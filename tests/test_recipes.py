@@ -215,7 +215,8 @@ def test_resume_finds_the_data_set_of_the_training_and_rejects_others(quick, mon
 
 def test_class_names_are_saved_with_the_model_and_used_by_predict(quick):
     words = ["train", "--data", "cifar10", *FAST]
-    saved = "saved in runs/cifar10: model.npz, classes.txt, log.csv, curves.png, attention.png\n"
+    saved = "saved in runs/cifar10: model.npz, classes.txt, log.csv, steps.csv, curves.png, "
+    saved += "attention.png\n"
     status, out, _ = run(*words)
     assert status == 0
     assert out.endswith(saved)
@@ -284,16 +285,18 @@ def test_the_commands_count_unreadable_images_of_a_folder(pets):
     assert status == 0
     assert err.splitlines()[0].startswith("skipped: my pets/dog/3.png ")
     lines = out.splitlines()
-    assert lines[0].endswith("; 27 training images of 16 x 16 pixels, 3 held-out images")
+    assert lines[0].endswith(
+        "; 24 training images of 16 x 16 pixels, 3 validation images, 3 held-out images"
+    )
     assert "1 of 30 images could not be read" in lines
     folder = Path("runs/my pets")
     assert (folder / "classes.txt").read_text() == "cat\ndog\nfrog\n"
     model = folder / "model.npz"
-    (row,) = training.read_log(folder / "log.csv")
-    accuracy = row["held_out_accuracy"]
+    progress = training.read_progress(folder)
+    accuracy = progress.test_accuracy
     assert output_of("evaluate", "--data", pets, "--weights", model).splitlines() == [
         f"{accuracy:.2%} held-out accuracy ({round(3 * accuracy)} of 3 images)",
-        f"cross-entropy {row['held_out_loss']:.4f} nats",
+        f"cross-entropy {progress.test_loss:.4f} nats",
     ]
     lines = output_of("predict", "--weights", model, pets / "cat/1.png").splitlines()
     assert sorted(line.split()[-1] for line in lines[1:]) == sorted(KINDS)

@@ -29,6 +29,7 @@ from minivit.training import (
     train,
 )
 from minivit.training import run as run_module
+from minivit.training.log import STEP_COLUMNS
 
 DIGITS = few_digits()
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -77,10 +78,13 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(complete, t
 
 def test_a_complete_training_writes_a_model_and_a_log(complete):
     _, folder = complete
-    assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "model.npz"]
-    assert read_progress(folder) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "model.npz", "steps.csv"]
+    progress = read_progress(folder)
+    assert progress.complete
     rows = read_log(folder / "log.csv")
-    (table,) = weights.load_training(folder / "model.npz").values()  # the log without seconds
+    state = weights.load_training(folder / "model.npz")
+    assert state.keys() == {"log", "progress"}
+    table = state["log"]  # without seconds
     assert np.array_equal(table[:, :-1], [list(row.values())[:-1] for row in rows])
     assert np.isnan(table[:, -1]).all()
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -92,7 +96,10 @@ def test_a_complete_training_writes_a_model_and_a_log(complete):
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
     score = evaluate(ViT.load(folder / "model.npz"), *DIGITS[3:5])
-    assert (rows[-1]["held_out_loss"], rows[-1]["held_out_accuracy"]) == score
+    assert (progress.test_loss, progress.test_accuracy) == score
+    _, *validation = data.split_validation(DIGITS, 0.1)
+    score = evaluate(ViT.load(folder / "model.npz"), *validation)
+    assert (rows[-1]["validation_loss"], rows[-1]["validation_accuracy"]) == score
 
 
 PLACES = {  # all in the third epoch
@@ -109,12 +116,13 @@ def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(
 ):
     recipe, folder = complete
     path = train_until(tmp_path, monkeypatch, *PLACES[place], **recipe.to_dict())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "model.npz"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "model.npz", "steps.csv"]
     progress = read_progress(tmp_path)
     assert (progress.epoch, progress.t, progress.recipe) == (2, 2 * STEPS, recipe)
     assert (progress.data, progress.source) == ("digits", DIGITS.source)
     model, rows = ViT.load(path), read_log(tmp_path / "log.csv")
-    assert evaluate(model, *DIGITS[3:5]).loss == rows[1]["held_out_loss"]
+    _, *validation = data.split_validation(DIGITS, 0.1)
+    assert evaluate(model, *validation).loss == rows[1]["validation_loss"]
 
     resume(tmp_path, model, DIGITS, threads=1)
     assert path.read_bytes() == (folder / "model.npz").read_bytes()
@@ -159,13 +167,15 @@ def test_a_row_of_the_log_is_on_disk_before_the_checkpoint_of_its_epoch(tmp_path
     def record(number):
         fsync(number)
         path = Path(os.readlink(f"/proc/self/fd/{number}"))
-        is_log = path.name.startswith("log.csv.")
+        is_log = not path.name.startswith("model.npz.")
         synced.append(len(path.read_text().splitlines()) if is_log else path.name[:9])
 
     monkeypatch.setattr(os, "fsync", record)
     train(new_model(), DIGITS, make_recipe(epochs=2), tmp_path)
     model = "model.npz"  # the beginning of the name of its temporary file
-    assert synced == [model, 1, 2, model, 3, model]  # lines of the log, and checkpoints
+    steps = [1, 1 + STEPS, 1 + 2 * STEPS]  # lines of the step log
+    # lines of both logs, and checkpoints
+    assert synced == [steps[0], model, 1, 2, steps[1], model, 3, steps[2], model]
 
 
 def test_a_resumed_training_that_is_killed_at_once_keeps_its_log(interrupted, monkeypatch):
@@ -230,6 +240,27 @@ def test_a_log_that_is_not_usable_is_rewritten_with_one_warning(
     assert log.read_bytes().startswith(before)
     assert log_without_seconds(tmp_path) == log_without_seconds(folder)
     assert path.read_bytes() == (folder / "model.npz").read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b"hello\nworld\n", b"", None])
+def test_a_step_log_that_is_not_usable_loses_only_its_rows(
+    complete, tmp_path, monkeypatch, capsys, damage
+):
+    recipe, folder = complete
+    path = train_until(tmp_path, monkeypatch, "evaluate", 3, **recipe.to_dict())
+    steps = tmp_path / "steps.csv"
+    if damage is None:
+        steps.unlink()
+    else:
+        steps.write_bytes(damage)
+    capsys.readouterr()
+    resume(tmp_path, ViT.load(path), DIGITS)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    message = f"warning: {steps} is not a training log; its rows are lost"
+    assert warnings == ([message] if damage else [])
+    assert path.read_bytes() == (folder / "model.npz").read_bytes()
+    rows, expected = (read_log(f / "steps.csv", STEP_COLUMNS) for f in (tmp_path, folder))
+    assert [row["loss"] for row in rows] == [row["loss"] for row in expected[2 * STEPS :]]
 
 
 def test_a_usable_log_gives_no_warning(interrupted, capsys):

@@ -98,7 +98,7 @@ def test_a_run_can_be_interrupted_after_every_step(complete, tmp_path, monkeypat
         send(patch, "batch_gradients", 1, signal.SIGINT)
         with pytest.raises(Interrupted):
             train(new_model(), DIGITS, recipe, tmp_path)
-    while read_progress(tmp_path):
+    while not read_progress(tmp_path).complete:
         with monkeypatch.context() as patch:
             send(patch, "batch_gradients", 1, signal.SIGTERM)
             try:
@@ -114,7 +114,7 @@ def test_a_signal_during_the_last_checkpoint_is_raised_after_it_is_written(tmp_p
     send(monkeypatch, "save_checkpoint", 1 + 2, signal.SIGTERM)
     with pytest.raises(Interrupted):
         train(new_model(), DIGITS, make_recipe(epochs=2), tmp_path)
-    assert read_progress(tmp_path) is None
+    assert read_progress(tmp_path).complete
 
 
 def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_the_command_to_resume_is_printed(tmp_path, monkeypatch, quick, number):
     line = ["train", *QUICK, "--epochs", 3, "--seed", 5]
     assert run(*line, "--out", "complete").status == 0
     with monkeypatch.context() as patch:
-        send(patch, "batch_gradients", 15 + 7, number)  # an epoch has 15 steps
+        send(patch, "batch_gradients", 13 + 7, number)  # an epoch has 13 steps
         status, _, err = run(*line, "--out", "a run", "--threads", 2, "--max-pixels", 9999)
     assert status == 128 + number
     command = "python -m minivit train --resume --out 'a run' --threads 2 --max-pixels 9999"
@@ -228,7 +228,7 @@ def test_a_signal_while_a_figure_is_drawn_is_handled_after_the_figure(tmp_path, 
     status, _, err = run("train", *QUICK, "--out", "run")
     assert status == 128 + signal.SIGTERM
     assert "the trained model, but the figures are missing. Continue with" in err
-    assert sorted(os.listdir("run")) == ["curves.png", "log.csv", "model.npz"]
+    assert sorted(os.listdir("run")) == ["curves.png", "log.csv", "model.npz", "steps.csv"]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -248,4 +248,4 @@ def test_a_process_ends_with_a_message_and_the_status_of_the_signal(tmp_path, nu
     assert re.fullmatch(
         r"interrupted: runs/digits/model\.npz contains epoch .* Continue with .*", last
     )
-    assert sorted(os.listdir(tmp_path / "runs/digits")) == ["log.csv", "model.npz"]
+    assert sorted(os.listdir(tmp_path / "runs/digits")) == ["log.csv", "model.npz", "steps.csv"]

@@ -44,7 +44,7 @@ def test_a_step_equals_forward_loss_and_backward_of_the_complete_batch(parts, sh
 
 def test_the_gradients_are_views_of_one_vector_in_the_order_of_the_parameters():
     model = tiny_model()
-    _, gradients = batch_gradients(model, *random_batch(), StepOptions(shards=3))
+    gradients = batch_gradients(model, *random_batch(), StepOptions(shards=3)).gradients
     assert all(np.shares_memory(g, gradients.vector) for g in flatten(gradients.tree).values())
     parameters = pack(model.params)
     parameters.vector[:] = gradients.vector
@@ -70,9 +70,21 @@ def test_the_same_shards_give_the_same_bits_for_any_number_of_threads(shards):
         batch_gradients(model, *batch, StepOptions(shards=shards, threads=threads))
         for threads in (1, 2, 3)
     )
-    assert one[0] == two[0] == three[0]
-    assert np.array_equal(one[1].vector, two[1].vector)
-    assert np.array_equal(two[1].vector, three[1].vector)
+    assert one[:2] == two[:2] == three[:2]
+    assert np.array_equal(one.gradients.vector, two.gradients.vector)
+    assert np.array_equal(two.gradients.vector, three.gradients.vector)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("parts", "shards"), [(1, 1), (1, 3), (2, 2)])
+def test_the_correct_images_of_a_batch_are_counted(soft, parts, shards):
+    model, (images, labels) = tiny_model(), random_batch(9)
+    labels = np.where(np.arange(9) % 3, model(images).argmax(-1), labels)
+    expected = int((model(images).argmax(-1) == labels).sum())
+    assert 6 <= expected < 9
+    targets = 0.6 * np.eye(10)[labels] + 0.04 if soft else labels
+    options = StepOptions(grad_accumulation=parts, shards=shards)
+    assert batch_gradients(model, images, targets, options).correct == expected
 
 
 def test_without_a_seed_dropout_is_inactive():
@@ -116,7 +128,7 @@ def test_the_gradients_of_a_shard_are_freed_before_the_next_result(monkeypatch):
     def map_shards(function, shards, threads):
         for shard in shards:
             result = [function(shard)]
-            kernel = weakref.ref(result[0][1]["head"]["kernel"])
+            kernel = weakref.ref(result[0][2]["head"]["kernel"])
             yield result.pop()
             alive.append(kernel() is not None)
 

@@ -188,7 +188,7 @@ def test_closing_the_terminal_does_not_cause_an_error(folder, ignored, status):
         os.close(terminal_side)  # sends SIGHUP, as closing a window does
     assert process.returncode == status
     figures = {"curves.png", "attention.png"} if ignored else set()
-    assert {*os.listdir("runs/digits")} == {"model.npz", "log.csv"} | figures
+    assert {*os.listdir("runs/digits")} == {"model.npz", "log.csv", "steps.csv"} | figures
 
 
 def test_unwritable_output_gives_a_one_line_error():

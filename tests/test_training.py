@@ -11,6 +11,7 @@ from helpers.models import Unreadable, few_digits, same_bits, tiny_model
 from helpers.trainings import STEPS, interrupt, make_recipe, new_model, record_steps
 
 from minivit import ViT, cost, data, weights
+from minivit.data import split_validation
 from minivit.parallel import map_shards
 from minivit.training import (
     AdamW,
@@ -25,6 +26,7 @@ from minivit.training import (
     schedule_learning_rate,
     train,
 )
+from minivit.training.log import STEP_COLUMNS
 from minivit.tree import pack
 
 DIGITS = few_digits()
@@ -47,7 +49,7 @@ INVALID = {
     "must be at most 1,000,000, not": [("epochs", 10**7), ("warmup", 1e7), ("shift", 10**7)],
     "must be at most 10^18, not": [("batch_size", 10**19), ("seed", 10**19), ("shards", 10**19)],
     "must be an integer, not": [("epochs", 1.5), ("seed", "3"), ("shards", 2.0)],
-    "must be below 1, not": [("label_smoothing", 1.0), ("ema", 1.0)],
+    "must be below 1, not": [("label_smoothing", 1.0), ("ema", 1.0), ("validation", 1.0)],
     "must be from 0 to 10, not": [("randaugment_magnitude", x) for x in (-1.0, 10.5, math.nan)],
     "must be from 0 to 1, not": [("random_erasing", -0.1), ("random_erasing", 1.5)],
 }  # fmt: skip
@@ -133,11 +135,44 @@ def test_an_unknown_optimiser_or_schedule_is_rejected():
 def test_training_lowers_the_loss_and_returns_the_last_score(tmp_path):
     model = new_model()
     before = evaluate(model, DIGITS.images, DIGITS.labels)
-    score = train(model, DIGITS, make_recipe(epochs=2), tmp_path)
-    first, second = read_log(tmp_path / "log.csv")
+    score = train(model, DIGITS, make_recipe(epochs=3), tmp_path)
+    first, *_, last = read_log(tmp_path / "log.csv")
     assert evaluate(model, DIGITS.images, DIGITS.labels).loss < before.loss
-    assert second["loss"] < first["loss"]
-    assert score == (second["held_out_loss"], second["held_out_accuracy"])
+    assert last["loss"] < first["loss"]
+    assert score == evaluate(model, DIGITS.held_out_images, DIGITS.held_out_labels)
+    progress = read_progress(tmp_path)
+    assert progress.complete
+    assert score == (progress.test_loss, progress.test_accuracy)
+    _, *validation = split_validation(DIGITS, 0.1)
+    assert (last["validation_loss"], last["validation_accuracy"]) == evaluate(model, *validation)
+
+
+def test_the_held_out_images_are_evaluated_once_at_the_end(tmp_path, monkeypatch):
+    evaluated = []
+
+    def record(model, images, labels):
+        evaluated.append(len(labels))
+        return evaluate(model, images, labels)
+
+    monkeypatch.setattr(loop, "evaluate", record)
+    train(new_model(), DIGITS, make_recipe(epochs=3), tmp_path)
+    assert evaluated == [10, 10, 10, 40]
+    evaluated.clear()
+    train(new_model(), DIGITS, make_recipe(epochs=3, validation=0), tmp_path)
+    assert evaluated == [40]
+    for row in read_log(tmp_path / "log.csv"):
+        assert math.isnan(row["validation_loss"])
+        assert math.isnan(row["validation_accuracy"])
+
+
+def test_the_validation_images_are_not_used_for_training(tmp_path, monkeypatch):
+    steps = record_steps(tmp_path, monkeypatch, epochs=1, shift=0, validation=0.3)
+    rest, images, labels = split_validation(DIGITS, 0.3)
+    trained = np.concatenate([step.images for step in steps])
+    assert len(trained) == len(rest.images) == 97 - len(labels)
+    ids = {image.tobytes() for image in trained}
+    assert not ids & {image.tobytes() for image in images[:]}
+    assert ids == {image.tobytes() for image in rest.images[:]}
 
 
 def test_a_score_is_the_mean_cross_entropy_and_the_accuracy():
@@ -151,13 +186,23 @@ def test_a_score_is_the_mean_cross_entropy_and_the_accuracy():
     assert loss == pytest.approx(sum(losses) / 97, rel=1e-5)
 
 
-def test_every_step_follows_the_recipe_and_the_log_has_the_mean_loss(tmp_path, monkeypatch):
+def test_every_step_follows_the_recipe_and_the_logs_have_its_results(tmp_path, monkeypatch):
     steps = record_steps(tmp_path, monkeypatch, epochs=2)
     assert [step.seed for step in steps] == [(3, t) for t in range(10)]
     assert {step.options for step in steps} == {StepOptions(label_smoothing=0.1, shards=3)}
     for row, epoch in zip(read_log(tmp_path / "log.csv"), (steps[:5], steps[5:]), strict=True):
-        mean = sum(step.loss * len(step.labels) for step in epoch) / 97
+        mean = sum(step.loss * len(step.labels) for step in epoch) / 87
         assert row["loss"] == pytest.approx(mean, rel=1e-12)
+        assert row["accuracy"] == sum(step.correct for step in epoch) / 87
+    rows = read_log(tmp_path / "steps.csv", STEP_COLUMNS)
+    assert [(row["step"], row["epoch"]) for row in rows] == [(t, 1 + t // 6) for t in range(1, 11)]
+    for row, step in zip(rows, steps, strict=True):
+        assert row["loss"] == step.loss
+        assert row["accuracy"] == step.correct / len(step.labels)
+        t = row["step"] - 1
+        assert row["learning_rate"] == schedule_learning_rate(t, 10, 0.01, warmup=STEPS)
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
 
 
 @pytest.mark.parametrize("grad_clip", [0.001, 0])
@@ -221,7 +266,7 @@ def test_the_averaged_weights_are_evaluated_and_saved(tmp_path, monkeypatch):
     assert same_bits(model.params, saved.params)
     assert [state.keys() for state in states] == [
         *[{"progress", "log", "m", "v", "running"}] * 2,
-        {"log"},
+        {"progress", "log"},
     ]
     assert np.array_equal(states[1]["running"], vectors[STEPS - 1])
 

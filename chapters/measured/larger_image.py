@@ -95,7 +95,7 @@ def fine_tune_models(size=36):
                 train(model, enlarged, recipe, folder)
                 log = read_log(Path(folder) / "log.csv")
             for row in log:
-                accuracy = row["held_out_accuracy"]
+                accuracy = row["validation_accuracy"]
                 yield "enlarged", size, positions, trained, seed, row["epoch"], accuracy
 
 

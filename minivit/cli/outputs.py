@@ -10,11 +10,11 @@ from .. import analysis, data, training
 from ..api import ViT
 from ..files import write_atomically
 from ..terminal import print_message
-from ..training.log import LOG, repair_log
+from ..training.log import LOG, STEP_LOG, repair_log
 from ..weights import CHECKPOINT, CLASS_NAMES
 
 FIGURES = ("curves.png", "attention.png")
-OUTPUTS = (CHECKPOINT, CLASS_NAMES, LOG, *FIGURES)
+OUTPUTS = (CHECKPOINT, CLASS_NAMES, LOG, STEP_LOG, *FIGURES)
 DATA_ADVICE = "Pass the data set of this run with --data"
 
 
@@ -57,15 +57,22 @@ def report(
     log = repair_log(folder)
     if not log:
         raise ValueError(f"{folder / LOG} has no rows, although the run is complete")
-    accuracy, seconds = log[-1]["held_out_accuracy"], log[-1]["seconds"]
+    progress = training.read_progress(folder)
+    if progress is None:  # version 0.1.0 evaluated the held-out images after every epoch
+        accuracy, train = log[-1]["validation_accuracy"], dataset
+    else:
+        accuracy, train = progress.test_accuracy or 0.0, dataset
+        if progress.recipe.validation:
+            train, *_ = data.split_validation(dataset, progress.recipe.validation)
+    seconds = log[-1]["seconds"]
     held_out = resized.held_out_images, resized.held_out_labels
     if verify and abs(training.evaluate(model, *held_out).accuracy - accuracy) > 0.01:
-        text = f"the accuracy on the {dataset.name} differs from {folder / LOG}"
+        text = f"the accuracy on the {dataset.name} differs from that in {folder / CHECKPOINT}"
         raise ValueError(f"{text}. {DATA_ADVICE}")
     check()
-    baseline = training.fit_logistic_regression(dataset)
+    baseline = training.fit_logistic_regression(train)
     check()
-    analysis.save_figure(analysis.plot_curves(log, baseline), folder / FIGURES[0])
+    analysis.save_figure(training.plot_training(folder, baseline), folder / FIGURES[0])
     check()
     analysis.save_figure(analysis.plot_held_out(model, resized), folder / FIGURES[1])
     duration = f" after {seconds:.0f} s of training" if math.isfinite(seconds) else ""

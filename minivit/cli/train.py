@@ -33,6 +33,10 @@ from .options import UsageError, integer, number, option_name, positive
 from .outputs import DATA_ADVICE, OUTPUTS, missing_files, report, write_class_names
 from .print_config import format_config, unused_fields
 
+VALIDATION = {
+    "validation": (number, "SHARE", "share of the training images of each class that is set aside "
+        "to evaluate each epoch, 0 to 1; 0 evaluates none"),
+}  # fmt: skip
 DATA = {
     "data": (options.parse_data, "NAME|FOLDER", f"data set: {options.DATA_HELP} (default: digits; "
         "with --resume, that of the run)", None),
@@ -86,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     parser.description = f"{parser.description}\nThe defaults are for the digits. "
     parser.description += "--print-config prints those for another data set."
-    options.add_options(parser.add_argument_group("data"), DATA | options.MAX_PIXELS)
+    group = parser.add_argument_group("data")
+    options.add_options(group, DATA | options.MAX_PIXELS)
+    options.add_options(group, VALIDATION, Recipe())
     text = f"--from accepts only --resize, {', '.join(map(option_name, FINE_TUNING))}."
     group = parser.add_argument_group("model", textwrap.fill(text, 90))
     model = ViTConfig(**DIGITS)
@@ -139,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
         print(format_config(args, model, recipe, MODEL | DROPOUT if config else FINE_TUNING))
         return 0
     with training.lock_folder(args.out, OUTPUTS), explain_interruptions(args):
-        if not args.overwrite and training.read_progress(args.out):
+        progress = None if args.overwrite else training.read_progress(args.out)
+        if progress and not progress.complete:
             raise ValueError(
                 f"{args.out} contains an interrupted run. Pass --resume to continue it, or "
                 "--overwrite to replace it"
@@ -171,7 +178,8 @@ def resume(args: argparse.Namespace) -> int:
     with training.lock_folder(args.out, OUTPUTS), explain_interruptions(args):
         progress = training.read_progress(args.out)
         source = progress.source if progress else None
-        if progress is None:
+        complete = progress is None or progress.complete
+        if complete:
             missing = missing_files(args.out)
             if not missing:
                 print(f"{path} is fully trained, and all files of the run are complete")
@@ -188,7 +196,8 @@ def resume(args: argparse.Namespace) -> int:
         model = ViT.load(path, device=args.device)
         dataset = common.load_data(args.data, model, max_pixels=args.max_pixels)
         common.check_classes(model, dataset, path, DATA_ADVICE)
-        return execute(args, model, dataset, progress.recipe if progress else None)
+        recipe = None if progress is None or complete else progress.recipe
+        return execute(args, model, dataset, recipe)
 
 
 def execute(
@@ -197,11 +206,15 @@ def execute(
     """Train or resume, then report. Without a recipe, the run is complete."""
     resized, out = common.resize_data(dataset, model), args.out
     n, H, W, _ = resized.images.shape
+    split = f"{n:,} training images of {H} x {W} pixels"
+    if recipe and recipe.validation:
+        validation = len(data.split_validation(dataset, recipe.validation)[1])
+        n -= validation
+        split = f"{n:,} training images of {H} x {W} pixels, {validation:,} validation images"
     count = f"{count_parameters(model.params):,} parameters"
     if recipe and recipe.freeze:
         count += f" ({count_parameters(model.params['head']):,} of them trained)"
-    images = f"{n:,} training images of {H} x {W} pixels"
-    print(f"{count}; {images}, {len(dataset.held_out_images):,} held-out images")
+    print(f"{count}; {split}, {len(dataset.held_out_images):,} held-out images")
     if recipe and args.device == "cpu":
         memory.check_training(model, recipe, n, args.threads)
     try:
@@ -234,7 +247,8 @@ def explain_interruptions(args: argparse.Namespace) -> Iterator[None]:
 def describe_interruption(args: argparse.Namespace) -> str:
     """Return a message: what an interrupted run has saved, and how to resume it."""
     command = f"python -m minivit train --resume --out {shlex.quote(str(args.out))}"
-    if progress := training.read_progress(args.out):
+    progress = training.read_progress(args.out)
+    if progress and not progress.complete:
         saved = f"epoch {progress.epoch} of {progress.recipe.epochs}"
         if progress.batches:
             saved += f" and {progress.batches} steps of the next epoch"

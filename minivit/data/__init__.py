@@ -2,7 +2,7 @@
 
 from .augment import augment, mix
 from .cifar import load_cifar10, load_cifar100
-from .dataset import ByteImages, Dataset, take
+from .dataset import ByteImages, Dataset, split_validation, take
 from .digits import load_digits
 from .folder import FolderImages, describe_unreadable, load_folder
 from .images import MAX_PIXELS, describe_mismatch, read_image, read_labels, sample_photograph
@@ -25,5 +25,5 @@ __all__ = [
     "Preprocessing", "ResizedImages", "augment", "check_images", "describe_mismatch",
     "describe_unreadable", "get_preprocessing", "load_cifar10", "load_cifar100", "load_digits",
     "load_fashion_mnist", "load_folder", "load_mnist", "load_scattered", "mix", "read_image",
-    "read_labels", "resize_dataset", "sample_photograph", "take",
+    "read_labels", "resize_dataset", "sample_photograph", "split_validation", "take",
 ]  # fmt: skip

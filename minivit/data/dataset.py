@@ -55,6 +55,51 @@ class ByteImages:
         return images
 
 
+class Subset:
+    """Some of the images (n, H, W, C) of a data set, which are read when they are indexed."""
+
+    def __init__(self, images: Any, indices: Array) -> None:
+        self.images, self.indices = images, indices
+        self.shape = (len(indices), *images.shape[1:])
+        self.preprocessing = getattr(images, "preprocessing", None)
+        self.unreadable = getattr(images, "unreadable", set())
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, indices: int | slice | Array) -> Array:
+        return self.images[self.indices[indices]]
+
+    def read(self, indices: slice | Array) -> tuple[Array, Array]:
+        """Return the readable images among those selected, and a mask over the selection."""
+        return read(self.images, self.indices[indices])
+
+
+def split_validation(dataset: Dataset, share: float) -> tuple[Dataset, Subset, Array]:
+    """Set a share of the training images of each class aside for validation.
+
+    Returns the data set without these images, the images (n, H, W, C) and their labels (n,). The
+    split depends only on the labels. A class with one image keeps it. Raises ValueError if the
+    share is not above 0 and below 1.
+
+    >>> dataset, images, labels = split_validation(minivit.data.load_digits(), 0.1)
+    >>> len(dataset.images), len(images)
+    (1294, 143)
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share of validation images must be in (0, 1), not {share}")
+    labels, kept, chosen = dataset.labels, [], []
+    for c in np.unique(labels):
+        order = np.random.default_rng([0, int(c)]).permutation(np.flatnonzero(labels == c))
+        count = min(len(order) - 1, max(1, round(share * len(order))))
+        chosen.append(order[:count])
+        kept.append(order[count:])
+    kept, chosen = (np.sort(np.concatenate(parts)) for parts in (kept, chosen))
+    boxes = None if dataset.boxes is None else dataset.boxes[kept]
+    rest = dataset._replace(images=Subset(dataset.images, kept), labels=labels[kept], boxes=boxes)
+    return rest, Subset(dataset.images, chosen), labels[chosen]
+
+
 def take(images: Any, labels: Array, indices: slice | Array) -> tuple[Array, Array]:
     """Return the readable images (B, H, W, C) among those selected, and their labels (B,)."""
     batch, readable = read(images, indices)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from ..api import ViT
 from ..arrays import Array, device_of, to_host
@@ -14,7 +16,7 @@ from ..weights import CHECKPOINT
 from .batches import check_augmentation, count_batches, iterate_batches, prefetch, upload_batches
 from .evaluate import Score, evaluate
 from .lock import lock_folder
-from .log import COLUMNS, LOG, write_log
+from .log import COLUMNS, LOG, STEP_COLUMNS, STEP_LOG, write_log
 from .progress import read_progress
 from .recipe import Recipe
 from .run import ResumeError, TrainingRun, create_run, restore_run, save_checkpoint
@@ -23,14 +25,19 @@ from .signals import Interrupted, handle_signals
 from .step import batch_gradients, check_has_head
 
 STEP_BAR_DELAY = 3  # seconds after which an epoch shows a progress bar of its steps
-OUTPUTS = (LOG, CHECKPOINT)
+OUTPUTS = (LOG, STEP_LOG, CHECKPOINT)
+# The number of a step, the learning rate, the loss, the correct images, and all images.
+Unread = tuple[int, float, Any, Any, int]
 LOSS_INTERVAL = 50  # steps between two copies of the loss to the host; a copy waits for the GPU
 
 
 def train(
     model: ViT, dataset: Dataset, recipe: Recipe, folder: str | Path, *, threads: int | None = None
 ) -> Score:
-    """Train a model from its current parameters and write `model.npz` and `log.csv`.
+    """Train a model from its current parameters and write `model.npz` and the logs.
+
+    A share of the training images is set aside for validation, after every epoch; the held-out
+    images are evaluated once, at the end. The logs are `log.csv` and, by step, `steps.csv`.
 
     The same model, data, recipe and number of shards give the same bits. Each epoch ends with a
     checkpoint, from which `resume` continues. After Ctrl-C, SIGTERM or SIGHUP, the current step is
@@ -51,7 +58,7 @@ def train(
     Returns
     -------
     Score
-        Held-out loss and accuracy after the last epoch.
+        Loss and accuracy of the held-out images after the last epoch.
 
     Raises
     ------
@@ -103,7 +110,7 @@ def resume(
         raise FileNotFoundError(f"there is no file {path}")
     with lock_folder(folder, OUTPUTS):
         progress = read_progress(folder)
-        if progress is None:
+        if progress is None or progress.complete:
             raise ResumeError(f"the training run of {path} is complete: there is nothing to resume")
         run = create_run(model, dataset, progress.recipe, folder, threads)
         restore_run(run, progress)
@@ -111,30 +118,38 @@ def resume(
 
 
 def _train_epochs(run: TrainingRun) -> Score:
-    score, epochs = None, run.recipe.epochs
+    epochs = run.recipe.epochs
     write_log(run.folder / LOG, run.rows)
     with (
         handle_signals(run.signals),
         progress_bar(total=epochs, initial=run.epoch, unit="epoch") as bar,
     ):
         while run.epoch < epochs:
-            loss, learning_rate = _train_epoch(run)
+            loss, accuracy, learning_rate = _train_epoch(run)
+            score = Score(math.nan, math.nan)
             try:
                 with run.signals.immediate():
-                    held_out = run.dataset.held_out_images, run.dataset.held_out_labels
-                    score = evaluate(run.result, *held_out)
+                    if run.validation is not None:
+                        score = evaluate(run.result, *run.validation)
+                        _check_finite(score.loss, "validation loss", run)
+                    if run.epoch + 1 == epochs:
+                        d = run.dataset
+                        run.test = evaluate(run.result, d.held_out_images, d.held_out_labels)
+                        _check_finite(run.test.loss, "held-out loss", run)
             except Interrupted as interrupt:
+                run.test = None
                 save_checkpoint(run)
                 t, path = run.optimiser.t, run.folder / CHECKPOINT
                 raise Interrupted(interrupt.number, f"{path} was saved after step {t}") from None
-            _check_finite(score.loss, "held-out loss", run)
             run.epoch += 1
-            run.batches, run.images, run.loss = 0, 0, 0.0
-            row = [run.epoch, run.optimiser.t, learning_rate, loss, *score, run.seconds]
+            run.batches, run.images, run.loss, run.correct = 0, 0, 0.0, 0
+            row = [run.epoch, run.optimiser.t, learning_rate, loss, accuracy, *score, run.seconds]
             run.rows.append(dict(zip(COLUMNS, row, strict=True)))
             write_log(run.folder / LOG, run.rows)  # the log must not be older than the checkpoint
             save_checkpoint(run)
-            line = f"loss {loss:.4f}, held-out loss {score.loss:.4f}, accuracy {score.accuracy:.2%}"
+            line = f"loss {loss:.4f}, accuracy {accuracy:.2%}"
+            if run.validation is not None:
+                line += f", validation loss {score.loss:.4f}, accuracy {score.accuracy:.2%}"
             bar.set_postfix_str(line, refresh=False)
             bar.update()
             if bar.disable:  # not a terminal: print plain lines
@@ -142,41 +157,49 @@ def _train_epochs(run: TrainingRun) -> Score:
     if run.ema is not None:
         run.optimiser.parameters.vector[:] = run.ema.parameters.vector
     run.signals.check()  # for a signal after the last step
-    assert score is not None  # `run.epoch` was less than `epochs`
-    return score
+    assert run.test is not None  # all epochs are complete
+    return run.test
 
 
-def _train_epoch(run: TrainingRun) -> tuple[float, float]:
-    """Train until the end of the epoch or a signal. Return the mean loss and the learning rate."""
+def _train_epoch(run: TrainingRun) -> tuple[float, float, float]:
+    """Train until the end of the epoch or a signal.
+
+    Return the mean loss and accuracy of the training images, and the learning rate.
+    """
     recipe, steps = run.recipe, count_batches(run.dataset, run.recipe)
     batches = iterate_batches(run.dataset, recipe, run.epoch + 1, skip=run.batches)
     if run.uploader is not None:
         batches = upload_batches(batches, len(run.dataset.classes), run.uploader)
     if run.uploader is not None or run.options.shards != 1:  # one shard uses all BLAS threads
         batches = prefetch(batches)
-    unread = []
+    unread: list[Unread] = []
     with (
         closing(batches),
         progress_bar(
             total=steps, initial=run.batches, unit="step", leave=False, delay=STEP_BAR_DELAY
         ) as bar,
     ):
+        started, before = time.perf_counter(), run.images
         for images, labels in batches:
             t = run.optimiser.t
-            seed = recipe.seed, t
-            loss, gradients = batch_gradients(run.model, images, labels, run.options, seed=seed)
-            unread.append((loss, len(images)))
-            if device_of(loss) == "cpu" or len(unread) == LOSS_INTERVAL:
-                _read_losses(unread, run)
-            _update(run, gradients.vector, learning_rate_of_step(recipe, steps, t))
+            learning_rate = learning_rate_of_step(recipe, steps, t)
+            step = batch_gradients(run.model, images, labels, run.options, seed=(recipe.seed, t))
+            unread.append((t + 1, learning_rate, step.loss, step.correct, len(images)))
+            if device_of(step.loss) == "cpu" or len(unread) == LOSS_INTERVAL:
+                _read_steps(unread, run)
+                speed = (run.images - before) / (time.perf_counter() - started)
+                mean = run.loss / run.images
+                bar.set_postfix_str(f"loss {mean:.4f}, {speed:.0f} images/s", refresh=False)
+            _update(run, step.gradients.vector, learning_rate)
             run.batches += 1
             bar.update()
             if run.signals.received is not None:
                 break
-    _read_losses(unread, run)
+    _read_steps(unread, run)
     if run.images == 0:
         raise ValueError(f"none of the {len(run.dataset.images)} training images could be read")
-    return run.loss / run.images, learning_rate_of_step(recipe, steps, run.optimiser.t - 1)
+    learning_rate = learning_rate_of_step(recipe, steps, run.optimiser.t - 1)
+    return run.loss / run.images, run.correct / run.images, learning_rate
 
 
 def learning_rate_of_step(recipe: Recipe, steps: int, t: int) -> float:
@@ -187,13 +210,16 @@ def learning_rate_of_step(recipe: Recipe, steps: int, t: int) -> float:
     )
 
 
-def _read_losses(unread: list[tuple[float | Array, int]], run: TrainingRun) -> None:
-    """Add the losses, weighted by batch size, to the epoch's sum. This waits for a GPU."""
-    for loss, size in unread:
-        value = float(to_host(loss))
-        _check_finite(value, "loss", run)
-        run.loss += value * size
+def _read_steps(unread: list[Unread], run: TrainingRun) -> None:
+    """Add the results of steps to the epoch's sums and to the step log. This waits for a GPU."""
+    for step, learning_rate, loss_on_device, correct_on_device, size in unread:
+        loss, correct = float(to_host(loss_on_device)), int(to_host(correct_on_device))
+        _check_finite(loss, "loss", run)
+        run.loss += loss * size
+        run.correct += correct
         run.images += size
+        row = [step, run.epoch + 1, learning_rate, loss, correct / size, run.seconds]
+        run.steps.append(dict(zip(STEP_COLUMNS, row, strict=True)))
     unread.clear()
 
 

@@ -13,7 +13,7 @@ OPTIMISERS = {"adamw": AdamW, "sgd": SGD}
 CHOICES = {"optimiser": OPTIMISERS, "schedule": SCHEDULES}
 NON_NEGATIVE = (
     "learning_rate", "warmup", "weight_decay", "grad_clip", "label_smoothing", "mixup", "cutmix",
-    "ema",
+    "ema", "validation",
 )  # fmt: skip
 INTEGERS = ("epochs", "batch_size", "shift", "randaugment", "seed", "grad_accumulation", "shards")
 RANGES = {  # description, in error messages -> test, names of the fields
@@ -24,7 +24,7 @@ RANGES = {  # description, in error messages -> test, names of the fields
     "at most 100, not": (lambda x: x <= 100, ("randaugment",)),
     "at most 1,000,000, not": (lambda x: x <= 1e6, ("epochs", "warmup", "shift")),
     "at most 10^18, not": (lambda x: x is None or x <= 1e18, INTEGERS),
-    "below 1, not": (lambda x: x < 1, ("label_smoothing", "ema")),
+    "below 1, not": (lambda x: x < 1, ("label_smoothing", "ema", "validation")),
     "from 0 to 10, not": (lambda x: 0 <= x <= 10, ("randaugment_magnitude",)),
     "from 0 to 1, not": (lambda x: 0 <= x <= 1, ("random_erasing",)),
 }
@@ -52,7 +52,10 @@ class Recipe:
     shift : int
         Random translation of the images, in pixels (random crop of the padded image).
     seed : int
-        Seed of all random numbers.
+        Seed of all random numbers, except the choice of the validation images.
+    validation : float
+        Share of the training images of each class that is set aside. The model is evaluated on
+        these images after every epoch. 0 trains on all images and evaluates nothing.
     shards : int, optional
         Number of shards of a batch. By default it depends on the CPU cache and the cores.
         It is stored in the checkpoint, because the last bits of the result depend on it.
@@ -104,6 +107,7 @@ class Recipe:
     cutmix: float = 0.0
     ema: float = 0.0
     grad_accumulation: int = 1
+    validation: float = 0.1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,29 @@ from .. import devices, weights
 from ..api import ViT
 from ..arrays import Array, array_module
 from ..data import Dataset
-from ..data.dataset import fingerprint
+from ..data.dataset import fingerprint, split_validation
 from ..optim import SGD, AdamW
 from ..parallel import cpu_count
 from ..terminal import print_message
 from ..tree import pack
 from ..weights import CHECKPOINT
 from .ema import EMA
-from .log import restore_log, rows_to_table
+from .evaluate import Score
+from .log import (
+    STEP_COLUMNS,
+    STEP_LOG,
+    restore_log,
+    restore_steps,
+    rows_to_table,
+    write_log,
+)
+from .presets import PRESETS
 from .progress import Progress
 from .recipe import OPTIMISERS, Recipe
 from .signals import SignalHandler
 from .step import StepOptions
+
+Labelled = Sequence[Any]  # images (n, H, W, C) and labels (n,)
 
 
 class ResumeError(ValueError):
@@ -35,7 +47,9 @@ class TrainingRun:
     """The objects of a training run, and the epochs and batches that it has completed."""
 
     model: ViT
-    dataset: Dataset
+    dataset: Dataset  # without the validation images
+    validation: Labelled | None
+    fingerprint: int  # of the whole data set
     recipe: Recipe
     options: StepOptions
     folder: Path
@@ -43,10 +57,13 @@ class TrainingRun:
     ema: EMA | None
     uploader: "devices.Uploader | None"  # for a model on a GPU
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of the log
+    steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # rows of the step log
     epoch: int = 0  # number of completed epochs
     batches: int = 0  # of the current epoch
     images: int = 0  # in these batches
     loss: float = 0.0  # sum over these images
+    correct: int = 0  # number of them
+    test: Score | None = None  # of a complete run
     started: float = dataclasses.field(default_factory=time.perf_counter)
     signals: SignalHandler = dataclasses.field(default_factory=SignalHandler)
 
@@ -84,22 +101,31 @@ def create_run(
     optimiser = OPTIMISERS[recipe.optimiser](parameters, recipe.weight_decay)
     ema = EMA(parameters, recipe.ema) if recipe.ema else None
     uploader = devices.create_uploader() if model.device == "gpu" else None
-    options = recipe.step_options(threads)
-    return TrainingRun(model, dataset, recipe, options, folder, optimiser, ema, uploader)
+    options, validation, checksum = recipe.step_options(threads), None, fingerprint(dataset)
+    if recipe.validation:
+        dataset, images, labels = split_validation(dataset, recipe.validation)
+        validation = (images, labels) if len(labels) else None
+    return TrainingRun(
+        model, dataset, validation, checksum, recipe, options, folder, optimiser, ema, uploader
+    )
 
 
 def save_checkpoint(run: TrainingRun) -> None:
     """Write a checkpoint. Complete runs with bitwise equal results give identical files."""
-    complete = run.epoch == run.recipe.epochs
-    training: dict[str, Array] = {"log": rows_to_table(run.rows, seconds=not complete)}
-    if not complete:
-        d = run.dataset
-        progress = Progress(
-            run.epoch, run.optimiser.t, run.recipe, d.name, d.source, fingerprint(d), run.batches,
-            run.images, run.loss, run.seconds, run.blas_threads,
-        )  # fmt: skip
-        fields = progress._asdict() | {"recipe": run.recipe.to_dict()}
-        training |= {"progress": np.array(json.dumps(fields)), **run.state}
+    complete, d = run.test is not None, run.dataset
+    source = d.source if not complete or d.source in PRESETS else None  # publish no local path
+    progress = Progress(
+        run.epoch, run.optimiser.t, run.recipe, d.name, source, run.fingerprint, run.batches,
+        run.images, run.loss, run.seconds, run.blas_threads, run.correct,
+    )  # fmt: skip
+    state = run.state
+    if run.test is not None:
+        test = {"test_loss": run.test.loss, "test_accuracy": run.test.accuracy}
+        progress, state = progress._replace(seconds=0.0, blas_threads=None, **test), {}
+    write_log(run.folder / STEP_LOG, run.steps, STEP_COLUMNS)
+    fields = progress._asdict() | {"recipe": run.recipe.to_dict()}
+    log = rows_to_table(run.rows, seconds=not complete)
+    training = {"log": log, "progress": np.array(json.dumps(fields)), **state}
     weights.save(run.folder / CHECKPOINT, run.model.config, run.result.params, training)
 
 
@@ -112,7 +138,7 @@ def restore_run(run: TrainingRun, progress: Progress) -> None:
     path, d = run.folder / CHECKPOINT, run.dataset
     if progress.data not in (None, d.name):
         raise ValueError(f"{path} was trained on the {progress.data}, not on the {d.name}")
-    if progress.fingerprint not in (None, fingerprint(d)):
+    if progress.fingerprint not in (None, run.fingerprint):
         raise ValueError(
             f"{path}: the files or labels of the {d.name} have changed since the run started"
         )
@@ -125,6 +151,7 @@ def restore_run(run: TrainingRun, progress: Progress) -> None:
         vector[:] = array_module(vector).asarray(state[name])
     run.optimiser.t, run.epoch = progress.t, progress.epoch
     run.batches, run.images, run.loss = progress.batches, progress.images, progress.loss
+    run.correct, run.steps = progress.correct, restore_steps(run.folder, progress.t)
     run.rows = restore_log(run.folder, state.get("log"), progress.epoch)
     seconds = progress.seconds or (run.rows[-1]["seconds"] if run.rows else 0)
     run.started = time.perf_counter() - seconds

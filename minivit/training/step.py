@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import operator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..api import ViT
-from ..arrays import Array, Pullback, as_array, device_of, to_host
+from ..arrays import Array, Pullback, array_module, as_array, device_of, to_host
 from ..layers import cross_entropy, linear
 from ..models import forward_features, vit
 from ..parallel import batch_slices, map_shards
@@ -98,17 +99,26 @@ def loss_and_gradients(
     >>> round(loss, 4), gradients["head"]["kernel"].shape  # ln(10), because the head is zero
     (2.3026, (192, 10))
     """
-    loss, gradients = batch_gradients(model, images, labels, options, seed=seed)
-    return float(to_host(loss)), gradients.tree
+    step = batch_gradients(model, images, labels, options, seed=seed)
+    return float(to_host(step.loss)), step.gradients.tree
+
+
+class Step(NamedTuple):
+    """The result of a forward and backward pass of a batch.
+
+    loss: the mean cross-entropy. correct: the number of images whose largest logit is that of the
+    (largest) target. On a GPU, both are arrays without axes; reading them waits for the step.
+    """
+
+    loss: Any
+    correct: Any
+    gradients: ParameterVector
 
 
 def batch_gradients(
     model: ViT, images: Array, labels: Array, options: StepOptions, *, seed: Seed = None
-) -> tuple[float | Array, ParameterVector]:
-    """Compute the loss and the packed gradients of a batch, as `loss_and_gradients` does.
-
-    On a GPU the loss is an array without axes. Reading it waits for the step to finish.
-    """
+) -> Step:
+    """Compute the loss and the packed gradients of a batch, as `loss_and_gradients` does."""
     check_has_head(model)
     images = model.prepare_images(images)
     B = len(images)
@@ -119,18 +129,18 @@ def batch_gradients(
         raise ValueError(f"{B} images, but {len(labels)} labels")
     parts = enumerate(batch_slices(B, min(options.grad_accumulation, B)))
     results = (micro_batch_gradients(model, images, labels, *p, options, seed) for p in parts)
-    loss, total = next(results)
-    for part_loss, gradients in results:
-        loss = loss + part_loss
+    loss, correct, total = next(results)
+    for part_loss, part_correct, gradients in results:
+        loss, correct = loss + part_loss, correct + part_correct
         total.vector[:] += gradients.vector
         del gradients  # before the next micro-batch
-    return loss, total
+    return Step(loss, correct, total)
 
 
 def micro_batch_gradients(
     model: ViT, images: Array, labels: Array, i: int, part: slice, options: StepOptions, seed: Seed
-) -> tuple[float | Array, ParameterVector]:
-    """Compute the contribution of micro-batch i to the loss and the gradients of the batch.
+) -> Step:
+    """Compute the contribution of micro-batch i to the results of the batch.
 
     The shards run in parallel. Their gradients are added in the order of the shards, so the same
     number of shards gives the same bits.
@@ -138,7 +148,7 @@ def micro_batch_gradients(
     B = len(images)
     images, labels = images[part], labels[part]
 
-    def shard_gradients(numbered: tuple[int, slice]) -> tuple[Array, Tree]:
+    def shard_gradients(numbered: tuple[int, slice]) -> tuple[Array, Array, Tree]:
         s, shard = numbered
         generator = None
         if seed is not None:
@@ -148,20 +158,24 @@ def micro_batch_gradients(
         loss, loss_back = cross_entropy(logits, labels[shard], options.label_smoothing)
         weight = len(logits) / B  # every image of the batch has the same weight
         _, dparams = model_back(loss_back(weight))
-        return loss * weight, dparams
+        targets = array_module(logits).asarray(labels[shard])  # (b,) or (b, K)
+        targets = targets if targets.ndim == 1 else targets.argmax(-1)
+        return loss * weight, (logits.argmax(-1) == targets).sum(), dparams
 
     threads = 1 if model.device == "gpu" else options.threads
     shards = options.shards or model.choose_shard_count(len(images), options.threads)
     slices = batch_slices(len(images), min(shards, len(images)))
     results = map_shards(shard_gradients, list(enumerate(slices)), threads)
     with contextlib.closing(results):
-        loss, tree = next(results)
+        loss, correct, tree = next(results)
         total = pack(tree)
-        for shard_loss, dparams in results:
-            loss = loss + shard_loss
+        for shard_loss, shard_correct, dparams in results:
+            loss, correct = loss + shard_loss, correct + shard_correct
             map_tree(operator.iadd, total.tree, dparams)
             del dparams  # before the next shards run, to save memory
-    return loss if device_of(loss) == "gpu" else float(loss), total
+    if device_of(loss) == "gpu":
+        return Step(loss, correct, total)
+    return Step(float(loss), int(correct), total)
 
 
 def forward_pass(

@@ -49,6 +49,12 @@ def read_progress(path: str | Path) -> dict[str, Any] | None:
     return progress
 
 
+def read_config(path: str | Path) -> ViTConfig:
+    """Read the configuration in a minivit checkpoint without loading arrays."""
+    _, config = read_arrays(path, lambda headers, _: set())
+    return from_json(config or "", {}, 10**9)
+
+
 def load_training(path: str | Path) -> dict[str, Array]:
     """Load the log of a training run and, if it was interrupted, the vectors needed to resume."""
     arrays, _ = read_arrays(path, lambda headers, _: headers.keys() & set(TRAINING))

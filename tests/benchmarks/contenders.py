@@ -64,7 +64,7 @@ class Minivit:
             return infer(images, model.params, model.config)
 
         def results() -> dict[str, np.ndarray]:
-            loss, (_, tree, _) = gradients()
+            loss, _, (_, tree, _) = gradients()
             named = flatten(tree) | {"loss": loss}
             return {name: np.asarray(to_host(array)) for name, array in named.items()}
 

@@ -17,7 +17,7 @@ from minivit.cli import train as train_command
 
 TINY = ["--depth", 1, "--width", 8, "--heads", 2, "--mlp-width", 8]
 QUICK = [*TINY, "--epochs", 1, "--batch-size", 100, "--warmup", 0]
-OUTPUTS = ["attention.png", "curves.png", "log.csv", "model.npz"]
+OUTPUTS = ["attention.png", "curves.png", "log.csv", "model.npz", "steps.csv"]
 
 
 # Output is buffered, as by default: a write error then appears at the end of the process.

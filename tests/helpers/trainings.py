@@ -29,18 +29,20 @@ def new_model():
 
 
 def log_without_seconds(folder):
-    lines = (folder / "log.csv").read_text().splitlines()
-    return [line.rpartition(",")[0] for line in lines]  # "seconds" is the last column
+    """Return the lines of both logs without "seconds", the last column."""
+    texts = [(folder / name).read_text() for name in ("log.csv", "steps.csv")]
+    return [line.rpartition(",")[0] for text in texts for line in text.splitlines()]
 
 
 class Step(NamedTuple):
-    """The arguments and the loss of one step."""
+    """The arguments and the results of one step."""
 
     images: np.ndarray
     labels: np.ndarray
     options: StepOptions
     seed: tuple[int, ...]
     loss: float
+    correct: int
 
 
 def record_steps(folder, monkeypatch, dataset=None, **fields):
@@ -48,9 +50,9 @@ def record_steps(folder, monkeypatch, dataset=None, **fields):
     steps, batch_gradients = [], loop.batch_gradients
 
     def record_step(model, images, labels, options, *, seed):
-        loss, gradients = batch_gradients(model, images, labels, options, seed=seed)
-        steps.append(Step(images, labels, options, seed, loss))
-        return loss, gradients
+        result = batch_gradients(model, images, labels, options, seed=seed)
+        steps.append(Step(images, labels, options, seed, result.loss, result.correct))
+        return result
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "batch_gradients", record_step)
