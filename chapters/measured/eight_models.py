@@ -4,9 +4,9 @@
 
 It writes eight_models.csv next to itself in 6 to 15 minutes: the accuracy on the validation digits
 after each epoch. (The committed file contains the accuracy on the held-out digits: it was measured
-before there were validation images, with all training images.) The seed determines the initial parameters and the order of the images. The recipe
-is that of chapter 12 without the shifts. The models are read from chapter 14: only its imports,
-functions and constants are executed.
+before there were validation images, with all training images.) The seed determines the initial
+parameters and the order of the images. The recipe is that of chapter 12 without the shifts. The
+models are read from chapter 14: only its imports, functions and constants are executed.
 """
 
 import ast

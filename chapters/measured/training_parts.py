@@ -4,10 +4,11 @@
 
 It writes training_parts.csv next to itself in 4 to 8 minutes: the accuracy on the validation digits
 after each epoch. (The committed file contains the accuracy on the held-out digits: it was measured
-before there were validation images, with all training images.) The row of the last epoch also contains the accuracy on the same digits translated
-horizontally by one pixel and by two, averaged over both directions. (A digit fills the height of
-its image, so only horizontal translations preserve most of the ink.) The seed determines the
-initial parameters and the order of the images.
+before there were validation images, with all training images.) The row of the last epoch also
+contains the accuracy on the held-out digits translated horizontally by one pixel and by two,
+averaged over both directions. (A digit fills the height of its image, so only horizontal
+translations preserve most of the ink.) The seed determines the initial parameters and the order of
+the images.
 
 "momentum SGD" replaces AdamW, without weight decay; 0.1 is the best of the learning rates 0.03, 0.1
 and 0.3 for seed 0. "plain descent" is `train_sgd` with the same number of epochs and batch size.
