@@ -213,7 +213,7 @@ TRAIN = (  # options, and what the message must match and must not match
     ("--data classes --image-size 20000 --patch-size 10000", *PATCH),
     ("--data classes --image-size 1 --patch-size 1", "smaller --shift"),
     ("--data classes --image-size 1 --patch-size 1 --shift 0",),
-    ("--data classes --image-size 8 --max-pixels 1", "images from classes"),
+    ("--data classes --image-size 8 --max-pixels 1", "(images from|read: images in) classes"),
     ("--width 2 --heads 1 --image-size 4096 --patch-size 4096", r"--(image|batch)-size"),
     (
         "--width 2 --heads 1 --image-size 4096 --patch-size 4096 --batch-size 1000000000",
@@ -298,7 +298,7 @@ OTHERS = (  # command line, and what the message must match and must not match
     (f"{EVALUATE} --shots 1 0", "--shots: expected a positive integer"),
     (f"{EVALUATE} --data classes", "model.npz has 10 classes"),
     (f"{EVALUATE} --data classes --max-pixels 1", r"model.npz|--max-pixels"),
-    ("attention --weights model.npz --layer 1000000", "--layer must be 1 to 2 or -1 to -2"),
+    ("attention --weights model.npz --layer 1000000", "--layer must be all, 1 to 2 or -1 to -2"),
     ("attention --weights model.npz --image-size 600", *IMAGE),
     ("attention --weights model.npz --image-size 300 --kind positions", *IMAGE),
     (f"{ATTENTION} --short-side 1000000000", "smaller --short-side"),

@@ -148,7 +148,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_the_readable_images(tmp_path, mon
 
 def test_training_without_any_readable_image_is_an_error(tmp_path):
     dataset = DIGITS._replace(images=Unreadable(DIGITS.images, np.arange(97)))
-    with pytest.raises(ValueError, match="none of the 87 training images could be read"):
+    with pytest.raises(ValueError, match="none of the 87 training images could be read: digits"):
         train(new_model(), dataset, make_recipe(), tmp_path)
 
 

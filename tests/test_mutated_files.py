@@ -225,12 +225,16 @@ def make_run_seeds():
         run = create_run(model, d, recipe, Path(), 1)
         progress = Progress(1, 3, recipe, d.name, None, fingerprint(d), 1, 20, 2.5, 9.0)
         text = json.dumps(progress._asdict() | {"recipe": recipe.to_dict()})
+        done = progress._asdict() | {"epoch": 4, "test_loss": 0.5, "test_accuracy": 0.75}
+        done = json.dumps(done | {"recipe": recipe.to_dict()})
         arrays = {"config": np.array(make_configuration(model.config))}
         arrays |= {f"params/{name}": leaf for name, leaf in flatten(model.params).items()}
         log = {"training/log": np.array([list(EPOCH.values())])}
         vectors = {f"training/{name}": vector for name, vector in run.state.items()}
         interrupted = arrays | {"training/progress": np.array(text)} | log | vectors
-        for kind, checkpoint in {"interrupted": interrupted, "complete": arrays | log}.items():
+        complete = arrays | {"training/progress": np.array(done)} | log
+        kinds = {"interrupted": interrupted, "complete": complete, "version 0.1.0": arrays | log}
+        for kind, checkpoint in kinds.items():
             for epochs in (0, 1):  # of the log file; a missing one is restored
                 files = {"model.npz": make_npz(checkpoint), "log.csv": make_log(epochs)}
                 seeds.append(Seed(f"{kind} {optimiser}", files, mutable=("model.npz",)))
@@ -243,7 +247,7 @@ def small_digits():
 
 
 def make_log(epochs):
-    rows = [[*COLUMNS], *([i + 1, 3 * i, *[0.25] * 5] for i in range(epochs))]
+    rows = [[*COLUMNS], *([i + 1, 3 * i, *[0.25] * 6] for i in range(epochs))]
     return "".join(",".join(map(str, row)) + "\r\n" for row in rows).encode()
 
 
@@ -252,7 +256,7 @@ def read_run(folder, seed, rng):
     arrays = weights.load_training(folder / "model.npz")
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
     progress = training.read_progress(folder)
-    if progress is None:
+    if progress is None or progress.complete:
         repair_log(folder)
     else:
         restore(folder, progress)
@@ -277,7 +281,8 @@ def restore(folder, progress):
 
 
 def make_log_seeds():
-    old = make_log(3).replace(b"learning_rate", b"rate").replace(b"\r", b"")
+    names = "epoch,step,rate,loss,held_out_loss,held_out_accuracy,seconds\n"
+    old = names.encode() + b"".join(b"%d,%d,0.1,0.5,0.5,0.75,2.5\n" % (i, 3 * i) for i in (1, 2, 3))
     return [Seed("log", {"log.csv": make_log(3)}), Seed("version 0.1.0", {"log.csv": old})]
 
 

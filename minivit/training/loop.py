@@ -197,7 +197,8 @@ def _train_epoch(run: TrainingRun) -> tuple[float, float, float]:
                 break
     _read_steps(unread, run)
     if run.images == 0:
-        raise ValueError(f"none of the {len(run.dataset.images)} training images could be read")
+        n, name = len(run.dataset.images), run.dataset.name
+        raise ValueError(f"none of the {n} training images could be read: {name}")
     learning_rate = learning_rate_of_step(recipe, steps, run.optimiser.t - 1)
     return run.loss / run.images, run.correct / run.images, learning_rate
 

@@ -41,13 +41,16 @@ def read_id2label(path: Path, classes: int | None) -> tuple[str, ...] | None:
     """
     if not classes or not path.is_file():
         return None
-    labels = json.loads(path.read_text(encoding="utf-8")).get("id2label")
-    if not labels or labels == placeholder_names(len(labels)):
-        return None
-    names = tuple(labels.get(str(i)) for i in range(classes))
-    if len(labels) != classes or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"'id2label' in {path} is not one name for each of {classes} classes")
-    return names
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8")).get("id2label") or {}
+        names = tuple(labels.get(str(i)) for i in range(classes))
+        if not labels or labels == placeholder_names(len(labels)):
+            return None
+        if len(labels) == classes and all(isinstance(name, str) for name in names):
+            return names
+    except (AttributeError, RecursionError, TypeError, ValueError):
+        pass  # reported below
+    raise ValueError(f"'id2label' in {path} is not one name for each of {classes} classes")
 
 
 def placeholder_names(classes: int) -> dict[str, str]:
