@@ -574,12 +574,13 @@ def broken_links(text: str, folder: Path) -> list[str]:
     return [target for target in targets if target and not (folder / target).exists()]
 
 
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), CHAPTERS / "README.md", *sorted(PAGES.glob("*.md"))]
+DOCUMENTS = [path for folder in (ROOT, CHAPTERS, PAGES) for path in sorted(folder.glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_links_of_a_page_are_valid(path):
-    assert broken_links(path.read_text(encoding="utf-8"), path.parent) == []
+    links = broken_links(path.read_text(encoding="utf-8"), path.parent)
+    assert [link for link in links if not link.startswith("../../actions/")] == []  # web pages
 
 
 @every_chapter

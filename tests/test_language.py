@@ -121,6 +121,7 @@ def without_tables(text: str) -> str:
 def texts() -> dict[str, str]:
     """The text of every file that the rules apply to."""
     paths = [*ROOT.glob("*.md"), *ROOT.glob("minivit/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    paths += [ROOT / "chapters" / name for name in ("guide.md", "measurements.md")]
     paths += [*ROOT.glob("chapters/**/*.py"), ROOT / "pyproject.toml", ROOT / ".ci" / "run"]
     excluded = {Path(__file__), ROOT / "README.ko.md"}
     found = {}

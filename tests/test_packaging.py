@@ -1,12 +1,17 @@
 """The wheel and the editable installation work from any folder."""
 
 import os
+import re
+import runpy
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import minivit
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +32,30 @@ def test_import_works_from_the_folder_above_a_clone(tmp_path):
     (tmp_path / "minivit").symlink_to(ROOT, target_is_directory=True)
     code = "import minivit; print(minivit.__version__)"
     assert run(sys.executable, "-c", code, folder=tmp_path).strip()
+
+
+def test_the_description_on_the_package_index_has_absolute_links(monkeypatch):
+    interface = types.ModuleType("hatchling.metadata.plugin.interface")
+    interface.MetadataHookInterface = object
+    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+    names = runpy.run_path(str(ROOT / ".ci" / "metadata.py"))
+    text = "[![T](../../a/b.svg)](../../a) ![P](figures/p.png) [b](chapters/b.md) "
+    text += "[w](https://w) [h](#h)"
+    assert names["absolute_links"](text, "https://r") == (
+        "[![T](https://r/a/b.svg)](https://r/a) ![P](https://r/raw/main/figures/p.png) "
+        "[b](https://r/blob/main/chapters/b.md) [w](https://w) [h](#h)"
+    )
+    hook = names["ReadmeHook"]()
+    hook.root, metadata = ROOT, {"urls": {"Repository": "https://r"}}
+    hook.update(metadata)
+    links = re.findall(r"\]\(([^)]*)\)", metadata["readme"]["text"])
+    assert len(links) > 20
+    assert all(link.startswith("https://") or link.startswith("#") for link in links)
+
+
+def test_the_citation_has_the_version_of_the_package():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", text, re.MULTILINE)[1] == minivit.__version__
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def quick(monkeypatch):
     """Replace the baseline and the figures, which take longer than a small training."""
     monkeypatch.setattr(training, "fit_logistic_regression", lambda dataset: 0.97)
     for name in ("plot_curves", "plot_held_out"):
-        monkeypatch.setattr(analysis, name, lambda *args: Figure(figsize=(0.1, 0.1)))
+        monkeypatch.setattr(analysis, name, lambda *args, **options: Figure(figsize=(0.1, 0.1)))
 
 
 @pytest.fixture
