@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("gpu")
 
 
+@pytest.fixture(autouse=True)
+def _close_figures():
+    """Close the figures that pyplot manages after each test."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """Provide CuPy, real or emulated, with the CUDA kernels registered."""

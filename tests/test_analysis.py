@@ -142,13 +142,13 @@ def test_maps_are_combined_from_the_chosen_layers_and_heads(layer, head, query):
     heads = list(range(4)) if head is None else [head % 4]
     upto, n = range(2)[layer] + 1, range(2)[layer]
     A, dA = A[:, :, heads], dA[:, :, heads]
-    part = ", layer 1" if n == 0 else ""
+    part, only = ", layer 1" if n == 0 else "", f", head {heads[0] + 1}" if len(heads) == 1 else ""
     expected = {f"layer {n + 1}, head {h + 1}": A[n][:, i] for i, h in enumerate(heads)}
     expected |= {
-        f"layer {n + 1}, mean": A[n].mean(1),
-        f"layer {n + 1}, max": A[n].max(1),
-        f"rollout{part}": attention_rollout(A[:upto], "min", 0.5),
-        f"relevance, predicted{part}": gradient_weighted_rollout(A[:upto], dA[:upto]),
+        f"layer {n + 1}, mean{only}": A[n].mean(1),
+        f"layer {n + 1}, max{only}": A[n].max(1),
+        f"rollout{part}{only}": attention_rollout(A[:upto], "min", 0.5),
+        f"relevance, predicted{part}{only}": gradient_weighted_rollout(A[:upto], dA[:upto]),
     }
     options = {"query": query, "fusion": "min", "discard": 0.5}
     actual = attention_maps(model, images, list(METHODS), layer, head, **options)
@@ -180,6 +180,22 @@ def test_relevance_has_a_map_for_each_target():
 )
 def test_invalid_options_of_maps_are_rejected(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
+        attention_maps(make_model(), make_images(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": "all"}, "layer must be an integer, not 'all'"),
+        ({"layer": 1.0}, "layer must be an integer, not 1.0"),
+        ({"head": "1"}, "head must be an integer, not '1'"),
+        ({"query": 3}, "a query must be two integers (row, column), not 3"),
+        ({"query": (1, 2, 3)}, "a query must be two integers (row, column), not (1, 2, 3)"),
+        ({"query": (1.5, 2)}, "a query must be two integers (row, column), not (1.5, 2)"),
+    ],
+)
+def test_options_of_another_type_are_named(options, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
         attention_maps(make_model(), make_images(), **options)
 
 

@@ -323,7 +323,7 @@ COMMAND = [sys.executable, "-m", "minivit"]
         ("evaluate --speed", 2, r"minivit evaluate: error: .*\n"),
         # without the warnings of NumPy
         (
-            "train --epochs 1 --lr 1e39 --grad-clip 0",
+            "train --epochs 1 --warmup 0 --lr 1e39 --grad-clip 0",
             1,
             r"minivit train: error: .* Pass a smaller --lr\n",
         ),

@@ -111,6 +111,17 @@ def test_every_option_reaches_the_model_or_the_recipe(calls):
     assert same_bits(call.model.params, ViT.create(call.model.config, seed=91).params)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "note"), [(2, 5, True), (2, 2, True), (3, 2, False), (2, 0, False)]
+)
+def test_a_note_is_printed_if_the_warm_up_is_not_shorter_than_the_training(epochs, warmup, note):
+    words = ["--epochs", epochs, "--warmup", warmup, "--print-config"]
+    assert run("train", *words).err == note * (
+        f"note: the warm-up of {warmup} epochs is not shorter than the training, so the learning "
+        "rate does not reach its peak. Pass a smaller --warmup\n"
+    )
+
+
 # --- interruptions ----------------------------------------------------------------------------
 
 

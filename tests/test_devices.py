@@ -409,7 +409,7 @@ def short_training(tmp_path, monkeypatch):
     """Return the arguments of a command that trains on a few digits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(data.DATASETS, "digits", lambda n=None: few_digits())
-    return ["train", "--device", "gpu", "--epochs", 2, "--overwrite", *SHAPE]
+    return ["train", "--device", "gpu", "--epochs", 2, "--warmup", 0, "--overwrite", *SHAPE]
 
 
 @emulated

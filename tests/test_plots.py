@@ -270,6 +270,11 @@ def test_the_tick_labels_of_the_similarity_do_not_overlap(grid):
         assert (extent.max < figure.bbox.max).all()
 
 
+def test_few_filters_are_in_one_row():
+    (axis,) = plot_filters(np.zeros((3, 2, 2, 1)), np.ones(3) / 3).axes
+    assert axis.get_images()[0].get_array().shape == (2, 8)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_filters_are_arranged_in_rows_of_seven(channels):
     filters = np.random.default_rng(0).uniform(0, 1, (9, 4, 6, channels))
@@ -309,7 +314,8 @@ def test_curves_show_losses_error_rates_and_the_learning_rate():
     assert figure.get_supxlabel().replace("\n", " ").strip() == note.strip()
     assert [axis.get_xlabel() for axis in figure.axes] == ["epoch"] * 3
     labels = [axis.get_ylabel() for axis in figure.axes]
-    assert labels == ["cross-entropy (nats)", "error rate (%)", "learning rate"]
+    rate = "learning rate at the end of the epoch"
+    assert labels == ["cross-entropy (nats)", "error rate (%)", rate]
     training, validation, bound = losses.get_lines()
     assert training.get_xdata() == pytest.approx([1, 2, 3])
     assert training.get_ydata() == pytest.approx([2.0, 1.0, 0.5])
@@ -321,9 +327,10 @@ def test_curves_show_losses_error_rates_and_the_learning_rate():
     assert (*held_out.get_xdata(), *held_out.get_ydata()) == pytest.approx((3, 3))
     assert held_out.get_label() == "held out, after training: 3.00%"
     assert baseline.get_ydata() == pytest.approx([4, 4])
+    assert baseline.get_label() == "logistic regression, held out: 4.00%"
     (rate,) = rates.get_lines()
     assert rate.get_ydata() == pytest.approx([0.1, 0.2, 0.05])
-    for axis in figure.axes:
+    for axis in (losses, errors):
         labels = [line.get_label() for line in axis.get_lines()]
         assert [text.get_text() for text in axis.get_legend().get_texts()] == labels
     figure.draw_without_rendering()
@@ -423,7 +430,7 @@ def test_held_out_maps_show_the_first_image_of_each_class(recorded, kind, count,
     if kind == "maps":
         assert name == "plot_maps"
         maps = attention_maps(model, images, ["rollout", "relevance", "raw"], 1)
-        expected |= {"rows": [maps], "note": ""}
+        expected |= {"rows": [maps], "note": "The box outlines the object.\n" * with_boxes}
     else:
         assert name == "plot_gradients"
         A, dA = attention_gradients(model, images, predicted)
@@ -513,7 +520,7 @@ def test_a_hybrid_measures_distances_in_pixels_and_has_no_filters(recorded):
         ({"head": 1}, [["layer 3, head 2"]]),
         ({"methods": ["mean"]}, [["layer 3, mean"]]),
         ({"methods": ["rollout"], "layer": None},
-         [["rollout, layer 1"], ["rollout, layer 2"], ["rollout"]]),
+         [["rollout, layer 1"], ["rollout, layer 2"], ["rollout, layer 3"]]),
         ({"methods": ["raw"], "layer": None, "head": 0},
          [["layer 1, head 1"], ["layer 2, head 1"], ["layer 3, head 1"]]),
     ],
@@ -526,7 +533,10 @@ def test_options_select_the_maps(recorded, options, titles):
     layers = range(3) if "layer" in options else [-1]
     options.pop("layer", None)
     expected = [attention_maps(model, images, methods, n, **options) for n in layers]
-    np.testing.assert_equal(arguments["rows"], expected)
+    drawn, expected = (
+        [[*maps.values()] for maps in rows] for rows in (arguments["rows"], expected)
+    )
+    np.testing.assert_allclose(drawn, expected)
 
 
 @pytest.mark.parametrize(("heads", "rows"), [(4, [6]), (8, [5, 5]), (16, [6, 6, 6])])
@@ -591,7 +601,7 @@ def test_plot_attention_reads_an_image_and_compares_targets(recorded, tmp_path):
     shown, rows, titles, *_ = zip(*calls, strict=True)
     expected = [
         [["rollout, layer 1", "relevance, cat, layer 1"]] * 4,
-        [["relevance, bee", "relevance, eel"]],
+        [["relevance, bee, head 2", "relevance, eel, head 2"]],
         [["layer 1, head 1", "layer 1, head 2"], ["layer 2, head 1", "layer 2, head 2"]],
         [["rollout"]],
     ]
@@ -604,9 +614,33 @@ def test_plot_attention_reads_an_image_and_compares_targets(recorded, tmp_path):
     np.testing.assert_array_equal(rows[-1][0]["rollout"], rollout["rollout"])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("grey", [True, False])
+def test_pillow_images_and_bytes_are_preprocessed_like_files(tmp_path, channels, grey):
+    model = make_model(channels=channels, image_size=(8, 12))
+    shape = (20, 30) if grey else (20, 30, 3)
+    pixels = np.random.default_rng(3).integers(0, 256, shape).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.save(path := tmp_path / "photo.png")
+    expected = plots_model.prepare_image(model, path)
+    for image in (picture, pixels, pixels[..., None] if grey else pixels):
+        np.testing.assert_array_equal(plots_model.prepare_image(model, image), expected)
+
+
+@pytest.mark.parametrize("target", [np.int64(3), 3, "3", [3], np.array([3]), (np.int32(3),)])
+def test_a_target_may_be_a_number_of_any_type(target):
+    figure = minivit.plot_attention(make_model(), make_images(1), "relevance", target=target)
+    assert figure.axes[1].get_title() == "relevance, class 3"
+
+
 def test_plot_attention_names_wrong_arguments():
     model, images = make_model(), make_images()
+    for wrong in ("vit.npz", None):
+        with pytest.raises(TypeError, match="model must be a ViT, not "):
+            minivit.plot_attention(wrong, images)
     for arguments, message in (
+        ({"method": ["raw", "mean"]}, "unknown method"),
+        ({"target": 1.5}, r"there is no class '1\.5'"),
         ({"method": "flow"}, "unknown method 'flow'"),
         ({"target": "cat"}, "there is no class 'cat'"),
         ({"layer": 9}, "layer must be -2 to 1, not 9"),
@@ -617,13 +651,20 @@ def test_plot_attention_names_wrong_arguments():
         minivit.plot_attention(model, "none.png")
 
 
-def test_a_figure_is_displayed_by_notebooks_without_pyplot():
+def test_a_figure_is_displayed_by_notebooks_without_pyplot(monkeypatch):
+    monkeypatch.setattr(matplotlib, "get_backend", lambda: "module://matplotlib_inline.x")
     figure = minivit.plot_attention(make_model(), make_images(1))
     assert figure.canvas.manager is None
     image = Image.open(io.BytesIO(figure._repr_png_()))
     assert image.format == "PNG"
     assert image.size == tuple((figure.get_size_inches() * plots_figure.DPI).astype(int))
     assert plt.get_fignums() == []
+
+
+def test_pyplot_saves_the_figure_of_a_script(tmp_path):
+    minivit.plot_attention(make_model(), make_images(1))  # with the backend Agg
+    plt.savefig(tmp_path / "map.png")
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "map.png")))) > 50
 
 
 @pytest.mark.parametrize("session", [True, False])

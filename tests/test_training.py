@@ -21,11 +21,13 @@ from minivit.training import (
     evaluate,
     fit_logistic_regression,
     loop,
+    plot_training,
     read_log,
     read_progress,
     schedule_learning_rate,
     train,
 )
+from minivit.training.figure import explain_loss
 from minivit.training.log import STEP_COLUMNS
 from minivit.tree import pack
 
@@ -235,6 +237,51 @@ def test_the_number_of_shards_is_chosen_for_a_part_of_the_batch(tmp_path, monkey
     steps = record_steps(tmp_path, monkeypatch, **recipe.to_dict())
     assert calls[0] == (7, None)
     assert {step.options.shards for step in steps} == {2}
+
+
+# --- the figure ----------------------------------------------------------------------------------
+
+
+def test_the_figure_of_a_run_has_its_recipe_and_its_result(tmp_path):
+    recipe = make_recipe(epochs=2, label_smoothing=0.2, shift=0)
+    score = train(new_model(), DIGITS, recipe, tmp_path)
+    figure = plot_training(tmp_path, baseline=0.9)
+    assert figure.get_suptitle() == "ViT with D=8, L=2, h=2, M=12, P=4 on the digits, seed 3"
+    note = figure.get_supxlabel().replace("\n", " ")
+    assert "measured with label smoothing. The validation curves" in note
+    losses, errors, _ = figure.axes
+    targets = np.array([0.82, *[0.02] * 9])
+    bound = -(targets * np.log(targets)).sum()
+    assert losses.get_lines()[-1].get_ydata() == pytest.approx([bound, bound])
+    held_out, baseline = errors.get_lines()[-2:]
+    assert held_out.get_ydata() == pytest.approx([100 * (1 - score.accuracy)])
+    assert baseline.get_ydata() == pytest.approx([10, 10])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"label_smoothing": 0, "shift": 0}, None),
+        ({"label_smoothing": 0, "shift": 2}, "with augmentation."),
+        ({"validation": 0}, None),
+        ({"shift": 0, "mixup": 0.2}, "with label smoothing and augmentation."),
+    ],
+)
+def test_the_note_names_what_raises_the_training_loss(options, words):
+    note = explain_loss(make_recipe(**options))
+    assert words in note if words else note == ""
+
+
+def test_an_interrupted_run_and_an_old_log_can_be_plotted(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, "batch_gradients", 2 * STEPS + 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(new_model(), DIGITS, make_recipe(), tmp_path)
+    assert len(plot_training(tmp_path).axes[0].get_lines()[0].get_xdata()) == 2
+    (tmp_path / "model.npz").unlink()
+    assert plot_training(tmp_path).get_suptitle() == ""
+    with pytest.raises(FileNotFoundError):
+        plot_training(tmp_path / "none")
 
 
 # --- EMA -----------------------------------------------------------------------------------------

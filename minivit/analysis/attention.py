@@ -1,5 +1,7 @@
 """Attention maps over the patches, and attention rollout (Figures 6 and 14)."""
 
+import operator
+
 from ..arrays import Array, array_module
 
 FUSIONS = ("mean", "max", "min")  # of the heads of a layer
@@ -26,7 +28,11 @@ def patch_maps(
 
 def patch_index(patch: tuple[int, int], grid: tuple[int, int]) -> int:
     """Return the index of the patch in a row and column of the grid, both counted from 0."""
-    (row, column), (gh, gw) = patch, grid
+    gh, gw = grid
+    try:
+        row, column = map(operator.index, patch)
+    except (TypeError, ValueError):
+        raise TypeError(f"a query must be two integers (row, column), not {patch!r}") from None
     if not (0 <= row < gh and 0 <= column < gw):
         raise ValueError(
             f"there is no patch in row {row}, column {column}: rows are 0 to {gh - 1}, "

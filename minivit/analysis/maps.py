@@ -76,10 +76,10 @@ def attention_maps(
     >>> images = minivit.data.load_scattered(n=1, held_out=3).held_out_images
     >>> maps = attention_maps(model, images, ["rollout", "raw"], layer=0, head=2)
     >>> {title: M.shape for title, M in maps.items()}
-    {'rollout, layer 1': (3, 6, 6), 'layer 1, head 3': (3, 6, 6)}
+    {'rollout, layer 1, head 3': (3, 6, 6), 'layer 1, head 3': (3, 6, 6)}
     """
     A, gradients = compute_attention(model, images, methods, targets)
-    combined = combine_attention(A, gradients, methods, layer, head, fusion, discard)
+    combined = combine_attention(A, gradients, methods, layer, head, False, fusion, discard)
     return {title: patch_maps(M, model.config.grid, query) for title, M in combined.items()}
 
 
@@ -90,7 +90,7 @@ def compute_attention(
 
     ->  A (L, B, h, T, T) and {name of the class: dA (L, B, h, T, T)}
     """
-    if unknown := [method for method in methods if method not in METHODS]:
+    if unknown := [method for method in methods if str(method) not in METHODS]:
         raise ValueError(f"unknown method {unknown[0]!r}: choose {', '.join(METHODS)}")
     if "relevance" not in methods:
         return model.attention(images), {}
@@ -107,31 +107,41 @@ def combine_attention(
     methods: Sequence[str],
     layer: int = -1,
     head: int | None = None,
+    name_layer: bool = False,
     fusion: str = "mean",
     discard: float = 0.0,
 ) -> dict[str, Array]:
-    """Combine attention and gradients from `compute_attention`.  ->  {title: (B, T, T)}"""
+    """Combine attention and gradients from `compute_attention`.  ->  {title: (B, T, T)}
+
+    name_layer: name the layer in the title of each map, even if it is the last one
+    """
     L, _, heads = attention.shape[:3]
     for name, index, count in ("layer", layer, L), ("head", head or 0, heads):
+        if not isinstance(index, (int, np.integer)):
+            raise TypeError(f"{name} must be an integer, not {index!r}")
         if not -count <= index < count:
             raise ValueError(f"{name} must be {-count} to {count - 1}, not {index}")
     layer %= L
     chosen = list(range(heads)) if head is None else [head % heads]
-    number, part = layer + 1, f", layer {layer + 1}" * (layer < L - 1)
+    number = layer + 1
+    part = f", layer {number}" * (name_layer or number < L)
+    only = "" if head is None else f", head {chosen[0] + 1}"
     A = attention[:number, :, chosen]  # (l, B, heads, T, T)
     combined = {}
     for method in methods:
         if method == "raw":
             maps = {f"layer {number}, head {i + 1}": A[-1, :, n] for n, i in enumerate(chosen)}
         elif method == "rollout":
-            maps = {f"rollout{part}": attention_rollout(A, fusion, discard)}
+            maps = {f"rollout{part}{only}": attention_rollout(A, fusion, discard)}
         elif method == "relevance":
             maps = {
-                f"relevance, {name}{part}": gradient_weighted_rollout(A, dA[:number, :, chosen])
+                f"relevance, {name}{part}{only}": gradient_weighted_rollout(
+                    A, dA[:number, :, chosen]
+                )
                 for name, dA in gradients.items()
             }
         else:
-            maps = {f"layer {number}, {method}": getattr(A[-1], method)(1)}
+            maps = {f"layer {number}, {method}{only}": getattr(A[-1], method)(1)}
         combined |= maps
     return combined
 

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     methods = "\n".join(f"  {name:12}{text}" for name, text in analysis.METHODS.items())
     parser.description = (
         f"{parser.description}\n\nfigures:\n{kinds}\n\nmethods for attention maps:\n{methods}\n\n"
-        "If the images have bounding boxes (--data scattered, not resized), the command also "
-        "prints,\nfor each of three attention maps, the fraction that lies inside the boxes."
+        "If the images have bounding boxes (--data scattered, not resized), the command without "
+        "options\nfor the maps also prints the fraction of three maps that lies inside the boxes."
     )
     text = "image files (default: held-out images of --data, or the bundled sample photograph if "
     text += "the model takes photographs)"
@@ -94,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
     elif takes_images:
         dataset = common.load_held_out(model, args)
         model.class_names = model.class_names or dataset.classes
-        figure = analysis.plot_held_out(model, dataset, args.kind, **map_settings(model, args))
-        if args.kind in analysis.LAYER_KINDS:
+        settings = map_settings(model, args)
+        figure = analysis.plot_held_out(model, dataset, args.kind, **settings)
+        if args.kind == "maps" and settings == {"layer": -1}:
             print_localisation(model, dataset)
     else:
         figure = analysis.plot_model(model, args.kind)

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the gradients. Return status 1 if an error exceeds the tolerance."""
-    selected = [case for case in cases.all_cases() if all(w in case.name for w in args.words)]
+    parts = [part.lower() for part in args.words]
+    selected = [c for c in cases.all_cases() if all(part in c.name.lower() for part in parts)]
     if not selected:
         raise UsageError(f"no function name contains all of these words: {' '.join(args.words)}")
     width = max(len(case.name) for case in selected)

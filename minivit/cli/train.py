@@ -35,7 +35,7 @@ from .print_config import format_config, unused_fields
 
 VALIDATION = {
     "validation": (number, "SHARE", "share of the training images of each class that is set aside "
-        "to evaluate each epoch, 0 to 1; 0 evaluates none"),
+        "to evaluate each epoch, at least 0 and below 1; 0 evaluates none"),
 }  # fmt: skip
 DATA = {
     "data": (options.parse_data, "NAME|FOLDER", f"data set: {options.DATA_HELP} (default: digits; "
@@ -141,6 +141,9 @@ def run(args: argparse.Namespace) -> int:
     for name, required in unused_fields(model.config, recipe).items():
         if name in args:
             print_message(f"note: {option_name(name)} has no effect without {required}")
+    if 0 < recipe.epochs <= recipe.warmup:
+        text = f"the warm-up of {recipe.warmup:g} epochs is not shorter than the training, so the "
+        print_message(f"note: {text}learning rate does not reach its peak. Pass a smaller --warmup")
     if args.print_config:
         print(format_config(args, model, recipe, MODEL | DROPOUT if config else FINE_TUNING))
         return 0

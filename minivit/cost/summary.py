@@ -21,7 +21,7 @@ def summary(model: Any) -> Summary:
 
     Parameters
     ----------
-    model : ViT or ViTConfig
+    model : ViT, ViTConfig, or the name of a model, such as "ViT-B/16"
 
     Returns
     -------
@@ -39,7 +39,8 @@ def summary(model: Any) -> Summary:
     image                          (32, 32, 3)                 -        -
     patch embedding                (64, 192)               9,408   1.18 M
     """
-    config = model if isinstance(model, ViTConfig) else model.config
+    config = ViTConfig.named(model) if isinstance(model, str) else model
+    config = config if isinstance(config, ViTConfig) else config.config
     shapes, costs = output_shapes(config), layer_costs(config, 1)
     lines = [config.name, LINE.format("layer", "output", "parameters", "FLOP")]
     for cost in [LayerCost("image"), *costs, total_cost(costs)]:

@@ -253,6 +253,9 @@ class ViTConfig:
         timm's names of these sizes, such as "vit_base_patch16_224", also set the image size.
         Keyword arguments replace fields. Raises ValueError for an unknown name.
         """
+        unknown = fields.keys() - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise TypeError(f"unknown field {sorted(unknown)[0]!r}: ViTConfig has no such field")
         return cls(**named_fields(name) | fields)
 
 

@@ -50,7 +50,7 @@ def explain_loss(recipe: Recipe) -> str:
     names = "shift", "flip", "randaugment", "random_erasing", "mixup", "cutmix"
     parts = ["label smoothing"] if recipe.label_smoothing else []
     parts += ["augmentation"] if any(getattr(recipe, name) for name in names) else []
-    if not parts:
+    if not parts or not recipe.validation:
         return ""
     return (
         f"The training curves are means over the epoch, measured with {' and '.join(parts)}. The "

@@ -3,6 +3,7 @@
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ..data.images import read_labels
 from ..terminal import escape, print_message
@@ -43,7 +44,7 @@ def read_id2label(path: Path, classes: int | None) -> tuple[str, ...] | None:
         return None
     try:
         labels = json.loads(path.read_text(encoding="utf-8")).get("id2label") or {}
-        names = tuple(labels.get(str(i)) for i in range(classes))
+        names: tuple[Any, ...] = tuple(labels.get(str(i)) for i in range(classes))
         if not labels or labels == placeholder_names(len(labels)):
             return None
         if len(labels) == classes and all(isinstance(name, str) for name in names):

@@ -118,7 +118,8 @@ def plot_gradients(
     number, heads = range(len(attention))[layer] + 1, range(A.shape[1])
     names = [f"layer {number}, head {i + 1}" for i in heads]
     rows = [[f"{symbol}, {name}" for name in names] for symbol in ("A", "dA")]
-    figure, blocks = create_panels(images, titles, rows, GRADIENT_CAPTION, bars=2)
+    caption = GRADIENT_CAPTION + " The box outlines the object." * (boxes is not None)
+    figure, blocks = create_panels(images, titles, rows, caption, bars=2)
     for b, (upper, lower) in enumerate(blocks):
         for i in heads:
             show_image(upper[i + 1], overlay(images[b], A[b, i]), rows[0][i])

@@ -43,13 +43,14 @@ def plot_filters(filters: Array, explained: Array, ax: Axes | None = None) -> Fi
     drawn into `ax` if that is given.
     """
     count, P, Q, C = filters.shape
-    rows, gap = -(-count // COLUMNS), max(1, P // 8)
-    padding = (0, rows * COLUMNS - count), (0, gap), (0, gap), (0, 0)
+    columns, gap = min(count, COLUMNS), max(1, P // 8)
+    rows = -(-count // columns)
+    padding = (0, rows * columns - count), (0, gap), (0, gap), (0, 0)
     tiles = np.pad(filters, padding, constant_values=1)  # white
     tiles[count:] = 1
-    mosaic = tiles.reshape(rows, COLUMNS, P + gap, Q + gap, C).swapaxes(1, 2)
-    mosaic = mosaic.reshape(rows * (P + gap), COLUMNS * (Q + gap), C)[:-gap, :-gap]
-    figure, axis = create_axes(ax, figsize=(COLUMNS, rows * P / Q + 0.5))
+    mosaic = tiles.reshape(rows, columns, P + gap, Q + gap, C).swapaxes(1, 2)
+    mosaic = mosaic.reshape(rows * (P + gap), columns * (Q + gap), C)[:-gap, :-gap]
+    figure, axis = create_axes(ax, figsize=(max(columns, 6), rows * P / Q + 0.5))
     title = f"{count} principal components of the filters: {explained.sum():.0%} of the variance"
     show_image(axis, 2 * mosaic - 1)
     axis.set_title(title, fontsize=10)

@@ -1,10 +1,11 @@
 """Create, display and save figures, and draw panels with images, maps and boxes."""
 
+import contextlib
 import io
 import sys
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,33 @@ class NotebookFigure(Figure):
 
 
 def create_figure(**settings: Any) -> Figure:
-    """Create a figure. In an interactive session with windows, pyplot manages and displays it.
+    """Create a figure. pyplot manages it, if it has been imported or the session is interactive.
 
-    In notebooks and programs, the figure does not use pyplot. The backend is not changed.
+    Then `pyplot.show` and `pyplot.savefig` work as usual. Jupyter's inline backend would display a
+    managed figure in addition to the value of the cell. The backend is not changed.
     """
     if hasattr(sys, "ps1"):  # an interactive session
         import_module("matplotlib.pyplot")
     pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is None or "inline" in matplotlib.get_backend():
+        return NotebookFigure(**settings)
+    return pyplot.figure(FigureClass=NotebookFigure, **settings)
+
+
+def show_figure(figure: Figure) -> None:
+    """Show a figure in a window, if pyplot manages it and its backend has windows."""
     windows = backend_registry.list_builtin(BackendFilter.INTERACTIVE)
-    if pyplot is not None and matplotlib.get_backend().lower() in windows:
-        return pyplot.figure(FigureClass=NotebookFigure, **settings)
-    return NotebookFigure(**settings)
+    if figure.canvas.manager is not None and matplotlib.get_backend().lower() in windows:
+        figure.show()
+
+
+@contextlib.contextmanager
+def ignore_missing_glyphs() -> Iterator[None]:
+    """Draw characters that the font lacks as boxes, without a warning."""
+    with warnings.catch_warnings():
+        no_glyph = r"Glyph .* missing from|Matplotlib currently does not support"
+        warnings.filterwarnings("ignore", no_glyph)
+        yield
 
 
 def create_axes(ax: Axes | None, **settings: Any) -> tuple[Figure, Axes]:
@@ -86,9 +103,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """
     options = {"dpi": DPI, **figure_format(path)}
     try:
-        with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "minivit"}):
-            no_glyph = r"Glyph .* missing from|Matplotlib currently does not support"
-            warnings.filterwarnings("ignore", no_glyph)
+        with ignore_missing_glyphs(), matplotlib.rc_context({"svg.hashsalt": "minivit"}):
             write_atomically(path, lambda file: figure.savefig(file, **options))
     finally:
         if pyplot := sys.modules.get("matplotlib.pyplot"):
@@ -160,5 +175,6 @@ def add_colour_bar(panels: Array, colours: str, ticks: Mapping[float, str], labe
     bar.ax.tick_params(labelsize=8)
     bar.set_label(label, fontsize=8)
     if engine := figure.get_layout_engine():
-        for _ in range(2):  # after one pass, the label may still overlap the caption
-            engine.execute(figure)
+        with ignore_missing_glyphs():
+            for _ in range(2):  # after one pass, the label may still overlap the caption
+                engine.execute(figure)

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ...api import ViT
 from ...arrays import Array, to_host
 from ...data import Dataset, get_preprocessing, read_image, take
+from ...data.preprocessing import preprocess
 from ..attention import SINK, attention_sinks, patch_maps
 from ..distance import mean_attention_distance
 from ..embeddings import patch_filters, position_similarity, position_table
@@ -25,22 +27,24 @@ from ..relevance import attention_gradients
 from .attention import plot_gradients, plot_maps
 from .distance import plot_distances
 from .embeddings import plot_filters, plot_similarity
+from .figure import show_figure
 
 EXAMPLES = 128  # images for the mean attention distance, as in Figure 11
 COLUMNS = 6  # maps per row, unless the rows are layers
+BOX_NOTE = "The box outlines the object.\n"
 SINK_NOTE = (
     "Attention sinks: averaged over all queries and heads of a layer, {} more than {:.0f} times "
-    "the uniform weight. A bright sink does not mean that the image is informative there."
+    "the uniform weight. The image need not be informative there."
 )
 
 
 def plot_attention(
     model: ViT,
-    image: str | Path | Array,
+    image: Any,
     method: str = "rollout",
     layer: int | None = -1,
     head: int | None = None,
-    target: int | str | Sequence[int | str] | None = None,
+    target: Any = None,
     query: tuple[int, int] | None = None,
     fusion: str = "mean",
     discard: float = 0.0,
@@ -50,8 +54,9 @@ def plot_attention(
     Parameters
     ----------
     model : ViT
-    image : path, or array (H, W, C) or (B, H, W, C)
-        An image file, or images that have been preprocessed for the model.
+    image : path, PIL.Image.Image, or array (H, W, C) or (B, H, W, C)
+        An image file, a Pillow image or an image of uint8, which are preprocessed for the model, or
+        images of floats that have been preprocessed.
     method : str
         "raw" (the attention weights of each head of a layer), "mean" or "max" (over its heads),
         "rollout" (product over the layers) or "relevance" (gradient-weighted rollout).
@@ -86,24 +91,36 @@ def plot_attention(
     >>> [ax.get_title() for ax in figure.axes][1:4]
     ['layer 4, head 1', 'layer 4, head 2', 'layer 4, head 3']
     """
-    c = model.config
-    if isinstance(image, (str, Path)):
-        images = read_image(image, c.image_size, c.channels, c.preprocessing)[None]
-    else:
-        images = np.asarray(image)
-        images = images[None] if images.ndim == 3 else images
-    targets = [target] if isinstance(target, (int, str)) else list(target or ())
+    if not isinstance(model, ViT):
+        raise TypeError(f"model must be a ViT, not {type(model).__name__}")
+    images = prepare_image(model, image)
+    single = isinstance(target, str) or np.ndim(target) == 0
+    targets = () if target is None else [target] if single else list(target)
     methods = [method, *["relevance"] * (bool(targets) and method != "relevance")]
     options: dict[str, Any] = {"targets": [find_class(model, name) for name in targets]}
     options |= {"head": head, "query": query, "fusion": fusion, "discard": discard}
     titles = ()
-    if c.classes is not None:
+    if model.config.classes is not None:
         predicted = model(images).argmax(-1)
         titles = [f"predicted: {name_class(model, k)}" for k in predicted]
     figure = plot_model(model, "maps", images, titles, layer, methods=methods, **options)
-    if figure.canvas.manager is not None:  # of pyplot
-        figure.show()
+    show_figure(figure)
     return figure
+
+
+def prepare_image(model: ViT, image: Any) -> Array:
+    """Return the input of a model (B, H, W, C) for an argument of `plot_attention`."""
+    c = model.config
+    if isinstance(image, (str, Path)):
+        return read_image(image, c.image_size, c.channels, c.preprocessing)[None]
+    if getattr(image, "dtype", None) == np.uint8:
+        image = Image.fromarray(np.squeeze(image))
+    if isinstance(image, Image.Image):
+        picture = image.convert("L" if c.channels == 1 else "RGB")
+        rules = get_preprocessing(c.preprocessing, c.image_size)
+        return preprocess(picture, c.image_size, rules)[None]
+    images = np.asarray(image)
+    return images[None] if images.ndim == 3 else images
 
 
 def plot_model(
@@ -162,14 +179,15 @@ def plot_layers(
     A, gradients = compute_attention(model, images, methods, targets)
     rows = []
     for index in range(len(A)) if layer is None else [layer]:
-        combined = combine_attention(A, gradients, methods, index, head, **options)
+        each = layer is None
+        combined = combine_attention(A, gradients, methods, index, head, each, **options)
         rows.append({title: patch_maps(M, grid, query) for title, M in combined.items()})
     if layer is not None and len(rows[0]) > COLUMNS:
         items = list(rows[0].items())
         parts = -(-len(items) // COLUMNS)
         size = -(-len(items) // parts)
         rows = [dict(items[i : i + size]) for i in range(0, len(items), size)]
-    note = ""
+    note = BOX_NOTE if boxes is not None else ""
     if query is not None:
         note = "The outlined patch is the query.\n"
         corners = np.array([query, np.add(query, 1)]) * model.config.stride

@@ -46,15 +46,15 @@ def plot_curves(
         label = f"held out, after training: {held_out:.2f}%"
         errors.plot(log[-1]["epoch"], held_out, "k*", ms=9, label=label)
     if baseline is not None:
-        label = "logistic regression on pixels, held out"
+        label = f"logistic regression, held out: {100 * (1 - baseline):.2f}%"
         errors.axhline(100 * (1 - baseline), color="0.4", ls=":", label=label)
     errors.set(ylabel="error rate (%)")
-    plot_lines(rates, log, {"at the end of the epoch": "learning_rate"})
-    rates.set(ylabel="learning rate")
+    plot_lines(rates, log, {"learning rate": "learning_rate"})
+    rates.set(ylabel="learning rate at the end of the epoch")
     drawn = np.array([row[name] for row in percent for name in ("accuracy", "validation_accuracy")])
     positive = drawn[drawn > 0]
     if len(positive) and positive.max() > 4 * positive.min():
-        errors.set_yscale("log", nonpositive="mask")
+        errors.set_yscale("log", nonpositive="clip")  # a line to 0 ends at the lower edge
         errors.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         errors.yaxis.set_major_formatter("{x:g}")
         errors.yaxis.set_minor_formatter(NullFormatter())
@@ -63,7 +63,8 @@ def plot_curves(
             axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axis.legend(fontsize=8)
+        if axis is not rates:
+            axis.legend(fontsize=8)
     return figure
 
 
