@@ -13,7 +13,9 @@ import pytest
 from helpers.commands import output_of
 from PIL import Image
 
+import minivit
 from minivit import ViT, data
+from minivit.analysis import attention_sinks
 
 FOLDER = os.environ.get("MINIVIT_TEST_DATA")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="MINIVIT_TEST_DATA is not set")
@@ -74,11 +76,35 @@ def test_predict_classifies_alike_at_another_image_size(size):
 
 def test_attention_is_drawn_over_the_photographs(tmp_path):
     out, files = tmp_path / "figure.png", [PHOTOS / name for name in NAMES[:2]]
-    assert output_of("attention", *files, *OPTIONS, "--out", out) == f"{out}\n"
+    lines = output_of("attention", *files, *OPTIONS, "--out", out).splitlines()
+    assert lines[-1] == str(out)
+    assert [line for line in lines if "%" not in line] == [*map(str, files), str(out)]
     with Image.open(out) as figure:
         pixels = np.asarray(figure.convert("RGB")).astype(float)
     H, W, _ = pixels.shape
-    assert 2.1 < W / H < 2.5  # two rows of six panels, titles and a caption
+    assert 1.7 < W / H < 2.1  # two rows of six panels, titles, a colour bar and a caption
     astronaut, maps = pixels[:, : W // 6], pixels[:, W // 6 :]
     assert (astronaut[..., 0] > astronaut[..., 2] + 100).mean() > 0.05  # the orange suit
     assert (maps[..., 0] > maps[..., 2] + 100).mean() > 0.02  # large weights over grey
+
+
+def test_targets_are_found_among_the_bundled_names(tmp_path):
+    out, cat = tmp_path / "figure.svg", PHOTOS / "chelsea.png"
+    words = ["attention", cat, *OPTIONS[:2], "--target", "tabby", "--target", "egyptian CAT"]
+    assert output_of(*words, "--out", out).splitlines()[1].endswith("  Egyptian cat")
+    assert out.read_text().startswith("<?xml")
+    model = ViT.load(WEIGHTS)
+    figure = minivit.plot_attention(model, cat, method="relevance", target=["tabby", 285])
+    titles = [axis.get_title().replace("\n", " ") for axis in figure.axes]
+    assert titles[:3] == [
+        "predicted: Egyptian cat", "relevance, tabby", "relevance, Egyptian cat"
+    ]  # fmt: skip
+
+
+def test_the_corners_of_photographs_are_attention_sinks():
+    model = ViT.load(WEIGHTS)
+    for name in NAMES:
+        image = data.read_image(PHOTOS / name, (224, 224), 3, model.config.preprocessing)
+        sinks = attention_sinks(model.attention(image[None]), model.config.grid)[0]
+        assert sinks[[0, 0, -1, -1], [0, -1, 0, -1]].all()
+        assert sinks.sum() <= 6

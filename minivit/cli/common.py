@@ -156,19 +156,25 @@ def read_images(model: ViT, args: argparse.Namespace) -> np.ndarray:
         for path in args.images
     ]
     for path, image in zip(args.images, images, strict=True):
-        edge = np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()])
-        if mismatch := data.describe_mismatch(path, size, channels):
-            (H, W), kind = size, "grey" if channels == 1 else "colour"
-            print_message(
-                f"warning: {escape(path)} {mismatch}, but {args.weights} expects {kind} images of "
-                f"{H} x {W} pixels"
-            )
-        elif not args.invert and find_matching_data(model.config) in DARK and edge.mean() > 0:
-            print_message(
-                f"warning: {escape(path)} has a bright background, but {args.weights} expects a "
-                "dark one. Pass --invert"
-            )
+        warn_about_image(path, image, model, args)
     return preprocessing.invert(np.stack(images)) if args.invert else np.stack(images)
+
+
+def warn_about_image(path: Path, image: np.ndarray, model: ViT, args: argparse.Namespace) -> None:
+    """Print a warning if an image does not look like those for which the model was made."""
+    (H, W), channels = model.config.image_size, model.config.channels
+    edge = np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()])
+    if mismatch := data.describe_mismatch(path, (H, W), channels):
+        kind = "grey" if channels == 1 else "colour"
+        print_message(
+            f"warning: {escape(path)} {mismatch}, but {args.weights} expects {kind} images of "
+            f"{H} x {W} pixels"
+        )
+    elif not args.invert and find_matching_data(model.config) in DARK and edge.mean() > 0:
+        print_message(
+            f"warning: {escape(path)} has a bright background, but {args.weights} expects a "
+            "dark one. Pass --invert"
+        )
 
 
 def read_class_names(model: ViT, args: argparse.Namespace) -> None:
