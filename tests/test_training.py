@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.models import Unreadable, few_digits, same_bits, tiny_model
 from helpers.trainings import STEPS, interrupt, make_recipe, new_model, record_steps
+from tqdm import tqdm
 
 from minivit import ViT, cost, data, weights
 from minivit.data import split_validation
@@ -337,6 +338,21 @@ def test_a_terminal_shows_a_step_bar_in_a_long_epoch(tmp_path, monkeypatch, dela
     assert "1/1" in text
     assert "accuracy" in text
     assert "epoch 1/1:" not in text
+
+
+def test_the_step_bar_shows_the_running_loss_and_the_images_per_second(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(tqdm, "set_postfix_str", lambda bar, text, refresh: shown.append(text))
+    steps = record_steps(tmp_path, monkeypatch, epochs=1)
+    *of_steps, of_epoch = shown
+    total = images = 0
+    for step, text in zip(steps, of_steps, strict=True):
+        total, images = total + step.loss * len(step.labels), images + len(step.labels)
+        match = re.fullmatch(r"loss (\d\.\d{4}), (\d+) images/s", text)
+        assert float(match[1]) == pytest.approx(total / images, abs=1e-4)
+        assert int(match[2]) > 0
+    assert of_epoch.startswith(f"loss {total / images:.4f}, accuracy ")
+    assert "validation loss" in of_epoch
 
 
 def test_without_a_terminal_each_epoch_prints_a_line(tmp_path, monkeypatch, capsys):
