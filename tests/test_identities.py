@@ -314,7 +314,6 @@ def test_two_forward_passes_do_not_affect_each_other(case):
 
 @pytest.fixture
 def no_garbage_collector():
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

@@ -156,7 +156,7 @@ print(faults[-1] - faults[-2])
 def test_the_next_call_reuses_the_memory_of_the_previous_one(count):
     code = PAGE_FAULTS.replace("COUNT", str(count))  # in a separate process
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 1000  # pages; a single new array would need 3072
+    assert int(run.stdout) < 1500  # pages; a single new array would need 3072
 
 
 # --- errors and interruptions --------------------------------------------------------------------

@@ -196,8 +196,8 @@ LONG = "a_long_file_name_of_a_photograph.jpeg\n" + "a dog with quite a long name
 
 
 @pytest.mark.parametrize("titles", [["a"], [LONG, LONG]])
-@pytest.mark.parametrize("size", [(16, 16), (32, 16), (16, 96)])
-@pytest.mark.parametrize("heads", [1, 9])
+@pytest.mark.parametrize("size", [(32, 16), (16, 96)])
+@pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_no_text_is_cut_or_overlaps_a_panel(size, titles, heads, gradients):
     images, A = np.zeros((2, *size, 3), np.float32), random_attention(1, 2, heads, 5, 5)
@@ -314,7 +314,7 @@ def test_curves_show_losses_error_rates_and_the_learning_rate():
     assert figure.get_supxlabel().replace("\n", " ").strip() == note.strip()
     assert [axis.get_xlabel() for axis in figure.axes] == ["epoch"] * 3
     labels = [axis.get_ylabel() for axis in figure.axes]
-    rate = "learning rate at the end of the epoch"
+    rate = "learning rate"
     assert labels == ["cross-entropy (nats)", "error rate (%)", rate]
     training, validation, bound = losses.get_lines()
     assert training.get_xdata() == pytest.approx([1, 2, 3])

@@ -79,6 +79,7 @@ def runnable(document):
                 yield line.partition(" #")[0].strip()
 
 
+@pytest.mark.book
 @pytest.mark.parametrize("document", ["README.md", "chapters/guide.md"])
 def test_every_command_runs(document, folder):
     lines = list(runnable(document))
@@ -109,6 +110,7 @@ def test_the_first_commands_are_those_of_the_continuous_integration():
     assert 'python" -m pytest   ' in ci
 
 
+@pytest.mark.book
 @pytest.mark.parametrize("document", ["README.md", "chapters/guide.md"])
 def test_every_block_of_code_has_the_shown_output(document, folder):
     names, pending = {"np": np, "minivit": minivit}, None
@@ -124,6 +126,7 @@ def test_every_block_of_code_has_the_shown_output(document, folder):
     assert pending is not None
 
 
+@pytest.mark.book
 def test_comments_in_the_code_have_the_shown_shapes(folder):
     for _, text in (block for block in blocks("chapters/guide.md") if "model.tokens" in block[1]):
         names = {"np": np, "minivit": minivit}

@@ -50,11 +50,11 @@ def plot_curves(
         errors.axhline(100 * (1 - baseline), color="0.4", ls=":", label=label)
     errors.set(ylabel="error rate (%)")
     plot_lines(rates, log, {"learning rate": "learning_rate"})
-    rates.set(ylabel="learning rate at the end of the epoch")
+    rates.set(ylabel="learning rate")
     drawn = np.array([row[name] for row in percent for name in ("accuracy", "validation_accuracy")])
-    positive = drawn[drawn > 0]
-    if len(positive) and positive.max() > 4 * positive.min():
-        errors.set_yscale("log", nonpositive="clip")  # a line to 0 ends at the lower edge
+    shown = drawn[np.isfinite(drawn)]
+    if len(shown) and shown.max() > 4 * shown.min() > 0:  # a logarithmic axis has no zero
+        errors.set_yscale("log")
         errors.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         errors.yaxis.set_major_formatter("{x:g}")
         errors.yaxis.set_minor_formatter(NullFormatter())
